@@ -1,0 +1,50 @@
+# `make repro` and `make test` need git, make and Python 3.11, 3.12 or 3.13; all else is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: help env repro test test-all lint format lock clean
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+env: $(VENV)/.installed ## build the environment in .venv from requirements.lock
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/pip install --quiet --require-hashes -r requirements.lock
+	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+repro: env ## run the pipeline: images, features, heads, report
+	dvc repro
+	@echo
+	@dvc metrics show
+	@echo "features/ the feature sets, models/ the heads, results/ the scores, report/index.html the summary"
+
+test: env ## run the tests
+	pytest
+
+test-all: env ## run the tests with the long loops whole
+	CRYOBASE_TEST_ALL=1 pytest
+
+lint: env ## check style, spelling and types
+	ruff check .
+	ruff format --check .
+	codespell --toml pyproject.toml $$(git ls-files '*.py' '*.md' '*.yaml')
+	mypy
+
+format: env ## rewrite the code in the agreed style
+	ruff check --fix .
+	ruff format .
+
+lock: env ## resolve requirements.lock anew
+	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --quiet --upgrade --universal \
+		--python-version 3.11 --generate-hashes --extra sample --extra openvino --extra dev \
+		--output-file requirements.lock pyproject.toml
+
+clean: ## remove the environment and caches, never data, features or models
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info

@@ -1,0 +1,193 @@
+"""The command line. Stages are imported inside commands, so `--help` loads no TensorFlow."""
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from pipeline import logs
+from pipeline.layout import Layout
+
+app = typer.Typer(
+    name="cryobase",
+    help="Freeze the base once, reuse its features everywhere.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SetName = Annotated[str | None, typer.Argument(help="A feature set; all of them by default.")]
+
+
+@app.callback()
+def options(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong.")] = False,
+    debug: Annotated[bool, typer.Option(help="Show the trace of an error.")] = False,
+) -> None:
+    """Freeze the base once, reuse its features everywhere."""
+    logs.configure(quiet=quiet, debug=debug)
+
+
+@app.command()
+def download() -> None:
+    """Bring the images of the source into data/raw."""
+    from pipeline.params import load
+    from stages import download as stage
+
+    layout = Layout.here()
+    stage.run(load(layout.params).download, output=layout.raw)
+
+
+@app.command()
+def split() -> None:
+    """Assign every image to train, validation or test."""
+    from pipeline.params import load
+    from stages import split as stage
+
+    layout = Layout.here()
+    stage.run(load(layout.params).split, raw=layout.raw, output=layout.splits)
+
+
+@app.command()
+def extract(name: SetName = None) -> None:
+    """Compute the features that the pool lacks and publish a feature set."""
+    from pipeline.params import load, one_or_all
+    from stages import extract as stage
+
+    layout = Layout.here()
+    config = load(layout.params).extract
+    for key in one_or_all(config.sets, name, "extract.sets"):
+        stage.run(config, key, raw=layout.raw, pool=layout.pool, output=layout.features(key))
+
+
+@app.command()
+def train(name: SetName = None) -> None:
+    """Train all heads of a feature set in one scan of its rows."""
+    from pipeline.params import load, one_or_all
+    from stages import train as stage
+
+    layout = Layout.here()
+    params = load(layout.params)
+    for key in one_or_all(params.extract.sets, name, "extract.sets"):
+        stage.run(
+            params.train,
+            key,
+            features=layout.features(key),
+            splits=layout.splits,
+            cache=layout.head_cache,
+            output=layout.models(key),
+        )
+
+
+@app.command()
+def evaluate(name: SetName = None) -> None:
+    """Score the heads of a feature set and draw their curves."""
+    from pipeline.params import load, one_or_all
+    from stages import evaluate as stage
+
+    layout = Layout.here()
+    params = load(layout.params)
+    for key in one_or_all(params.extract.sets, name, "extract.sets"):
+        stage.run(
+            params.evaluate,
+            key,
+            features=layout.features(key),
+            splits=layout.splits,
+            models=layout.models(key),
+            output=layout.results(key),
+        )
+
+
+@app.command()
+def finetune(
+    name: Annotated[str | None, typer.Argument(help="A run; all of them by default.")] = None,
+) -> None:
+    """Graft a head onto its backbone and train end to end at a low rate."""
+    from pipeline.params import load, one_or_all
+    from stages import finetune as stage
+
+    layout = Layout.here()
+    params = load(layout.params)
+    for key in one_or_all(params.finetune.runs, name, "finetune.runs"):
+        run = params.finetune.runs[key]
+        stage.run(
+            run,
+            weights=params.extract.sets[run.set].weights,
+            raw=layout.raw,
+            splits=layout.splits,
+            head=layout.models(run.set) / run.head,
+            output=layout.tuned(key),
+            results=layout.tuned_results(key),
+        )
+
+
+@app.command()
+def report() -> None:
+    """Write the summary page, with tables and plots of all results."""
+    from pipeline.params import load
+    from stages import report as stage
+
+    layout = Layout.here()
+    params = load(layout.params)
+    stage.run(
+        params.report,
+        sets={key: layout.results(key) for key in params.extract.sets},
+        runs={key: layout.tuned_results(key) for key in params.finetune.runs},
+        output=layout.report,
+    )
+    for what, path in (("report", layout.report / "index.html"), ("heads", layout.root / "models")):
+        typer.echo(f"{what}: {path.relative_to(layout.root)}")
+
+
+@app.command()
+def predict(
+    paths: Annotated[list[Path] | None, typer.Argument(help="Images or directories.")] = None,
+    file: Annotated[list[Path] | None, typer.Option("-f", "--file", help="An image.")] = None,
+    directory: Annotated[
+        list[Path] | None, typer.Option("-d", "--directory", help="A directory of images.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="models/SET/HEAD or tuned/RUN; the best head by default."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Classify images with a trained head grafted onto its backbone."""
+    from pipeline import predictions
+
+    asked = [*(paths or []), *(file or []), *(directory or [])]
+    predictions.show(Layout.here(), asked, model=model, top=top, json=json, csv=csv)
+
+
+def main() -> NoReturn:
+    """The `cryobase` command: run it, tell errors in one line, and exit with their code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except Exception as error:  # noqa: BLE001 - the one place that catches
+        if "--debug" in sys.argv:
+            raise
+        from pipeline.exits import exit_code
+
+        print(f"cryobase: {_one_line(error)}", file=sys.stderr)  # noqa: T201
+        sys.exit(exit_code(error))
+    sys.exit(0)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Unwind on SIGTERM as on Ctrl-C, so that locks and temporary files go."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if type(error).__module__.split(".")[0] in logs.PACKAGES else f"{type(error).__name__}: {text}"
+
+
+if __name__ == "__main__":
+    main()

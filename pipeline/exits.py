@@ -1,0 +1,18 @@
+"""Exit codes: what went wrong, for scripts (README, "Exit codes")."""
+
+from pipeline.params import ParamsError
+from stages.errors import ConfigError, DataError, MissingWeightsError
+from store.errors import StoreError
+
+EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
+    (ParamsError, 2),
+    (ConfigError, 2),
+    (MissingWeightsError, 5),
+    (DataError, 3),
+    (StoreError, 4),
+)
+
+
+def exit_code(error: Exception) -> int:
+    """The exit code of an error: 1 for what nobody foresaw."""
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)

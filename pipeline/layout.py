@@ -1,0 +1,67 @@
+"""Where everything lies: the one place that knows the directories of a checkout."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one checkout. Outputs lie under `root`; caches under `shared`, see `Layout.here`."""
+
+    root: Path
+    shared: Path
+    pool: Path
+
+    @classmethod
+    def here(cls) -> "Layout":
+        """The layout of the current directory.
+
+        DVC sets `DVC_ROOT` to the main checkout even where an experiment runs in a temporary copy, so
+        that all experiments find the same pool; without DVC the root of the Git checkout is taken.
+        """
+        root = Path.cwd()
+        shared = Path(os.environ.get("DVC_ROOT") or _git_root(root)) / ".cryobase"
+        pool = os.environ.get("CRYOBASE_POOL")
+        return cls(root, shared, Path(pool).expanduser() if pool else shared / "pool")
+
+    @property
+    def params(self) -> Path:
+        return self.root / "params.yaml"
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "data" / "raw"
+
+    @property
+    def splits(self) -> Path:
+        return self.root / "data" / "splits"
+
+    @property
+    def head_cache(self) -> Path:
+        """Finished heads by fingerprint, shared by every experiment of the checkout."""
+        return self.shared / "heads"
+
+    def features(self, name: str) -> Path:
+        return self.root / "features" / name
+
+    def models(self, name: str) -> Path:
+        return self.root / "models" / name
+
+    def results(self, name: str) -> Path:
+        return self.root / "results" / name
+
+    def tuned(self, run: str) -> Path:
+        return self.root / "tuned" / run
+
+    def tuned_results(self, run: str) -> Path:
+        return self.root / "results" / "tuned" / run
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+
+def _git_root(start: Path) -> Path:
+    """The nearest directory at or above `start` that holds `.git`, else `start`."""
+    return next((path for path in (start, *start.parents) if (path / ".git").exists()), start)
