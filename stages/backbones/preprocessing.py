@@ -1,0 +1,53 @@
+"""What a base does to pixels before its first layer, as symbolic functions of a Keras tensor.
+
+They lie inside the Keras graph, so that every engine, the grafted model and a reloaded file agree by
+construction. Input is RGB, 0 to 255, float32.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+def caffe(pixels: Any) -> Any:
+    """RGB to BGR, ImageNet's mean subtracted; `keras.applications` mode "caffe"."""
+    from keras import ops
+
+    return ops.flip(pixels, axis=-1) - np.float32([103.939, 116.779, 123.68])
+
+
+def torch(pixels: Any) -> Any:
+    """ImageNet's mean and standard deviation of [0, 1]; `keras.applications` mode "torch"."""
+    scaled = pixels / 255.0 - np.float32([0.485, 0.456, 0.406])
+    return scaled / np.float32([0.229, 0.224, 0.225])
+
+
+def symmetric(pixels: Any) -> Any:
+    """[-1, 1]; `keras.applications` mode "tf"."""
+    return pixels / 127.5 - 1.0
+
+
+def unit(pixels: Any) -> Any:
+    """[0, 1]."""
+    return pixels / 255.0
+
+
+def lite(pixels: Any) -> Any:
+    """(x - 127) / 128, as in the EfficientNet-Lite release (tensorflow/tpu, `lite`)."""
+    return (pixels - 127.0) / 128.0
+
+
+def identity(pixels: Any) -> Any:
+    """0 to 255, for bases that hold their preprocessing as layers."""
+    return pixels
+
+
+PREPROCESSINGS: dict[str, Callable[[Any], Any]] = {
+    "caffe": caffe,
+    "torch": torch,
+    "symmetric": symmetric,
+    "unit": unit,
+    "lite": lite,
+    "identity": identity,
+}

