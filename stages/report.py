@@ -1,0 +1,113 @@
+"""The report: one self-contained page, and the same tables as CSV."""
+
+import base64
+import csv
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+TEMPLATE = Path(__file__).with_name("report.html")
+SCORES = ("accuracy", "f1_macro", "log_loss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """`title` heads the page."""
+
+    title: str = "Cryobase"
+
+
+def run(
+    config: ReportConfig, *, sets: Mapping[str, Path], runs: Mapping[str, Path], output: Path
+) -> None:
+    """Write `index.html`, `heads.csv` and `finetune.csv`.
+
+    Args:
+        config: the page's settings.
+        sets: the results directory of each feature set, by name.
+        runs: the results directory of each fine-tuning run, by name.
+        output: the report's directory.
+
+    Raises:
+        DataError: results are missing.
+    """
+    heads = sorted(_head_rows(sets), key=lambda row: -row["validation accuracy"])
+    tuned = list(_tuned_rows(runs))
+    output.mkdir(parents=True, exist_ok=True)
+    _write_csv(output / "heads.csv", heads)
+    _write_csv(output / "finetune.csv", tuned)
+    page = _page(
+        title=config.title,
+        heads=heads,
+        tuned=tuned,
+        pictures=list(_pictures({**sets, **{f"tuned/{name}": path for name, path in runs.items()}})),
+    )
+    (output / "index.html").write_text(page, encoding="utf-8")
+    for row in heads:
+        logger.info(
+            "%s", ", ".join(f"{key} {_text(value)}" for key, value in row.items() if value != "")
+        )
+
+
+def _head_rows(sets: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
+    for name, directory in sets.items():
+        metrics = _metrics(directory, f"cryobase evaluate {name}")
+        for head, parts in metrics["heads"].items():
+            row: dict[str, Any] = {"set": name, "head": head}
+            row["best"] = "yes" if head == metrics["best"] else ""
+            for part in ("validation", "test"):
+                for score in SCORES:
+                    row[f"{part} {score}"] = parts.get(part, {}).get(score, "")
+            yield row
+
+
+def _tuned_rows(runs: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
+    for name, directory in runs.items():
+        metrics = _metrics(directory, f"cryobase finetune {name}")
+        for model in ("start", "tuned"):
+            for part, scores in metrics[model].items():
+                kept = {score: scores[score] for score in SCORES}
+                yield {"run": name, "model": model, "part": part, **kept}
+
+
+def _metrics(directory: Path, mend: str) -> Any:
+    try:
+        return json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{directory}: no metrics.json; run: {mend}") from None
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        if rows:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def _pictures(directories: Mapping[str, Path]) -> Iterator[tuple[str, str, str]]:
+    """Title, alternative text and data URI of every plot of some results."""
+    for name, directory in directories.items():
+        for path in sorted(directory.glob("*.svg")):
+            encoded = base64.b64encode(path.read_bytes()).decode("ascii")
+            yield name, f"{name}: {path.stem}", f"data:image/svg+xml;base64,{encoded}"
+
+
+def _page(**values: Any) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["text"] = _text
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(**values)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

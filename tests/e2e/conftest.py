@@ -1,0 +1,112 @@
+"""A project as a user has it: a clone of this checkout, in a directory of its own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[2]
+
+# Few pixels, no downloads: what these tests check is which work is done, not how well it classifies.
+SMALL = {
+    "split": {"seed": 0, "fractions": {"train": 0.6, "validation": 0.2, "test": 0.2}},
+    "extract": {
+        "sets": {
+            "small": {
+                "backbone": "efficientnet_lite0",
+                "weights": "none",
+                "image_size": 48,
+                "output": "avg",
+                "dtype": "float16",
+            }
+        }
+    },
+    "train": {
+        "heads": {
+            "linear": {"kind": "linear", "learning_rate": 0.01, "epochs": 5},
+            "mlp": {"kind": "mlp", "units": 64, "learning_rate": 0.001, "epochs": 3},
+        }
+    },
+    "evaluate": {"final": "best"},
+    "finetune": {"runs": {}},
+    "report": {"title": "Test"},
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """A checkout to run commands in."""
+
+    root: Path
+
+    def run(self, *command: str, check: bool = True, **variables: str) -> str:
+        """Run a command with this environment's programs first in PATH; stdout and stderr as one."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "PYTHONWARNINGS": "default", **variables}
+        environment.pop("DVC_ROOT", None)
+        result = subprocess.run(
+            command,
+            cwd=self.root,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        if check and result.returncode != 0:
+            raise AssertionError(f"{command} exited {result.returncode}:\n{result.stdout}")
+        return result.stdout
+
+    def repro(self, *arguments: str) -> set[str]:
+        """`dvc repro`; the names of the stages that ran."""
+        output = self.run("dvc", "repro", *arguments)
+        marks = [line for line in output.splitlines() if line.startswith("Running stage")]
+        return {line.split("'")[1] for line in marks}
+
+    def params(self, **sections: Any) -> None:
+        """Replace whole sections of params.yaml."""
+        yaml = YAML()
+        path = self.root / "params.yaml"
+        document = yaml.load(path)
+        document.update(sections)
+        yaml.dump(document, path)
+
+    def json(self, path: str) -> Any:
+        return json.loads((self.root / path).read_text())
+
+    def commit(self) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", "state")
+
+
+def clone(directory: Path) -> Project:
+    """The tracked files of this checkout as a Git repository of its own, with its `.dvc`."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).exists():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, directory / name)
+    project = Project(directory)
+    project.run("git", "init", "-q", "-b", "main")
+    project.run("git", "config", "user.email", "test@example.org")
+    project.run("git", "config", "user.name", "Test")
+    project.commit()
+    return project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A clone set to the folder source `images/` and small features."""
+    made = clone(tmp_path_factory.mktemp("project"))
+    made.params(download={"source": "folder", "path": str(made.root / "images")}, **SMALL)
+    (made.root / ".git" / "info" / "exclude").write_text("images/\n")
+    return made

@@ -1,0 +1,68 @@
+"""The command line: quick to start, clear when something is wrong."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Project, clone
+
+pytestmark = pytest.mark.e2e
+
+HEAVY = ("tensorflow", "keras", "dvc", "dask", "h5py", "pydantic", "matplotlib", "sklearn")
+
+
+def loaded(code: str) -> set[str]:
+    """The top-level modules that a piece of code loads, in an interpreter of its own."""
+    script = f"{code}\nimport sys; print(*{{name.split('.')[0] for name in sys.modules}})"
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return set(result.stdout.splitlines()[-1].split())
+
+
+def test_store_loads_nothing_heavy():
+    assert not loaded("import store") & {"tensorflow", "keras", "dvc", "dask", "stages", "pipeline"}
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import contextlib, io, sys\nsys.argv = ['cryobase', '--help']\nfrom pipeline.cli import main\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): main()"
+    )
+    assert not loaded(code) & set(HEAVY)
+
+
+def test_checking_params_loads_no_keras():
+    code = "from pathlib import Path\nfrom pipeline.params import load\nload(Path('params.yaml'))"
+    assert not loaded(code) & {"tensorflow", "keras", "dask", "matplotlib", "sklearn"}
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory) -> Project:
+    return clone(tmp_path_factory.mktemp("bare"))
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "found"),
+    [
+        (["no-such-command"], 2, "No such command"),
+        (["extract", "nope"], 2, "extract.sets has no 'nope'; known: lite0-160"),
+        (["split"], 3, "cryobase download"),
+        (["train"], 3, "cryobase"),
+    ],
+)
+def test_an_error_is_one_line_and_an_exit_code(bare, command, code, found):
+    result = subprocess.run(
+        [Path(sys.executable).parent / "cryobase", *command],
+        cwd=bare.root,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == code, result.stderr
+    assert found in result.stderr
+    assert "Traceback" not in result.stderr

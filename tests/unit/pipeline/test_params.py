@@ -1,0 +1,125 @@
+"""`params.yaml` is checked to the last key, and the message names the key."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from pipeline.params import Params, ParamsError, load, one_or_all
+from tests.scale import rounds
+
+ROOT = Path(__file__).parents[3]
+
+
+def write(directory: Path, text: str) -> Path:
+    path = directory / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_committed_params_are_valid():
+    params = load(ROOT / "params.yaml")
+    assert params.extract.sets["lite0-160"].backbone == "efficientnet_lite0"
+    assert set(params.train.heads) == {"linear", "mlp"}
+
+
+def test_an_empty_file_means_defaults(tmp_path):
+    assert load(write(tmp_path, "")) == Params()
+
+
+def test_every_section_is_a_stage():
+    sections = [field.name for field in dataclasses.fields(Params)]
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    assert sections == list(stages)
+
+
+@pytest.mark.fault(21)
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("download: {sauce: folder}", ["download.sauce", "unknown key", "source", "path"]),
+        ("trian: {}", ["trian", "unknown key", "train"]),
+        ("extract: {sets: {a: {backbone: vgg16, size: 3}}}", ["extract.sets.a.size", "image_size"]),
+        ("train: {heads: {a: {kind: linear, lr: 1}}}", ["train.heads.a", "lr", "learning_rate"]),
+        ("finetune: {runs: {a: {set: s, head: h, epoch: 1}}}", ["finetune.runs.a.epoch", "epochs"]),
+        ("split: {seed: one}", ["split.seed", "integer"]),
+        ("finetune: {runs: {a: {set: s, head: h, epochs: 0}}}", ["finetune.runs.a", "epochs"]),
+        ("download: [folder]", ["download", "object"]),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(tmp_path, text, found):
+    with pytest.raises(ParamsError) as caught:
+        load(write(tmp_path, text))
+    for part in found:
+        assert part in str(caught.value)
+
+
+@pytest.mark.fault(21)
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "1e999", "2026-11-22"])
+def test_only_what_json_can_hold_is_taken(tmp_path, value):
+    text = f"finetune: {{runs: {{a: {{set: s, head: h, learning_rate: {value}}}}}}}"
+    with pytest.raises(ParamsError):
+        load(write(tmp_path, text))
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &x [1]\nb: *x",  # the seed of an alias bomb
+        "a: !!python/object/apply:os.system ['true']",
+        "a: 1\na: 2",
+        "a: [",
+        "[" * 5000,
+        "a: '" + "x" * (1 << 20) + "'",
+    ],
+)
+def test_yaml_that_does_more_than_hold_values_is_refused(tmp_path, text):
+    with pytest.raises(ParamsError):
+        load(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "", "tuned", "a\nb"])
+def test_names_that_could_leave_their_directory_are_refused(tmp_path, name):
+    path = tmp_path / "params.yaml"
+    YAML().dump({"extract": {"sets": {name: {"backbone": "vgg16"}}}}, path)
+    with pytest.raises(ParamsError, match="name"):
+        load(path)
+
+
+def test_a_run_of_an_unknown_set_is_refused(tmp_path):
+    with pytest.raises(ParamsError, match="no set 's'"):
+        load(write(tmp_path, "finetune: {runs: {a: {set: s, head: h}}}"))
+
+
+@pytest.mark.fault(21)
+@settings(max_examples=rounds(1000), deadline=None)
+@given(
+    document=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+        lambda inner: st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["download", "extract", "sets", "train", "heads", "kind", "a"]),
+            inner,
+            max_size=4,
+        ),
+        max_leaves=12,
+    )
+)
+def test_any_document_is_taken_or_refused_by_a_params_error(tmp_path_factory, document):
+    path = tmp_path_factory.mktemp("params") / "params.yaml"
+    YAML().dump(document, path)
+    try:
+        assert isinstance(load(path), Params)
+    except ParamsError as error:
+        assert "\n" not in str(error)
+
+
+def test_one_or_all():
+    assert one_or_all({"a": 1, "b": 2}, None, "k") == ["a", "b"]
+    assert one_or_all({"a": 1}, "a", "k") == ["a"]
+    with pytest.raises(ParamsError, match="known: a"):
+        one_or_all({"a": 1}, "c", "k")
