@@ -1,0 +1,211 @@
+"""Publishing a feature set: the rows of some examples, as a directory of its own."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from store.errors import IntegrityError, MissingRowsError, StoreNotFoundError
+from store.examples import Examples
+from store.manifest import FileInfo, Manifest, Published, ShardInfo, load, manifest_path, versions
+from store.publish import TEMPORARY_PREFIX, make_directory, publish_bytes, remove, share
+from store.rows import Positions, Rows
+from store.shard import Digests, Views, build_shard, sum_of_rows
+from store.spec import canonical_json
+
+if TYPE_CHECKING:
+    from store.pool import Snapshot
+
+log = logging.getLogger(__name__)
+
+SHARD_BYTES = 1 << 26
+_BLOCK = 1 << 22
+_OWN = ("shard-", "examples-", "canary-", "manifest-", TEMPORARY_PREFIX)
+
+
+def keys_of(digests: Digests, views: int) -> tuple[Digests, Views]:
+    """The keys of `digests` × views 0 to `views`: unique, ordered by digest, then view."""
+    plain = np.ascontiguousarray(digests, np.uint8).reshape(-1, 32)
+    unique = np.unique(plain.view("S32")).view(np.uint8).reshape(-1, 32)
+    numbers = np.tile(np.arange(views + 1, dtype="<u2"), len(unique))
+    return np.repeat(unique, views + 1, axis=0), numbers
+
+
+def name_of(directory: Path) -> str:
+    """A name for a directory's lock, that two ways to write its path share."""
+    return hashlib.sha256(os.fsencode(Path(directory).resolve())).hexdigest()[:16]
+
+
+def set_digest(fingerprint: str, examples: Examples, views: int, total: int) -> str:
+    """A set's digest: the same for the same rows and examples, however the rows are sharded."""
+    parts = {"fingerprint": fingerprint, "examples": examples.digest, "views": views}
+    parts["rows"] = f"{total % (1 << 256):064x}"
+    return hashlib.sha256(canonical_json(parts)).hexdigest()
+
+
+def publish_set(
+    snapshot: Callable[[], "Snapshot"], pool: Path, directory: Path, examples: Examples, views: int
+) -> Manifest:
+    """Make `directory` the feature set of `examples`; hold the lock of that directory."""
+    now = snapshot()
+    positions = _positions(now, examples, views)
+    existing = _existing(directory)
+    digest = set_digest(
+        now.manifest.spec.fingerprint, examples, views, sum_of_live(now.rows, positions)
+    )
+    if existing and _is_same(existing, digest, now.manifest):
+        _place(existing, pool, directory, now.manifest)
+        _tidy(directory, existing)
+        return existing
+    make_directory(directory)
+    linked, rewritten = _divide(now.rows, positions)
+    shards = [*linked, *_rewrite(now.rows, rewritten, directory)]
+    data = examples.to_bytes()
+    info = FileInfo.of("examples", data)
+    publish_bytes(directory, info.name, data)
+    manifest = Manifest(
+        spec=now.manifest.spec,
+        feature_shape=now.manifest.feature_shape,
+        shards=tuple(sorted(shards, key=lambda shard: shard.name)),
+        canary=now.manifest.canary,
+        published=Published(
+            examples=info,
+            count=len(examples),
+            quarantined=int(examples.quarantined.sum()),
+            classes=examples.classes,
+            views=views,
+            rows=len(positions),
+            digest=digest,
+        ),
+    )
+    _place(manifest, pool, directory, now.manifest)
+    number = (versions(directory) or [0])[-1] + 1
+    publish_bytes(directory, manifest_path(directory, number).name, manifest.to_bytes())
+    _tidy(directory, manifest)
+    return manifest
+
+
+def _positions(now: "Snapshot", examples: Examples, views: int) -> Positions:
+    digests, numbers = keys_of(examples.digests[~examples.quarantined], views)
+    if len(digests) == 0:
+        raise MissingRowsError("no example outside of quarantine, so no feature set; add images")
+    positions = now.index.find(digests, numbers)
+    if (absent := positions < 0).any():
+        first = int(np.argmax(absent))
+        raise MissingRowsError(
+            f"{absent.sum()} of {len(positions)} rows are not in the pool, the first for digest"
+            f" {digests[first].tobytes().hex()}, view {numbers[first]}; run `cryobase extract`"
+        )
+    return positions
+
+
+def _is_same(existing: Manifest, digest: str, of_pool: Manifest) -> bool:
+    same = existing.published is not None and existing.published.digest == digest
+    return same and existing.canary == of_pool.canary
+
+
+def _existing(directory: Path) -> Manifest | None:
+    try:
+        return load(directory)[1]
+    except StoreNotFoundError:
+        return None
+    except IntegrityError as error:
+        log.warning("%s: published anew", error)
+        return None
+
+
+def _live(rows: Rows, positions: Positions) -> Iterator[tuple[int, Positions]]:
+    """Each shard's number with the positions of its live rows, ascending."""
+    ordered = np.sort(positions)
+    cuts = np.searchsorted(ordered, rows.starts)
+    for number, (start, stop) in enumerate(pairwise(cuts)):
+        yield number, ordered[start:stop]
+
+
+def sum_of_live(rows: Rows, positions: Positions) -> int:
+    """The sum of live rows' digests, reading only the shards that are live in part."""
+    total = 0
+    for number, live in _live(rows, positions):
+        info = rows.shards[number].info
+        if 2 * len(live) <= info.rows:
+            total += _sum(rows, number, live)
+        else:
+            dead = np.setdiff1d(np.arange(*rows.starts[number : number + 2]), live)
+            total += int(info.digest, 16) - _sum(rows, number, dead)
+    return total
+
+
+def _sum(rows: Rows, number: int, positions: Positions) -> int:
+    if len(positions) == 0:
+        return 0
+    digests, views = rows.shards[number].keys()
+    inside = positions - rows.starts[number]
+    total = 0
+    for block in _blocks(np.arange(len(positions)), rows.row_bytes, _BLOCK):
+        features, keys = rows.take(positions[block]), inside[block]
+        total += sum_of_rows(features, digests[keys], views[keys])
+    return total
+
+
+def _blocks(positions: Positions, row_bytes: int, size: int) -> list[Positions]:
+    return np.array_split(positions, max(1, -(-len(positions) * row_bytes // size)))
+
+
+def _divide(rows: Rows, positions: Positions) -> tuple[list[ShardInfo], Positions]:
+    """The shards to link, and the live rows of those that are mostly dead."""
+    linked, rewritten = [], [np.empty(0, np.int64)]
+    for number, live in _live(rows, positions):
+        info = rows.shards[number].info
+        if 2 * len(live) > info.rows:
+            linked.append(info)
+        else:
+            rewritten.append(live)
+    return linked, np.concatenate(rewritten)
+
+
+def _rewrite(rows: Rows, positions: Positions, directory: Path) -> Iterator[ShardInfo]:
+    """New shards of some rows, in the order of their keys, so that they are always the same."""
+    if len(positions) == 0:
+        return
+    digests, views = rows.keys()
+    digests, views = digests[positions], views[positions]
+    keys = np.hstack([digests, views.astype(">u2").reshape(-1, 1).view(np.uint8)])
+    order = np.argsort(np.ascontiguousarray(keys).view("S34").ravel())
+    for part in _blocks(order, rows.row_bytes, SHARD_BYTES):
+        info, data = build_shard(rows.take(positions[part]), digests[part], views[part])
+        publish_bytes(directory, info.name, data)
+        yield info
+
+
+def _place(manifest: Manifest, pool: Path, directory: Path, of_pool: Manifest) -> None:
+    """Link into the set whatever the pool holds of it."""
+    for info in of_pool.files:
+        if info in manifest.files:
+            share(pool / info.name, directory / info.name)
+
+
+def _tidy(directory: Path, manifest: Manifest) -> None:
+    """Leave only what `manifest` names, and the manifest as version 1.
+
+    The number is the same again so that equal sets are equal directories, whatever came between.
+    """
+    first, found = manifest_path(directory, 1), versions(directory)
+    if found != [1]:
+        newest = manifest_path(directory, found[-1])
+        for version in found[:-1]:
+            remove(manifest_path(directory, version))
+        share(newest, first)
+        remove(newest)
+    names = {info.name for info in manifest.files} | {first.name}
+    for path in directory.iterdir():
+        if path.name in names:
+            continue
+        if path.name.startswith(_OWN):
+            remove(path)
+        else:
+            log.warning("%s: no file of the feature set; left alone", path)

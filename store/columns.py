@@ -1,0 +1,143 @@
+"""Equally long columns in one HDF5 file, in or out: the only h5py imports.
+
+The file is built in memory, with fixed little-endian types, contiguous and without filters, so that
+equal columns give equal bytes and anybody can read a row at an offset. Of a foreign file nothing is
+believed: `inspect` refuses all that `build` would not have written.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from math import prod
+from pathlib import Path
+from typing import Any
+
+# Before h5py: a hostile file could otherwise name a filter that is loaded as a shared object.
+os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
+
+import h5py  # noqa: TID251
+import numpy as np
+from numpy.typing import NDArray
+
+from store.errors import IntegrityError
+from store.files import MEND
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n\x03"  # superblock version 3: its metadata carry checksums
+_NUMERIC = tuple(np.dtype(code) for code in ("<f2", "<f4", "<u1", "<u2", "<i4"))
+MAX_STRING = 512
+PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Column:
+    """Where a column lies in its file."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + prod(self.shape) * self.dtype.itemsize
+
+
+def build(columns: Mapping[str, NDArray[Any]]) -> bytes:
+    """The bytes of a file of `columns`, which lie in it in their order here."""
+    # Not the core driver: its `get_file_image` leaves a wrong checksum in a version 3 superblock.
+    memory = BytesIO()
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, memory)
+    access.set_alignment(PAGE, PAGE)  # features then start on a page, for readers that map them
+    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
+    creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    creation.set_obj_track_times(False)
+    file = h5py.h5f.create(b"columns", h5py.h5f.ACC_TRUNC, creation, access)
+    try:
+        for name, values in columns.items():
+            _add(file, name, np.ascontiguousarray(values))
+    finally:
+        file.close()
+    return memory.getvalue()
+
+
+def _add(file: Any, name: str, values: NDArray[Any]) -> None:
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_obj_track_times(False)
+    creation.set_layout(h5py.h5d.CONTIGUOUS)
+    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    kind = h5py.h5t.py_create(values.dtype)
+    space = h5py.h5s.create_simple(values.shape)
+    dataset = h5py.h5d.create(file, name.encode(), kind, space, creation)
+    dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
+
+
+def inspect(descriptor: int, path: Path, names: Sequence[str]) -> dict[str, Column]:
+    """Where the columns lie in a file that has exactly those of `names`.
+
+    Args:
+        descriptor: The open file; HDF5 reads through it, never through a path that may change.
+        path: Its path, for messages alone.
+        names: The names of the columns.
+
+    Raises:
+        IntegrityError: the file has anything that `build` would not write.
+    """
+    if os.pread(descriptor, len(_SIGNATURE), 0) != _SIGNATURE:
+        raise IntegrityError(f"{path}: no HDF5 file with superblock version 3; {MEND}")
+    try:
+        with h5py.File(f"/dev/fd/{descriptor}", "r", locking=False) as file:
+            columns = _columns(file.id, names)
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, OverflowError) as error:
+        fact = str(error).partition("\n")[0]
+        raise IntegrityError(f"{path}: {fact}; {MEND}") from None
+    _refuse_overlaps(columns, path, os.fstat(descriptor).st_size)
+    return columns
+
+
+def _columns(group: Any, names: Sequence[str]) -> dict[str, Column]:
+    if group.get_num_objs() != len(names) or h5py.h5a.get_num_attrs(group):
+        raise ValueError(f"members other than {', '.join(names)}, or attributes")
+    return {name: _column(group, name) for name in names}
+
+
+def _column(group: Any, name: str) -> Column:
+    key = name.encode()
+    if not group.links.exists(key) or group.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+        raise ValueError(f"{name} is missing, or a link to elsewhere")
+    if h5py.h5o.get_info(group, key).type != h5py.h5o.TYPE_DATASET:
+        raise ValueError(f"{name} is no dataset")
+    dataset = h5py.h5d.open(group, key)
+    plan = dataset.get_create_plist()
+    if plan.get_layout() != h5py.h5d.CONTIGUOUS or plan.get_external_count():
+        raise ValueError(f"{name} is not stored contiguously in this file")
+    if plan.get_nfilters() or h5py.h5a.get_num_attrs(dataset):
+        raise ValueError(f"{name} has filters or attributes")
+    dtype, shape = _dtype(dataset.get_type(), name), tuple(map(int, dataset.shape))
+    size, offset = prod(shape) * dtype.itemsize, dataset.get_offset()
+    if offset is None or dataset.get_storage_size() != size:
+        raise ValueError(f"{name} declares {size} bytes, has {dataset.get_storage_size()}")
+    return Column(dtype, shape, int(offset))
+
+
+def _dtype(kind: Any, name: str) -> np.dtype[Any]:
+    if kind.get_class() == h5py.h5t.STRING and not kind.is_variable_str():
+        candidates = [np.dtype(f"S{kind.get_size()}")] if kind.get_size() <= MAX_STRING else []
+    else:
+        candidates = [dtype for dtype in _NUMERIC if kind.get_size() == dtype.itemsize]
+    for dtype in candidates:
+        if kind.equal(h5py.h5t.py_create(dtype)) and not kind.committed():
+            return dtype
+    raise ValueError(f"{name} has a type that the format does not know")
+
+
+def _refuse_overlaps(columns: Mapping[str, Column], path: Path, size: int) -> None:
+    ordered = sorted(columns.items(), key=lambda item: item[1].offset)
+    free = len(_SIGNATURE)
+    for name, column in ordered:
+        if column.offset < free or column.end > size:
+            raise IntegrityError(f"{path}: {name} overlaps another column or the end; {MEND}")
+        free = column.end
+    if len({column.shape[:1] for column in columns.values()}) != 1:
+        raise IntegrityError(f"{path}: the columns differ in length; {MEND}")

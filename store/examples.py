@@ -1,0 +1,186 @@
+"""The examples of a dataset: id, digest, label, quarantined or not; and their file."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from store.columns import MAX_STRING, build, inspect
+from store.errors import ExamplesError, IntegrityError, StoreError, UnknownExampleError
+from store.files import MEND, bytes_of, open_regular, read_into, sha256_of
+from store.manifest import FileInfo
+from store.spec import canonical_json
+
+COLUMNS = ("id", "digest", "label", "quarantined")
+
+
+def encode_id(name: str) -> bytes:
+    r"""A file name as an id: UTF-8, its other bytes as `\xff`, its backslashes doubled."""
+    raw = name.replace("\\", "\\\\").encode("utf-8", "surrogateescape")
+    return raw.decode("utf-8", "backslashreplace").encode("utf-8")
+
+
+def decode_id(example_id: bytes) -> str:
+    """The file name that `encode_id` was given."""
+    parts = example_id.decode("utf-8").split("\\\\")
+    unescaped = [part.split("\\x") for part in parts]
+    raw = [
+        first.encode() + b"".join(bytes.fromhex(r[:2]) + r[2:].encode() for r in rest)
+        for first, *rest in unescaped
+    ]
+    return b"\\".join(raw).decode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Examples in the order of their ids. `create` sorts; the constructor checks.
+
+    Attributes:
+        ids: (n,) UTF-8 of at most 512 bytes, ascending, unique.
+        digests: (n, 32) SHA-256 of the encoded bytes; equal images have equal digests.
+        labels: (n,) positions in `classes`.
+        quarantined: (n,) whether the image could not be used, so that it has no row.
+        classes: The names of the classes, in order.
+
+    Raises:
+        ExamplesError: they do not fit together; the message names the example.
+    """
+
+    ids: NDArray[np.bytes_]
+    digests: NDArray[np.uint8]
+    labels: NDArray[np.int32]
+    quarantined: NDArray[np.bool_]
+    classes: tuple[str, ...]
+
+    @classmethod
+    def create(
+        cls,
+        ids: Sequence[bytes],
+        digests: ArrayLike,
+        labels: ArrayLike,
+        quarantined: ArrayLike | None,
+        classes: Sequence[str],
+    ) -> "Examples":
+        """Examples from columns in any order; `quarantined=None` means that none is."""
+        if long := [i for i in ids if len(i) > MAX_STRING]:
+            raise ExamplesError(f"id {long[0][:60]!r}…: {len(long[0])} bytes, at most {MAX_STRING}")
+        keys: NDArray[np.bytes_] = np.array(ids, np.bytes_)
+        if keys.ndim == 1 and any(len(k) != len(i) for k, i in zip(keys, ids, strict=True)):
+            raise ExamplesError("an id ends in a NUL byte")
+        wide = np.asarray(labels)
+        if wide.size and wide.dtype.kind not in "iu":
+            raise ExamplesError(f"labels are {wide.dtype}, not integers")
+        if wide.size and (wide.max() >= len(classes) or wide.min() < 0):
+            wide = np.clip(wide, -1, len(classes))  # before int32 wraps around
+        hidden = np.zeros(len(keys), np.bool_) if quarantined is None else quarantined
+        columns: list[NDArray[Any]] = [
+            np.asarray(digests, np.uint8).reshape(-1, 32),
+            wide.astype(np.int32),
+            np.asarray(hidden, np.bool_),
+        ]
+        if keys.ndim != 1 or any(len(column) != len(keys) for column in columns):
+            raise ExamplesError("ids, digests, labels and quarantined differ in length")
+        order = np.argsort(keys, kind="stable")
+        key, digest, label, hide = (column[order] for column in (keys, *columns))
+        return cls(key, digest, label, hide, tuple(classes))
+
+    def __post_init__(self) -> None:
+        raw = self.ids.view(np.uint8).reshape(len(self.ids), self.ids.itemsize)
+        if len(raw) and (np.any(raw[:, 0] & 0xC0 == 0x80) or not raw[:, 0].all()):
+            raise ExamplesError("an id is empty or starts within a character")
+        if np.any((raw[:, :-1] == 0) & (raw[:, 1:] != 0)):
+            raise ExamplesError("an id has a NUL byte")
+        try:
+            self.ids.tobytes().decode("utf-8")
+        except UnicodeDecodeError:
+            raise ExamplesError("an id is not UTF-8; see store.encode_id") from None
+        if np.any(wrong := self.ids[1:] <= self.ids[:-1]):
+            where = int(np.argmax(wrong))
+            raise ExamplesError(f"id {self.ids[where + 1]!r}: twice, or not in order")
+        if np.any(wrong := (self.labels < 0) | (self.labels >= len(self.classes))):
+            where = int(np.argmax(wrong))
+            raise ExamplesError(
+                f"id {self.ids[where]!r}: label outside of the {len(self.classes)} classes"
+            )
+        if len(set(self.classes)) != len(self.classes):
+            raise ExamplesError("a class name comes twice")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the columns and the classes, as 64 hex digits (docs/format.md, Digests)."""
+        digest = hashlib.sha256(canonical_json(list(self.classes)) + b"\n")
+        digest.update(b"\0".join(self.ids.tolist()) + b"\n")
+        digest.update(np.ascontiguousarray(self.digests).tobytes())
+        digest.update(self.labels.astype("<i4").tobytes())
+        digest.update(self.quarantined.astype(np.uint8).tobytes())
+        return digest.hexdigest()
+
+    def positions(self, ids: ArrayLike) -> NDArray[np.intp]:
+        """Where `ids` (bytes or str) stand.
+
+        Raises:
+            UnknownExampleError: one of them is not here; the message names it.
+        """
+        wanted = np.asarray(ids)
+        if wanted.dtype.kind == "U":
+            wanted = np.char.encode(wanted, "utf-8")
+        if wanted.size == 0:
+            return np.empty(0, np.intp)
+        found = np.minimum(np.searchsorted(self.ids, wanted), max(0, len(self.ids) - 1))
+        if len(self.ids) == 0 or np.any(unknown := self.ids[found] != wanted):
+            first = wanted[np.argmax(unknown)] if len(self.ids) else wanted[0]
+            raise UnknownExampleError(f"id {first!r}: not among the {len(self)} examples")
+        return np.asarray(found, np.intp)
+
+    def to_bytes(self) -> bytes:
+        """The file of these examples; the classes are in the manifest."""
+        columns: dict[str, NDArray[Any]] = {
+            "id": self.ids,
+            "digest": self.digests,
+            "label": self.labels.astype("<i4", copy=False),
+            "quarantined": self.quarantined.astype(np.uint8),
+        }
+        return build(columns)
+
+    @classmethod
+    def load(
+        cls, directory: Path, info: FileInfo, classes: tuple[str, ...], *, full: bool = False
+    ) -> "Examples":
+        """The examples of a published file; `full` checks its SHA-256 too.
+
+        Raises:
+            IntegrityError: it is not what the manifest says, or its columns do not fit together.
+        """
+        path = directory / info.name
+        descriptor = open_regular(path)
+        try:
+            if os.fstat(descriptor).st_size != info.size:
+                raise IntegrityError(f"{path}: not the size that the manifest says; {MEND}")
+            if full and sha256_of(descriptor) != info.sha256:
+                raise IntegrityError(f"{path}: its SHA-256 is not the manifest's; {MEND}")
+            columns = inspect(descriptor, path, COLUMNS)
+            kinds = [columns[name].dtype.kind + str(columns[name].shape[1:]) for name in COLUMNS]
+            if kinds != ["S()", "u(32,)", "i()", "u()"]:
+                raise IntegrityError(f"{path}: columns of types {kinds}; {MEND}")
+            arrays: list[NDArray[Any]] = [
+                np.empty(columns[name].shape, columns[name].dtype) for name in COLUMNS
+            ]
+            for name, array in zip(COLUMNS, arrays, strict=True):
+                buffer = bytes_of(array)
+                read_into(descriptor, buffer, columns[name].offset, path)
+        finally:
+            os.close(descriptor)
+        try:
+            ids, digests, labels, quarantined = arrays
+            return cls(ids, digests, labels, quarantined.astype(np.bool_), classes)
+        except StoreError as error:
+            raise IntegrityError(f"{path}: {error}; {MEND}") from None

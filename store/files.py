@@ -1,0 +1,75 @@
+"""Reading a file that may be hostile: once opened, only its descriptor is trusted."""
+
+import errno
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store.errors import IntegrityError, StorageError, StoreNotFoundError
+
+MEND = "restore it, or rebuild it with `cryobase store repair`"
+
+
+def open_regular(path: Path) -> int:
+    """A read-only descriptor of `path`, which must be a regular file and no symbolic link.
+
+    Raises:
+        StoreNotFoundError: there is no such file.
+        IntegrityError: it is a link, FIFO, directory or device.
+        StorageError: it cannot be opened.
+    """
+    try:
+        # A FIFO without O_NONBLOCK would wait for its writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise StoreNotFoundError(f"{path}: no such file; {MEND}") from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise IntegrityError(f"{path}: a symbolic link, not a regular file; {MEND}") from None
+        raise StorageError(error.errno, os.strerror(error.errno or 0), str(path)) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IntegrityError(f"{path}: not a regular file; {MEND}")
+    return descriptor
+
+
+def read_into(descriptor: int, buffer: memoryview, offset: int, path: Path) -> None:
+    """Fill `buffer` from `offset` on; a file that has become shorter is an error, never zeros."""
+    while len(buffer):
+        count = os.preadv(descriptor, [buffer], offset)
+        if count == 0:
+            raise IntegrityError(f"{path}: ends at byte {offset}, expected more; {MEND}")
+        buffer, offset = buffer[count:], offset + count
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """The whole of a regular file of at most `limit` bytes."""
+    descriptor = open_regular(path)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size > limit:
+            raise IntegrityError(f"{path}: {size} bytes, at most {limit} are allowed; {MEND}")
+        data = bytearray(size)
+        read_into(descriptor, memoryview(data), 0, path)
+        return bytes(data)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(descriptor: int) -> str:
+    """SHA-256 of all bytes of an open file, as 64 hex digits; its position is left alone."""
+    digest, offset = hashlib.sha256(), 0
+    while block := os.pread(descriptor, 1 << 20, offset):
+        digest.update(block)
+        offset += len(block)
+    return digest.hexdigest()
+
+
+def bytes_of(array: NDArray[Any]) -> memoryview:
+    """The memory of a contiguous array, for reading into it."""
+    return array.reshape(-1).view(np.uint8).data

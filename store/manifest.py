@@ -1,0 +1,259 @@
+"""The manifest: the one file that says which files a pool or a feature set consists of.
+
+A file that no manifest names does not exist for readers. Versions are published without clobbering,
+so that of two committers one wins and the other reads again (compare and swap).
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from store.errors import ConflictError, IntegrityError, SpecError, StoreNotFoundError
+from store.files import read_file
+from store.publish import publish_bytes
+from store.spec import FeatureSpec, canonical_json
+
+FORMAT = "cryobase-features"
+SCHEMA = 1
+MAX_BYTES = 1 << 26
+_NAME = re.compile(r"\Amanifest-([1-9][0-9]{0,8})\.json\Z")
+_HEX = re.compile(r"\A[0-9a-f]{64}\Z")
+_SUFFIXES = {"shard": "h5", "examples": "h5", "canary": "npy"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileInfo:
+    """A file of the store; its name is its kind and its content's SHA-256."""
+
+    name: str
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        kind = self.name.partition("-")[0]
+        _check(_is_hex(self.sha256) and kind in _SUFFIXES, f"file {self.name!r}")
+        _check(self.name == _content_name(kind, self.sha256), f"file name {self.name!r}")
+        _check(_is_count(self.size), f"size of {self.name}")
+
+    @classmethod
+    def of(cls, kind: str, data: bytes) -> "FileInfo":
+        """What a manifest says of a new file."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        return FileInfo(name=_content_name(kind, sha256), size=len(data), sha256=sha256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo(FileInfo):
+    """A shard: its file, its number of rows and the digest of its rows."""
+
+    rows: int
+    digest: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.name.startswith("shard-") and _is_hex(self.digest), f"shard {self.name!r}")
+        _check(_is_count(self.rows) and self.rows > 0, f"rows of {self.name}")
+
+    @classmethod
+    def of_shard(cls, data: bytes, rows: int, digest: int) -> Self:
+        """What a manifest says of a new shard."""
+        return cls(**asdict(FileInfo.of("shard", data)), rows=rows, digest=f"{digest:064x}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What makes rows a feature set: examples, classes in order, views, and the set's digest."""
+
+    examples: FileInfo
+    count: int
+    quarantined: int
+    classes: tuple[str, ...]
+    views: int
+    rows: int
+    digest: str
+
+    def __post_init__(self) -> None:
+        _check(self.examples.name.startswith("examples-"), "examples")
+        for name in ("count", "quarantined", "views", "rows"):
+            _check(_is_count(getattr(self, name)), f"set.{name}")
+        _check(_is_hex(self.digest) and self.views < 1 << 16, "set.digest or set.views")
+        texts = [type(name) is str for name in self.classes]
+        _check(all(texts) and len(set(self.classes)) == len(texts), "set.classes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The files of a pool (`published` is None) or of a feature set, at one moment."""
+
+    spec: FeatureSpec
+    feature_shape: tuple[int, ...] | None = None
+    shards: tuple[ShardInfo, ...] = ()
+    canary: FileInfo | None = None
+    published: Published | None = None
+
+    def __post_init__(self) -> None:
+        shape = self.feature_shape
+        known = shape is not None and all(_is_count(side) and side > 0 for side in shape)
+        _check(known or (shape is None and not self.shards), "feature_shape")
+        names = {shard.name for shard in self.shards}
+        _check(len(names) == len(self.shards), "shard that comes twice")
+        _check(self.canary is None or self.canary.name.startswith("canary-"), "canary")
+
+    @property
+    def rows(self) -> int:
+        """The number of rows in all shards, live or not."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def files(self) -> tuple[FileInfo, ...]:
+        """Every file that the manifest names."""
+        others = (self.canary, self.published and self.published.examples)
+        return (*self.shards, *(info for info in others if info))
+
+    def to_bytes(self) -> bytes:
+        """The one text that stands for this manifest, its checksum included."""
+        value = {"format": FORMAT, "schema": SCHEMA, "fingerprint": self.spec.fingerprint}
+        value |= asdict(self)
+        value["checksum"] = hashlib.sha256(canonical_json(value)).hexdigest()
+        return canonical_json(value) + b"\n"
+
+    @classmethod
+    def from_bytes(cls, data: bytes, path: Path) -> "Manifest":
+        """The manifest that `to_bytes` wrote; any other text is refused.
+
+        Raises:
+            IntegrityError: a torn, altered or foreign file, or one of a newer schema.
+        """
+        try:
+            value = json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse)
+            _check(isinstance(value, dict) and value.get("format") == FORMAT, "format")
+            if type(value.get("schema")) is int and value["schema"] > SCHEMA:
+                raise IntegrityError(
+                    f"{path}: schema {value['schema']}, this Cryobase reads up to {SCHEMA};"
+                    " upgrade with `pip install -U cryobase`"
+                )
+            manifest = _manifest(value)
+            _check(manifest.to_bytes() == data, "checksum or text")
+        except (
+            SpecError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            RecursionError,
+        ) as error:
+            if isinstance(error, IntegrityError):
+                raise
+            fact = str(error).partition("\n")[0][:200]
+            raise IntegrityError(
+                f"{path}: no valid manifest ({fact}); restore it from its source or remove it"
+            ) from None
+        return manifest
+
+
+def versions(directory: Path) -> list[int]:
+    """The versions of a directory's manifests, ascending."""
+    try:
+        names = [path.name for path in directory.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(int(match[1]) for name in names if (match := _NAME.match(name)))
+
+
+def manifest_path(directory: Path, version: int) -> Path:
+    """Where a version lies."""
+    return directory / f"manifest-{version}.json"
+
+
+def load(directory: Path) -> tuple[int, Manifest]:
+    """The newest version and its manifest.
+
+    Raises:
+        StoreNotFoundError: no manifest there.
+        IntegrityError: the newest one is damaged.
+    """
+    while found := versions(directory):
+        path = manifest_path(directory, found[-1])
+        try:
+            return found[-1], Manifest.from_bytes(read_file(path, MAX_BYTES), path)
+        except StoreNotFoundError:  # a publisher was faster: look again
+            continue
+    raise StoreNotFoundError(
+        f"{directory}: no manifest, so no pool or feature set; run `cryobase extract` or `dvc pull`"
+    )
+
+
+def commit(directory: Path, change: Callable[[Manifest | None], Manifest]) -> tuple[int, Manifest]:
+    """Publish the next version of a manifest, again if another committer was faster.
+
+    Args:
+        directory: The pool or feature set.
+        change: Makes the new manifest from the newest one, or from None; called once for every try.
+
+    Returns:
+        The newest version and its manifest; nothing is published where nothing changed.
+    """
+    while True:
+        try:
+            version, current = load(directory)
+        except StoreNotFoundError:
+            version, current = 0, None
+        proposal = change(current)
+        if proposal == current:
+            return version, proposal
+        try:
+            publish_bytes(
+                directory, manifest_path(directory, version + 1).name, proposal.to_bytes()
+            )
+        except ConflictError:
+            continue
+        if (
+            versions(directory)[-1] == version + 1
+        ):  # else an old version was swept, and we hit its gap
+            return version + 1, proposal
+
+
+def _manifest(value: Mapping[str, Any]) -> Manifest:
+    published = value["published"]
+    if published is not None:
+        examples, classes = FileInfo(**published["examples"]), tuple(published["classes"])
+        published = Published(**(published | {"examples": examples, "classes": classes}))
+    shape = value["feature_shape"]
+    return Manifest(
+        spec=FeatureSpec.from_json(value["spec"]),
+        feature_shape=None if shape is None else tuple(shape),
+        shards=tuple(ShardInfo(**shard) for shard in value["shards"]),
+        canary=None if value["canary"] is None else FileInfo(**value["canary"]),
+        published=published,
+    )
+
+
+def _content_name(kind: str, sha256: str) -> str:
+    return f"{kind}-{sha256}.{_SUFFIXES[kind]}"
+
+
+def _is_hex(value: object) -> bool:
+    return type(value) is str and _HEX.match(value) is not None
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 53
+
+
+def _check(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(f"unexpected {what}")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    _check(len(value) == len(pairs), "key that comes twice")
+    return value
+
+
+def _refuse(constant: str) -> None:
+    _check(False, f"constant {constant}")

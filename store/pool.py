@@ -1,0 +1,158 @@
+"""The pool: every row of one spec that any experiment has computed, found by content."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from store import adopt, assemble, sweep
+from store.canary import build_canary, load_canary
+from store.errors import ConflictError, SpecMismatchError, StoreNotFoundError
+from store.examples import Examples
+from store.manifest import Manifest, commit, load
+from store.publish import make_directory, publish_bytes
+from store.rows import RowIndex, Rows
+from store.shard import Digests, Views
+from store.spec import FeatureSpec
+from store.writer import FeatureWriter
+
+LOCK = "writers.lock"
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """What the pool holds at one moment."""
+
+    manifest: Manifest
+    rows: Rows
+    index: RowIndex
+
+
+class Pool:
+    """The rows of one spec, in `root/<fingerprint>/`.
+
+    Readers need no lock; writers hold a file lock. A row is acknowledged once a manifest names its
+    shard, and from then on neither a crash nor another process can lose it.
+
+    Args:
+        root: The directory of all pools, shared by every experiment, or by a team.
+        spec: What decides the rows' values.
+    """
+
+    def __init__(self, root: Path, spec: FeatureSpec) -> None:
+        self.root = Path(root)
+        self.spec = spec
+        self.directory = self.root / spec.fingerprint
+        self._snapshot: Snapshot | None = None
+
+    def __len__(self) -> int:
+        return self.manifest().rows
+
+    def manifest(self) -> Manifest:
+        """The newest manifest; an empty one where nothing was ever written.
+
+        Raises:
+            IntegrityError: it is damaged.
+            SpecMismatchError: it belongs to another spec.
+        """
+        try:
+            _, manifest = load(self.directory)
+        except StoreNotFoundError:
+            return Manifest(spec=self.spec)
+        if manifest.spec != self.spec:
+            changed = ", ".join(self.spec.differences(manifest.spec))
+            raise SpecMismatchError(f"{self.directory}: rows of a spec with other {changed}")
+        return manifest
+
+    def snapshot(self) -> Snapshot:
+        """The rows of the newest manifest, opened, with their index."""
+        while True:
+            manifest = self.manifest()
+            if self._snapshot and self._snapshot.manifest == manifest:
+                return self._snapshot
+            try:
+                rows = Rows(self.directory, manifest)
+            except StoreNotFoundError:
+                if self.manifest() == manifest:
+                    raise
+                continue
+            self._snapshot = Snapshot(manifest, rows, RowIndex(*rows.keys()))
+            return self._snapshot
+
+    def missing(self, digests: Digests, views: int = 0) -> tuple[Digests, Views]:
+        """The keys of `digests` × views 0 to `views` that have no row yet.
+
+        Args:
+            digests: (n, 32), in any order, doubles allowed.
+            views: The highest view wanted.
+
+        Returns:
+            (m, 32) digests and (m,) views, unique, ordered by both.
+        """
+        wanted, numbers = assemble.keys_of(digests, views)
+        absent = self.snapshot().index.find(wanted, numbers) < 0
+        return wanted[absent], numbers[absent]
+
+    def writer(self) -> FeatureWriter:
+        """A writer for `with`: it waits for the lock; ask `missing` again inside."""
+        return FeatureWriter(self)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other writers of this pool out."""
+        make_directory(self.directory)
+        mode = 0o666 & self.directory.stat().st_mode
+        with FileLock(self.directory / LOCK, mode=mode):
+            yield
+
+    def publish(self, directory: Path, examples: Examples, views: int = 0) -> Manifest:
+        """Make `directory` the feature set of `examples`.
+
+        Shards become hard links of the pool's, or copies where no link is possible; those that are
+        mostly of other rows are written anew. What the set no longer names is removed. A set with
+        the same content keeps its manifest.
+
+        Raises:
+            MissingRowsError: the pool lacks rows; the message says how many and names one.
+            StorageError: the disk is full or fails, or permissions forbid it.
+        """
+        make_directory(self.root)
+        name = f".publish-{assemble.name_of(directory)}.lock"
+        with FileLock(self.root / name, mode=0o666 & self.root.stat().st_mode):
+            return assemble.publish_set(self.snapshot, self.directory, directory, examples, views)
+
+    def adopt(self, directory: Path) -> int:
+        """Take over the rows of a feature set that was pulled; see `store.adopt`."""
+        return adopt.adopt(self, Path(directory))
+
+    def sweep(self, lease: float = sweep.LEASE) -> list[Path]:
+        """Remove what no manifest names and nobody has touched for `lease` seconds."""
+        with self.lock():
+            return sweep.sweep(self.directory, lease)
+
+    def canary(self) -> NDArray[np.float32] | None:
+        """The features of the probe images as they were when the pool began, None before that."""
+        info = self.manifest().canary
+        return None if info is None else load_canary(self.directory, info)
+
+    def record_canary(self, features: NDArray[Any]) -> None:
+        """Keep the features of the probe images, once.
+
+        Raises:
+            ConflictError: other ones are kept already.
+        """
+        info, data = build_canary(features)
+        publish_bytes(self.directory, info.name, data)
+
+        def change(current: Manifest | None) -> Manifest:
+            manifest = current or Manifest(spec=self.spec)
+            if manifest.canary not in (None, info):
+                raise ConflictError(f"{self.directory}: has other canary features already")
+            return replace(manifest, canary=info)
+
+        commit(self.directory, change)

@@ -1,0 +1,194 @@
+"""Publishing files: whole or not at all, durable, and never over another one.
+
+Everything that the store writes goes through this module. HDF5 never opens a file for writing: a
+full disk ends there in a segmentation fault, and a second writer truncates the first one's file.
+"""
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from store.errors import ConflictError, StorageError
+from store.files import open_regular, read_file
+
+TEMPORARY_PREFIX = ".tmp-"
+
+# Another disk, another user's file under fs.protected_hardlinks, too many links, no links at all.
+_CANNOT_LINK = {
+    errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP,
+}  # fmt: skip
+
+
+def publish_bytes(directory: Path, name: str, data: bytes) -> Path:
+    """Make `data` durable under a name that is free; an identical file there is success.
+
+    Args:
+        directory: Where to publish; it is made where it is missing.
+        name: The final name, usually made from the content.
+        data: All bytes of the file.
+
+    Returns:
+        The path of the published file, readable by whoever may read the directory.
+
+    Raises:
+        ConflictError: another file has that name.
+        StorageError: the disk is full or fails, or permissions forbid it; nothing is left behind.
+    """
+    path = directory / name
+    make_directory(directory)
+    with _storage_errors(path), _temporary(directory) as temporary:
+        _write(temporary, data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            if not _holds(path, data):
+                raise ConflictError(f"{path}: there already, with other content") from None
+        os.unlink(temporary)
+        sync_directory(directory)
+    return path
+
+
+def share(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source` by a hard link, or a copy where none is possible.
+
+    A target that is another file is replaced, so that what DVC copied shares one inode again. Both
+    names must be made from the content: a copy of the right size is then left as it is.
+
+    Raises:
+        StoreNotFoundError: there is no source.
+        StorageError: the disk is full or fails, or permissions forbid it.
+    """
+    found = os.lstat(target) if os.path.lexists(target) else None
+    origin = open_regular(source)
+    try:
+        wanted = os.fstat(origin)
+        if found and (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+            return
+        with _storage_errors(target), _temporary(target.parent) as temporary:
+            try:
+                os.link(source, temporary)
+            except OSError as error:
+                if error.errno not in _CANNOT_LINK:
+                    raise
+                if found and stat.S_ISREG(found.st_mode) and found.st_size == wanted.st_size:
+                    return
+                _copy(origin, temporary)
+            os.replace(temporary, target)
+            sync_directory(target.parent)
+    finally:
+        os.close(origin)
+
+
+def remove(path: Path) -> None:
+    """Remove a file; one that is gone already is success."""
+    with _storage_errors(path):
+        _discard(path)
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory and its parents; below a group-writable one they are group-writable too."""
+    if directory.is_dir():
+        return
+    make_directory(directory.parent)
+    with _storage_errors(directory):
+        try:
+            os.mkdir(directory)
+        except FileExistsError:
+            return
+        parent = directory.parent.stat().st_mode
+        if parent & stat.S_IWGRP and not parent & stat.S_ISVTX:  # /tmp shares nothing by itself
+            own = stat.S_IMODE(directory.stat().st_mode)
+            os.chmod(directory, own | stat.S_IMODE(parent) & 0o2070)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    """Turn the system's errors into the store's, naming the file."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StorageError | ConflictError) or error.errno is None:
+            raise
+        raise StorageError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+@contextmanager
+def _temporary(directory: Path) -> Iterator[Path]:
+    """A free name in `directory`; whatever has it in the end is removed."""
+    path = directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+    try:
+        yield path
+    finally:
+        _discard(path)
+
+
+def _discard(path: Path) -> None:
+    """Remove `path` if it is there, trying twice: a leftover would wait for a sweep."""
+    for last in (False, True):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+        except OSError:
+            if last:
+                raise
+        else:
+            return
+
+
+def _write(path: Path, data: bytes) -> None:
+    descriptor = _create(path)
+    try:
+        _write_all(descriptor, data)
+        # After a failed fsync the file is discarded: a second fsync would report success.
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _copy(origin: int, path: Path) -> None:
+    descriptor = _create(path)
+    try:
+        offset = 0
+        while block := os.pread(origin, 1 << 20, offset):
+            _write_all(descriptor, block)
+            offset += len(block)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _create(path: Path) -> int:
+    """A new file, readable by whoever may read its directory, writable by nobody."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        os.fchmod(descriptor, 0o444 & path.parent.stat().st_mode)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Whether a file holds exactly `data`."""
+    return path.lstat().st_size == len(data) and read_file(path, len(data)) == data

@@ -1,0 +1,250 @@
+"""Reading a published feature set."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from store.assemble import set_digest, sum_of_live
+from store.canary import load_canary
+from store.errors import IntegrityError, StoreNotFoundError, UnknownExampleError
+from store.examples import Examples
+from store.files import MEND
+from store.manifest import Manifest, load
+from store.rows import Positions, RowIndex, Rows, widen
+
+log = logging.getLogger(__name__)
+
+Features = NDArray[np.float32]
+Labels = NDArray[np.int32]
+
+_BLOCK = 1 << 22  # bytes that are read at once
+
+
+class FeatureSet:
+    """A published directory: features with their ids, labels and classes.
+
+    It needs nothing but its directory. What was opened stays readable, and stays the same, while
+    others publish the next version.
+
+    Attributes:
+        directory: Where it lies.
+        manifest: What it consists of.
+        spec: What decides its features' values.
+        examples: Ids, digests, labels, quarantined or not.
+        classes: The names of the classes, in order.
+        feature_shape: The shape of one row.
+        views: The highest view; 0 where only plain images are stored.
+        digest: 64 hex digits, the same for the same content, however it is sharded.
+        table: The rows by number, as they are stored.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest, *, full: bool = False) -> None:
+        if manifest.published is None:
+            raise StoreNotFoundError(f"{directory}: a pool, not a feature set")
+        self.directory, self.manifest = Path(directory), manifest
+        self.spec, self.classes = manifest.spec, manifest.published.classes
+        self.views, self.digest = manifest.published.views, manifest.published.digest
+        self.feature_shape = manifest.feature_shape or ()
+        self.examples = Examples.load(
+            directory, manifest.published.examples, self.classes, full=full
+        )
+        self.table = Rows(directory, manifest, full=full)
+        self._rows = self._find_rows()
+        if full:
+            self.verify()
+
+    @classmethod
+    def open(cls, directory: Path, *, full: bool = False) -> "FeatureSet":
+        """Open the newest version.
+
+        Args:
+            directory: The feature set.
+            full: Check every byte first. Do so with whatever comes from elsewhere; the quick way
+                checks the manifest, names, sizes, the structure of each file, and the keys.
+
+        Raises:
+            StoreNotFoundError: there is no set, or a file of it is not there.
+            IntegrityError: a file is not what the manifest says, or what the format allows.
+        """
+        _, manifest = load(directory)
+        while True:
+            try:
+                return cls(directory, manifest, full=full)
+            except StoreNotFoundError:
+                _, newer = load(directory)  # a publisher may have removed what it replaced
+                if newer == manifest:
+                    raise
+                manifest = newer
+
+    def _find_rows(self) -> NDArray[np.int64]:
+        """(views + 1, n) the number of each example's row, -1 for those in quarantine."""
+        index = RowIndex(*self.table.keys())
+        rows = np.full((self.views + 1, len(self.examples)), -1, np.int64)
+        live = ~self.examples.quarantined
+        digests = self.examples.digests[live]
+        for view in range(self.views + 1):
+            rows[view, live] = index.find(digests, np.full(len(digests), view, "<u2"))
+        if (absent := rows[:, live] < 0).any():
+            raise IntegrityError(
+                f"{self.directory}: {absent.sum()} rows of its examples are missing; {MEND}"
+            )
+        return rows
+
+    def __len__(self) -> int:
+        """The number of examples that have features."""
+        return int(len(self.examples) - self.examples.quarantined.sum())
+
+    @property
+    def ids(self) -> NDArray[np.bytes_]:
+        """(len,) the ids of the examples that have features, ascending."""
+        return self.examples.ids[~self.examples.quarantined]
+
+    def rows(self, ids: ArrayLike | None = None, view: int = 0) -> NDArray[Any]:
+        """(n, …) features as they are stored; see `arrays`."""
+        return self.table.take(self._rows[self._view(view), self._positions(ids)])
+
+    def labels(self, ids: ArrayLike | None = None) -> Labels:
+        """(n,) positions in `classes`; see `arrays`."""
+        return self.examples.labels[self._positions(ids)]
+
+    def arrays(self, ids: ArrayLike | None = None, view: int = 0) -> tuple[Features, Labels]:
+        """Features and labels.
+
+        Args:
+            ids: Which examples, in which order; all that have features, by id, if None.
+            view: 0 for the plain image.
+
+        Returns:
+            (n, …) float32 features and (n,) int32 labels, positions in `classes`.
+
+        Raises:
+            UnknownExampleError: an id is not in the set, or in quarantine.
+        """
+        chosen = self._positions(ids)
+        features = self._widened(self._rows[self._view(view), chosen])
+        return features, self.examples.labels[chosen]
+
+    def batches(
+        self,
+        ids: ArrayLike | None,
+        size: int,
+        *,
+        shuffle: bool = False,
+        block: int = 1,
+        seed: int = 0,
+        views: int = 0,
+    ) -> Iterator[tuple[Features, Labels]]:
+        """One pass over examples, in batches; holds one batch at a time.
+
+        Args:
+            ids: Which examples; all that have features, by id, if None.
+            size: Examples in a batch; the last one may have fewer.
+            shuffle: Whether to go in random order, else in that of `ids`.
+            block: With `shuffle`, the longest run of rows that lie side by side on disk and stay
+                together. Rows lie in the order of their digests, which is as good as random: 16
+                are read about twice as fast as single ones, and mix as well for training.
+            seed: Of the order and the views; another one for every epoch.
+            views: For each row, a view from 0 to this one is drawn.
+
+        Yields:
+            (size, …) float32 features and (size,) int32 labels.
+
+        Raises:
+            UnknownExampleError: an id is not in the set, or in quarantine.
+        """
+        chosen = self._positions(ids)
+        random = np.random.Generator(np.random.PCG64(seed))
+        if shuffle:
+            chosen = self._shuffled(chosen, block, random)
+        drawn = random.integers(0, self._view(views) + 1, len(chosen)) if views else None
+        for start in range(0, len(chosen), size):
+            batch = chosen[start : start + size]
+            view = 0 if drawn is None else drawn[start : start + size]
+            yield self._widened(self._rows[view, batch]), self.examples.labels[batch]
+
+    def _shuffled(
+        self, chosen: NDArray[np.intp], block: int, random: np.random.Generator
+    ) -> NDArray[np.intp]:
+        if block <= 1:
+            return random.permutation(chosen)
+        chosen = chosen[np.argsort(self._rows[0, chosen])]
+        blocks = random.permutation(-(-len(chosen) // block))
+        order = (blocks[:, None] * block + np.arange(block)).ravel()
+        shuffled: NDArray[np.intp] = chosen[order[order < len(chosen)]]
+        return shuffled
+
+    def _positions(self, ids: ArrayLike | None) -> NDArray[np.intp]:
+        """Where the examples `ids` stand; none of them may be in quarantine."""
+        if ids is None:
+            return np.flatnonzero(~self.examples.quarantined)
+        chosen = self.examples.positions(ids)
+        if (hidden := self.examples.quarantined[chosen]).any():
+            first = self.examples.ids[chosen[np.argmax(hidden)]]
+            raise UnknownExampleError(f"id {first!r}: in quarantine, so without features")
+        return chosen
+
+    def _view(self, view: int) -> int:
+        if not 0 <= view <= self.views:
+            raise UnknownExampleError(f"view {view}: {self.directory} has views 0 to {self.views}")
+        return view
+
+    def _widened(self, rows: Positions) -> Features:
+        features = np.empty((len(rows), *self.feature_shape), np.float32)
+        step = max(1, _BLOCK // max(1, self.table.row_bytes))
+        for start in range(0, len(rows), step):
+            stop = start + step
+            if self.table.dtype == np.float32:
+                self.table.take(rows[start:stop], out=features[start:stop])
+            else:
+                widen(self.table.take(rows[start:stop]), out=features[start:stop])
+        return features
+
+    def verify(self) -> None:
+        """Check every byte of the opened files against the manifest.
+
+        Raises:
+            IntegrityError: the first file, row or digest that is wrong.
+        """
+        published = self.manifest.published
+        assert published
+        for shard in self.table.shards:
+            shard.verify()
+        Examples.load(self.directory, published.examples, self.classes, full=True)
+        if self.manifest.canary:
+            load_canary(self.directory, self.manifest.canary)
+        positions = np.unique(self._rows[:, ~self.examples.quarantined])
+        total = sum_of_live(self.table, positions)
+        digest = set_digest(self.spec.fingerprint, self.examples, self.views, total)
+        counts = (len(self.examples), int(self.examples.quarantined.sum()), len(positions))
+        stated = (published.count, published.quarantined, published.rows)
+        if digest != published.digest or counts != stated:
+            raise IntegrityError(
+                f"{self.directory}: the set's digest or counts are not the manifest's; {MEND}"
+            )
+
+    def close(self) -> None:
+        """Close its files; reading is over then."""
+        self.table.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.directory, self.manifest)
+
+
+def _reopen(directory: Path, manifest: Manifest) -> FeatureSet:
+    return FeatureSet(directory, manifest)

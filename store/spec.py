@@ -1,0 +1,92 @@
+"""The feature spec: all that decides a feature's value, and its fingerprint."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from store.errors import SpecError
+
+DTYPES = ("float16", "float32")
+
+
+def canonical_json(value: object) -> bytes:
+    """`value` as the one JSON text that stands for it: sorted keys, no blanks, ASCII."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text.encode("ascii")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """All that decides a feature's value, and nothing else.
+
+    Engine, batch size, workers, dataset and split are left out on purpose: they must not change a
+    value beyond a tested tolerance.
+
+    Raises:
+        SpecError: a field has the wrong type or a value out of range.
+    """
+
+    backbone: str
+    weights_sha256: str
+    image_size: int
+    resize: str
+    aspect: str
+    decode: str
+    preprocessing: str
+    output: str
+    dtype: str
+    augmentation: str | None
+    extractor_version: int
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) not in _TYPES[field.name]:
+                raise SpecError(
+                    f"feature spec: {field.name} is {value!r}, a {type(value).__name__}"
+                )
+        if not re.fullmatch(r"[0-9a-f]{64}", self.weights_sha256):
+            raise SpecError(
+                f"feature spec: weights_sha256 is {self.weights_sha256!r}, not 64 hex digits"
+            )
+        if self.dtype not in DTYPES:
+            raise SpecError(
+                f"feature spec: dtype is {self.dtype!r}, not one of {', '.join(DTYPES)}"
+            )
+        if self.image_size < 1 or self.extractor_version < 1:
+            raise SpecError("feature spec: image_size and extractor_version must be at least 1")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical JSON, as 64 hex digits; the name of the spec's pool."""
+        return hashlib.sha256(canonical_json(self.to_json())).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "FeatureSpec":
+        """The spec that `to_json` wrote.
+
+        Raises:
+            SpecError: a field is missing, unknown or of the wrong type.
+        """
+        names = {field.name for field in fields(cls)}
+        if not isinstance(value, Mapping) or set(value) != names:
+            found = sorted(value) if isinstance(value, Mapping) else type(value).__name__
+            raise SpecError(f"feature spec: found {found}, expected exactly {sorted(names)}")
+        return cls(**value)
+
+    def differences(self, other: "FeatureSpec") -> dict[str, tuple[Any, Any]]:
+        """The fields in which two specs differ, as `{field: (mine, theirs)}`."""
+        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+_TYPES: dict[str, tuple[type, ...]] = {field.name: (str,) for field in fields(FeatureSpec)}
+_TYPES |= {"image_size": (int,), "extractor_version": (int,), "augmentation": (str, type(None))}

@@ -1,0 +1,47 @@
+"""Removing files that no manifest names."""
+
+import time
+from itertools import pairwise
+from pathlib import Path
+
+from store.files import read_file
+from store.manifest import MAX_BYTES, Manifest, manifest_path, versions
+from store.publish import TEMPORARY_PREFIX, remove
+
+LEASE = 3600.0
+_KINDS = ("shard-", "examples-", "canary-", TEMPORARY_PREFIX)
+
+
+def sweep(directory: Path, lease: float) -> list[Path]:
+    """Remove superseded manifests and unnamed files, if older than `lease` seconds.
+
+    A manifest's age is counted from its successor, so that a reader that has just read it finds all
+    its files for the length of a lease. Hold the pool's lock.
+
+    Returns:
+        What was removed.
+    """
+    swept, found = [], versions(directory)
+    for version, successor in pairwise(found):
+        if _age(manifest_path(directory, successor)) > lease:
+            swept.append(manifest_path(directory, version))
+    kept = [path for v in found if (path := manifest_path(directory, v)) not in swept]
+    names = {info.name for path in kept for info in _manifest(path).files}
+    for path in directory.iterdir() if kept else ():
+        unnamed = path.name.startswith(_KINDS) and path.name not in names
+        if unnamed and _age(path) > lease:
+            swept.append(path)
+    for path in swept:
+        remove(path)
+    return swept
+
+
+def _manifest(path: Path) -> Manifest:
+    return Manifest.from_bytes(read_file(path, MAX_BYTES), path)
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.lstat().st_mtime
+    except FileNotFoundError:
+        return 0.0
