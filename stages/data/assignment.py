@@ -1,0 +1,161 @@
+"""Assigning examples to parts. Pure functions on columns; a part is a number, -1 is none.
+
+Examples stand and fall together: a *unit* is all examples that share a digest or, with groups, a
+group, directly or through others. A unit is never divided.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.errors import DataError
+
+TRAIN, VALIDATION, TEST = range(3)
+UNUSED = -1
+LARGEST = float(1 << 64)
+
+
+def units_of(digests: NDArray[np.uint8], groups: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """(n,) unit numbers 0…m-1 of (n, 32) digests and (n,) group numbers."""
+    _, units = np.unique(_as_bytes(digests), return_inverse=True)
+    units = units.astype(np.int64)
+    while groups is not None:
+        before = units
+        units = _least(units, groups)  # of a group
+        units = _least(units, before)  # of what was one unit already
+        if np.array_equal(units, before):
+            break
+    return np.unique(units, return_inverse=True)[1].astype(np.int64)
+
+
+def places(keys: Sequence[bytes], seed: int) -> NDArray[np.uint64]:
+    """A fixed pseudo-random place for every key: the first 8 bytes of SHA-256(seed, key)."""
+    prefix = hashlib.sha256(f"{seed}\0".encode())
+    result = np.empty(len(keys), dtype=np.uint64)
+    for number, key in enumerate(keys):
+        hashed = prefix.copy()
+        hashed.update(key)
+        result[number] = int.from_bytes(hashed.digest()[:8], "big")
+    return result
+
+
+def unit_places(units: NDArray[np.int64], example_places: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """(m,) the least place of each unit's examples."""
+    least = np.full(units.max(initial=-1) + 1, np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(least, units, example_places)
+    return least
+
+
+def by_fractions(place: NDArray[np.uint64], validation: float, test: float) -> NDArray[np.int8]:
+    """(m,) parts: the lowest places test, the next validate, the rest trains.
+
+    A unit's part depends on its own place alone, so new images move no old ones.
+    """
+    share = place / LARGEST
+    part = np.full(len(place), TRAIN, dtype=np.int8)
+    part[share < validation + test] = VALIDATION
+    part[share < test] = TEST
+    return part
+
+
+def by_counts(
+    order: NDArray[np.int64],
+    units: NDArray[np.int64],
+    labels: NDArray[np.int32],
+    counts: Sequence[int],
+    classes: Sequence[str],
+) -> NDArray[np.int8]:
+    """(m,) parts so that every class has exactly `counts` examples in each part.
+
+    Args:
+        order: (m,) unit numbers, in the order in which they are taken.
+        units, labels: (n,) unit and label of every example.
+        counts: How many examples of every class train, validate and test.
+        classes: Names, for the message.
+
+    Raises:
+        DataError: a class has too few examples, or its units cannot make up a count.
+    """
+    left = np.tile(np.asarray(counts, dtype=np.int64), (len(classes), 1))
+    by_unit = np.argsort(units, kind="stable")
+    starts = np.searchsorted(units[by_unit], np.arange(len(order) + 1))
+    part = np.full(len(order), UNUSED, dtype=np.int8)
+    for unit in order:
+        members = labels[by_unit[starts[unit] : starts[unit + 1]]]
+        wanted = np.bincount(members, minlength=len(classes))
+        present = np.flatnonzero(wanted)
+        for number in range(len(counts)):
+            if np.all(left[present, number] >= wanted[present]):
+                left[present, number] -= wanted[present]
+                part[unit] = number
+                break
+    _refuse_short(left, labels, counts, classes)
+    return part
+
+
+def number_in(identifier: str) -> int:
+    """The last number in a file's name: 12 in "cat/cat.12.jpg".
+
+    Raises:
+        DataError: there is none.
+    """
+    numbers = re.findall(r"[0-9]+", identifier.rsplit("/", 1)[-1].rsplit(".", 1)[0])
+    if not numbers:
+        raise DataError(f"{identifier}: no number in the file's name; set split.order: hash")
+    return int(numbers[-1])
+
+
+def group_numbers(ids: Sequence[str], pattern: str) -> tuple[NDArray[np.int64], list[str]]:
+    """(n,) numbers into the names of groups that a pattern finds in the ids.
+
+    Raises:
+        DataError: an id does not match.
+    """
+    compiled = re.compile(pattern)
+    names: dict[str, int] = {}
+    numbers = np.empty(len(ids), dtype=np.int64)
+    for position, identifier in enumerate(ids):
+        found = compiled.search(identifier)
+        if not found:
+            raise DataError(f"{identifier}: split.group_by {pattern!r} finds no group in this id")
+        numbers[position] = names.setdefault(found[min(1, compiled.groups)], len(names))
+    return numbers, list(names)
+
+
+def leave_out_leaks(part: NDArray[np.int8], units: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(n,) examples whose unit also stands in a part that is judged later: test before validation.
+
+    For splits that a dataset brings along: its test images stay, their copies must not train.
+    """
+    last = np.full(units.max(initial=-1) + 1, UNUSED, dtype=np.int8)
+    np.maximum.at(last, units, part)
+    return (part != UNUSED) & (part < last[units])
+
+
+def _least(units: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) the least unit number among the examples with the same key."""
+    least = np.full(keys.max(initial=-1) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(least, keys, units)
+    return least[keys]
+
+
+def _as_bytes(digests: NDArray[np.uint8]) -> NDArray[np.void]:
+    return np.ascontiguousarray(digests).view("V32").ravel()
+
+
+def _refuse_short(
+    left: NDArray[np.int64],
+    labels: NDArray[np.int32],
+    counts: Sequence[int],
+    classes: Sequence[str],
+) -> None:
+    for label in np.flatnonzero(left.any(axis=1)):
+        have = int(np.count_nonzero(labels == label))
+        raise DataError(
+            f"class {classes[label]!r} has {have:,} usable images, split asks for"
+            f" {sum(counts):,} ({', '.join(f'{count:,}' for count in counts)}) and"
+            f" {int(left[label].sum()):,} are missing; ask for fewer or add images"
+        )

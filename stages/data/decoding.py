@@ -1,0 +1,171 @@
+"""Encoded bytes to RGB pixels: which formats are read, how, and what is refused before decoding."""
+
+import io
+import re
+import struct
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from stages.data import headers
+from stages.errors import DataError
+
+MAX_BYTES = 256 << 20
+MAX_SCANS = 200  # of a progressive JPEG; each costs a pass over all pixels
+WHITE = 255
+
+# libjpeg warnings that leave the pixels alone; every other one means damage.
+HARMLESS = re.compile(
+    r"extraneous bytes before marker|unknown JFIF revision|Unknown Adobe color transform"
+    r"|Invalid SOS parameters|bad ICC marker"
+)
+
+
+class UndecodableImageError(DataError):
+    """These bytes are no image that is read here; the message is the reason of quarantine."""
+
+
+def decode(
+    data: bytes, *, accurate: bool = False, smallest: tuple[int, int] = (0, 0)
+) -> NDArray[np.uint8]:
+    """Decode an image as docs/images.md says: upright, 8-bit RGB, alpha composited on white.
+
+    Opaque 8-bit files that EXIF does not turn have the pixels of `tf.io.decode_image`.
+
+    Args:
+        data: The encoded JPEG, PNG, BMP, GIF (first frame) or WebP.
+        accurate: Decode JPEG with the accurate DCT, as Pillow and Keras' `load_img` do, not with
+            TensorFlow's fast one.
+        smallest: (height, width) that suffices: a JPEG may come back scaled down by 2, 4 or 8 to no
+            less than this. (0, 0) decodes in full.
+
+    Returns:
+        uint8 (height, width, 3).
+
+    Raises:
+        UndecodableImageError: with the reason.
+    """
+    header = inspect(data)
+    try:
+        pixels = _DECODERS[header.format](data, header, accurate, smallest)
+    except UndecodableImageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - decoders raise anything on hostile bytes
+        raise UndecodableImageError(f"broken {header.format} file: {_one_line(error)}") from None
+    return _upright(pixels, header.orientation)
+
+
+def inspect(data: bytes) -> headers.Header:
+    """Read format, size and orientation from the header, and apply the caps before any decoding.
+
+    Raises:
+        UndecodableImageError: not a format that is read, a broken header, or beyond the caps.
+    """
+    if len(data) > MAX_BYTES:
+        raise UndecodableImageError(f"{len(data):,} bytes; at most {MAX_BYTES:,} are read")
+    try:
+        header = headers.read(data)
+    except (struct.error, IndexError, ValueError) as error:
+        raise UndecodableImageError(f"broken header: {_one_line(error)}") from None
+    if header is None:
+        raise UndecodableImageError(headers.describe(data))
+    if reason := headers.too_large(header.height, header.width):
+        raise UndecodableImageError(reason)
+    return header
+
+
+def _decode_jpeg(
+    data: bytes, header: headers.Header, accurate: bool, smallest: tuple[int, int]
+) -> NDArray[np.uint8]:
+    if (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+        raise UndecodableImageError(f"JPEG of {scans:,} scans; at most {MAX_SCANS} are read")
+    if header.channels == 4:
+        return _decode_with_pillow(data, header, accurate, smallest)
+    height, width = smallest if header.orientation < 5 else smallest[::-1]
+    options = {
+        "fastdct": not accurate,
+        "fastupsample": False,
+        "min_height": height,
+        "min_width": width,
+        "min_factor": 1,
+    }
+    try:
+        return simplejpeg.decode_jpeg(data, **options)
+    except ValueError as error:
+        if not HARMLESS.search(str(error)):
+            raise
+    # The strict decoder stopped at its first warning. Pillow refuses a file that is cut further on.
+    _decode_with_pillow(data, header, accurate, smallest)
+    return simplejpeg.decode_jpeg(data, strict=False, **options)
+
+
+def _decode_with_pillow(
+    data: bytes, header: headers.Header, accurate: bool, smallest: tuple[int, int]
+) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data), formats=[header.format]) as image:
+        if reason := headers.too_large(image.height, image.width):
+            raise UndecodableImageError(reason)
+        image.load()
+        return _to_rgb(image)
+
+
+def _to_rgb(image: Any) -> NDArray[np.uint8]:
+    """The frame that is loaded, of whatever mode, as RGB on white."""
+    if image.mode.startswith("I"):
+        return _from_sixteen_bits(image)
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        return _on_white(np.asarray(image.convert("RGBA")))
+    return np.array(image.convert("RGB"))
+
+
+def _from_sixteen_bits(image: Any) -> NDArray[np.uint8]:
+    """Sixteen-bit gray keeps its high byte, as libpng and TensorFlow do; Pillow would clip at 255."""
+    values = np.asarray(image).astype(np.uint16)
+    gray = (values >> 8).astype(np.uint8)
+    if (transparent := image.info.get("transparency")) is not None:
+        gray[values == transparent] = WHITE
+    return np.repeat(gray[..., None], 3, axis=2)
+
+
+def _on_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Composite on white: round(color * alpha + 255 * (1 - alpha)), in whole numbers."""
+    alpha = rgba[..., 3:].astype(np.uint16)
+    blended = rgba[..., :3] * alpha + WHITE * (WHITE - alpha) + WHITE // 2
+    return (blended // WHITE).astype(np.uint8)
+
+
+def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Undo EXIF's orientation (TIFF 6.0 tag 274, values 1 to 8)."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    flip_rows, flip_columns = _FLIPS[orientation]
+    return np.ascontiguousarray(pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1])
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+# Orientation: whether rows and columns are reversed, after the transposition of 5 to 8.
+_FLIPS = {
+    1: (False, False),
+    2: (False, True),
+    3: (True, True),
+    4: (True, False),
+    5: (False, False),
+    6: (False, True),
+    7: (True, True),
+    8: (True, False),
+}
+
+_DECODERS = {
+    "JPEG": _decode_jpeg,
+    "PNG": _decode_with_pillow,
+    "GIF": _decode_with_pillow,
+    "BMP": _decode_with_pillow,
+    "WEBP": _decode_with_pillow,
+}

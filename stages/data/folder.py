@@ -1,0 +1,139 @@
+"""Images in a folder: class sub-folders, with or without parts above them, or labels in file names."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from stages.data.source import SourceExample
+from stages.errors import DataError
+from store.examples import encode_id
+
+if TYPE_CHECKING:
+    from stages.download import DownloadConfig
+
+log = logging.getLogger(__name__)
+
+PART_NAMES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+}
+NO_IMAGES = frozenset(
+    ".txt .md .rst .csv .tsv .json .jsonl .xml .yaml .yml .toml .ini .html .htm .pdf .doc .docx .rtf"
+    " .db .py .ipynb .sh .log .mat .npy .npz .pkl .h5 .dvc .sha256 .md5".split()
+)
+LICENCES = re.compile(r"(?i)(licen[cs]e|copying|copyright|notice|readme|credits|attribution)\b")
+HIDDEN = (".", "__MACOSX")
+
+
+class Folder:
+    """`<class>/…`, `train|validation|test/<class>/…`, or file names that a pattern reads."""
+
+    def __init__(self, config: "DownloadConfig", workspace: Path) -> None:
+        """`config.path` is the folder; `config.pattern` finds the label in a file name."""
+        self._root = Path(config.path)
+        self._pattern = re.compile(config.pattern) if config.pattern else None
+        self._classes: set[str] = set()
+        self._unlabelled = 0
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(sorted(self._classes))
+
+    def examples(self) -> Iterator[SourceExample]:
+        """Images by path, relative to the folder.
+
+        Raises:
+            DataError: there is no such folder, or it has no classes.
+        """
+        if not self._root.is_dir():
+            raise DataError(f"{self._root}: no such folder; put images there or set download.path")
+        tops = _children(self._root)
+        parts = {name: part for name, part in map(_as_part, tops.directories) if part}
+        if "train" in parts.values() and len(parts) == len(tops.directories):
+            for name, part in parts.items():
+                yield from self._labelled(self._root / name, name + "/", part)
+        else:
+            yield from self._labelled(self._root, "", None)
+        if self._unlabelled:
+            log.warning("%s: %s files without a label left out", self._root, self._unlabelled)
+        if not self._classes:
+            raise DataError(
+                f"{self._root}: no class sub-folders with images; put them into <class>/, or set"
+                " download.pattern where the file names hold the labels"
+            )
+
+    def _labelled(self, folder: Path, prefix: str, part: str | None) -> Iterator[SourceExample]:
+        if self._pattern:
+            for path, name in _files(folder, prefix):
+                if label := _match(self._pattern, os.path.basename(name)):
+                    self._classes.add(label)
+                    yield SourceExample(_text(name), label, part, path)
+                else:
+                    self._unlabelled += 1
+            return
+        children = _children(folder)
+        self._unlabelled += len(children.files)
+        for name in children.directories:
+            label = _text(name)
+            self._classes.add(label)
+            for path, inner in _files(folder / name, f"{prefix}{name}/"):
+                yield SourceExample(_text(inner), label, part, path)
+
+
+class _Children(NamedTuple):
+    directories: list[str]
+    files: list[str]
+
+
+def _children(folder: Path) -> _Children:
+    """Names in a directory, in the order of their bytes, without what is hidden or no image."""
+    directories, files = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(HIDDEN):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                directories.append(entry.name)
+            elif entry.is_dir():  # could lead out of the folder, or round in a circle
+                log.warning("%s: a link to a folder is not followed", _text(entry.path))
+            elif not is_licence(entry.name):
+                files.append(entry.name)
+    return _Children(sorted(directories, key=os.fsencode), sorted(files, key=os.fsencode))
+
+
+def _files(folder: Path, prefix: str) -> Iterator[tuple[Path, str]]:
+    """Every file below a folder that may be an image, with its name below the root."""
+    children = _children(folder)
+    for name in children.files:
+        yield folder / name, prefix + name
+    for name in children.directories:
+        yield from _files(folder / name, f"{prefix}{name}/")
+
+
+def is_licence(name: str) -> bool:
+    """Whether a file goes along with images without being one: a licence, a note, a table."""
+    return os.path.splitext(name)[1].lower() in NO_IMAGES or bool(LICENCES.match(name))
+
+
+def _as_part(name: str) -> tuple[str, str | None]:
+    return name, PART_NAMES.get(name.lower())
+
+
+def _match(pattern: re.Pattern[str], name: str) -> str | None:
+    """The label in a file name: the group `label`, else the first group, else the whole match."""
+    found = pattern.search(name)
+    if not found:
+        return None
+    return _text(found["label" if "label" in pattern.groupindex else min(1, pattern.groups)])
+
+
+def _text(name: str) -> str:
+    """A file name as ids and classes have it: UTF-8, other bytes escaped."""
+    return encode_id(name).decode()

@@ -1,0 +1,233 @@
+"""From a source to data/raw: every new image is hashed, tried out and packed once."""
+
+import hashlib
+import logging
+import os
+import time
+from array import array
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.data import decoding, headers, index, packs
+from stages.data.digests import DigestTable
+from stages.data.index import Index
+from stages.data.packs import Pack, PackWriter
+from stages.data.parallel import ordered_map
+from stages.data.source import Source, SourceExample
+from stages.errors import DataError
+
+log = logging.getLogger(__name__)
+
+MAX_ID_BYTES = 512
+MOSTLY_DEAD = 0.5  # of a pack's bytes unused, and it is written anew
+SAY_EVERY = 10.0  # seconds
+NOTHING = headers.Header("", 0, 0)
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One example, looked at; `data` only where it is to be packed."""
+
+    example: SourceExample
+    digest: bytes
+    length: int
+    data: bytes = b""
+    reason: str = ""
+    header: headers.Header | None = None  # None: the image is known from the last run
+
+
+class Ingest:
+    """One run of `download`: takes examples, adds packs, and makes the next index of the last."""
+
+    def __init__(self, directory: Path, *, in_place: str | None = None, workers: int = 0) -> None:
+        """Go on from what lies in `directory`; with `in_place` images stay in that folder."""
+        self._directory = directory
+        self._in_place = in_place
+        self._workers = workers or os.cpu_count() or 1
+        self._old = _usable(directory, in_place)
+        self._known = DigestTable(self._old.digest)  # the old index's rows, read by all threads
+        self._table = DigestTable()  # of this run
+        self._writer = PackWriter(directory, first=len(self._old.packs))
+        self._columns = {name: array("q") for name in index.IMAGE_COLUMNS if name != "digest"}
+        self._labels, self._images, self._parts = array("i"), array("q"), array("b")
+        self._ids, self._id_ends = bytearray(), array("q")
+        self._label_numbers: dict[str, int] = {}
+        self._reasons: dict[str, int] = {"": 0}
+        self.decoded = 0
+
+    def run(self, source: Source) -> Index:
+        """Take all examples of a source; what it no longer has leaves the index."""
+        said = time.monotonic()
+        examples = source.examples()
+        for image in ordered_map(self._look_at, examples, workers=self._workers):
+            self._take(image)
+            if time.monotonic() - said > SAY_EVERY:
+                said = time.monotonic()
+                log.info("%s images so far, %s of them new", f"{len(self._labels):,}", self.decoded)
+        return self._finish(source.classes)
+
+    def _look_at(self, example: SourceExample) -> _Image:
+        """In a thread: hash an image, and decode it if it is new."""
+        try:
+            data, digest, length = _read(example.image)
+        except (DataError, OSError):
+            reason = "cannot be read: missing, not permitted, or no regular file"
+            return _Image(
+                example, hashlib.sha256(reason.encode()).digest(), 0, b"", reason, NOTHING
+            )
+        if self._known.find(digest) is not None:
+            return _Image(example, digest, length)
+        try:
+            header = decoding.inspect(data)
+            decoding.decode(data)
+        except decoding.UndecodableImageError as error:
+            return _Image(example, digest, length, b"", str(error), NOTHING)
+        return _Image(example, digest, length, b"" if self._in_place else data, "", header)
+
+    def _take(self, image: _Image) -> None:
+        """In order: note an example, and its image if it is the first with these bytes."""
+        identifier = image.example.id.encode()
+        if len(identifier) > MAX_ID_BYTES:
+            raise DataError(
+                f"{image.example.id}: an id of {len(identifier)} bytes, at most {MAX_ID_BYTES} are"
+                " kept; shorten the file's path"
+            )
+        row = self._table.find(image.digest)
+        if row is None:
+            row = self._table.add(image.digest)
+            self._note_known(image) if image.header is None else self._note_new(image)
+        self._ids += identifier
+        self._id_ends.append(len(self._ids))
+        self._images.append(row)
+        self._parts.append(index.PARTS.index(image.example.part or ""))
+        labels = self._label_numbers
+        self._labels.append(labels.setdefault(image.example.label, len(labels)))
+
+    def _note_known(self, image: _Image) -> None:
+        old = self._old
+        row = self._known.find(image.digest)
+        for name, column in self._columns.items():
+            column.append(int(getattr(old, name)[row]))
+        self._columns["reason"][-1] = self._reason_number(old.reasons[old.reason[row]])
+
+    def _note_new(self, image: _Image) -> None:
+        assert image.header is not None
+        self.decoded += 1
+        pack, offset = index.NO_PACK, 0
+        if not image.reason and not self._in_place:
+            extension = headers.EXTENSIONS[image.header.format]
+            pack, offset = self._writer.append(image.digest, extension, image.data)
+        height, width = image.header.upright
+        reason = self._reason_number(image.reason)
+        for name, value in (
+            ("pack", pack), ("offset", offset), ("length", image.length),
+            ("height", height), ("width", width), ("reason", reason),
+        ):  # fmt: skip
+            self._columns[name].append(value)
+
+    def _reason_number(self, reason: str) -> int:
+        return self._reasons.setdefault(reason, len(self._reasons))
+
+    def _finish(self, classes: tuple[str, ...]) -> Index:
+        images = {
+            name: np.array(column, dtype=index.IMAGE_COLUMNS[name])
+            for name, column in self._columns.items()
+        }
+        images["digest"] = self._table.digests
+        living = settle(self._directory, self._writer, self._old.packs, images)
+        ids = self._id_column()
+        order = np.argsort(ids, kind="stable")
+        numbers = np.array([classes.index(name) for name in self._label_numbers], dtype=np.int32)
+        return Index(
+            ids=ids[order],
+            labels=numbers[np.array(self._labels, dtype=np.int32)][order],
+            parts=np.array(self._parts, dtype=np.int8)[order],
+            images=np.array(self._images, dtype=np.int64)[order],
+            **images,
+            classes=classes,
+            reasons=tuple(self._reasons),
+            packs=living,
+            in_place=self._in_place,
+        )
+
+    def _id_column(self) -> NDArray[np.bytes_]:
+        ends = np.array(self._id_ends, dtype=np.int64)
+        starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+        column = np.zeros(len(ends), dtype=f"S{max(1, int((ends - starts).max(initial=1)))}")
+        for position, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            column[position] = bytes(self._ids[start:end])
+        return column
+
+
+def settle(
+    directory: Path, writer: PackWriter, old: tuple[Pack, ...], images: dict[str, NDArray[Any]]
+) -> tuple[Pack, ...]:
+    """Write mostly dead packs anew, drop unused ones, and renumber `images["pack"]` accordingly."""
+    place, offset, length = images["pack"], images["offset"], images["length"]
+    footprint = packs.BLOCK + length + -length % packs.BLOCK
+    packed = place >= 0
+    living = np.bincount(place[packed], footprint[packed], minlength=len(old))
+    for number, pack in enumerate(old):
+        if 0 < living[number] < MOSTLY_DEAD * pack.bytes:
+            for row in np.flatnonzero(place == number):
+                data = packs.read_at(directory / pack.name, int(offset[row]), int(length[row]))
+                place[row], offset[row] = _pack_again(writer, images["digest"][row].tobytes(), data)
+    writer.flush()
+    used, numbers = np.unique(place, return_inverse=True)
+    unpacked = int(len(used) > 0 and used[0] == index.NO_PACK)
+    place[:] = numbers - unpacked
+    every = (*old, *writer.packs)
+    return tuple(every[number] for number in used[unpacked:])
+
+
+def _pack_again(writer: PackWriter, digest: bytes, data: bytes) -> tuple[int, int]:
+    header = headers.read(data) if hashlib.sha256(data).digest() == digest else None
+    if header is None:
+        raise DataError(
+            f"image {digest.hex()}: its pack is damaged; delete data/raw and run `cryobase download`"
+        )
+    return writer.append(digest, headers.EXTENSIONS[header.format], data)
+
+
+def _read(image: bytes | Path) -> tuple[bytes, bytes, int]:
+    """(the bytes, at most one beyond the cap; their digest; how many there are)."""
+    if isinstance(image, bytes):
+        return image, hashlib.sha256(image).digest(), len(image)
+    with os.fdopen(packs.open_regular(image, follow=True), "rb") as file:
+        data = file.read(decoding.MAX_BYTES + 1)
+        digest, length = hashlib.sha256(data), len(data)
+        while block := file.read(1 << 20):
+            digest.update(block)
+            length += len(block)
+    return data, digest.digest(), length
+
+
+def _usable(directory: Path, in_place: str | None) -> Index:
+    """The last run's index, its images reduced to those that this run need not look at again."""
+    if not (directory / index.RECORD).exists():
+        return Index.empty()
+    try:
+        old = index.read(directory)
+    except DataError as error:
+        log.warning("%s; all images are read again", error)
+        return Index.empty()
+    keep = old.reason > 0
+    if in_place:
+        keep |= True
+        old.pack[:] = index.NO_PACK
+    else:
+        whole = np.array([*(_is_whole(directory, pack) for pack in old.packs), False])
+        keep |= whole[old.pack]  # NO_PACK looks at the last one
+    kept = {name: getattr(old, name)[keep] for name in index.IMAGE_COLUMNS}
+    return replace(Index.empty(), **kept, reasons=old.reasons, packs=old.packs)
+
+
+def _is_whole(directory: Path, pack: Pack) -> bool:
+    try:
+        return (directory / pack.name).lstat().st_size == pack.bytes
+    except OSError:
+        return False

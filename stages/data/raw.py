@@ -1,0 +1,85 @@
+"""Reading data/raw: examples, and the encoded bytes of each of them."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.data import index as indices
+from stages.data.packs import open_regular, read_at
+from stages.errors import DataError
+from store.examples import Examples, decode_id
+
+
+@dataclass(frozen=True, eq=False)
+class RawImages:
+    """The images of a data/raw directory, in the order of their ids. Threads may share one."""
+
+    directory: Path
+    index: indices.Index
+    examples: Examples
+
+    @classmethod
+    def open(cls, directory: Path) -> "RawImages":
+        """Open what `download` wrote.
+
+        Raises:
+            DataError: there is no index, or it is damaged.
+        """
+        index = indices.read(directory)
+        examples = Examples.create(
+            ids=index.ids,
+            digests=index.digest[index.images],
+            labels=index.labels,
+            quarantined=index.quarantined,
+            classes=index.classes,
+        )
+        return cls(directory, index, examples)
+
+    def __len__(self) -> int:
+        return len(self.index.ids)
+
+    @property
+    def parts(self) -> NDArray[np.bytes_]:
+        """(n,) "train", "validation" or "test" where the source has a split of its own, else ""."""
+        return np.array(indices.PARTS, dtype="S10")[self.index.parts]
+
+    @property
+    def reasons(self) -> NDArray[np.object_]:
+        """(n,) why an example is quarantined, as str; "" = good."""
+        table: NDArray[Any] = np.array(self.index.reasons, dtype=object)
+        return table[self.index.reason[self.index.images]]
+
+    def read(self, position: int) -> bytes:
+        """The encoded bytes of the example at a position, checked against its digest.
+
+        Raises:
+            DataError: the example is quarantined, its file is missing, or its bytes have changed.
+        """
+        index, row = self.index, int(self.index.images[position])
+        name = self.examples.ids[position]
+        if reason := index.reasons[index.reason[row]]:
+            raise DataError(
+                f"{name.decode()}: quarantined ({reason}), so it has no pixels; skip it"
+            )
+        if index.in_place is None:
+            path = self.directory / index.packs[index.pack[row]].name
+            data = read_at(path, int(index.offset[row]), int(index.length[row]))
+        else:
+            path = Path(index.in_place) / decode_id(name)
+            data = _read_in_place(path, int(index.length[row]))
+        if hashlib.sha256(data).digest() != index.digest[row].tobytes():
+            raise DataError(
+                f"{path}: the bytes of {name.decode()} changed; run `cryobase download` again"
+            )
+        return data
+
+
+def _read_in_place(path: Path, length: int) -> bytes:
+    """At most one byte more than expected, so that a grown file is noticed and no more is read."""
+    with os.fdopen(open_regular(path, follow=True), "rb") as file:
+        return file.read(length + 1)

@@ -1,0 +1,90 @@
+"""data/splits: which example trains, which validates, which tests."""
+
+import csv
+import hashlib
+import io
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.data.index import replace
+from stages.data.packs import open_regular
+from stages.errors import DataError
+
+FILE = "splits.npz"
+COUNTS = "counts.csv"
+PARTS = ("train", "validation", "test")
+UNUSED = -1
+MEND = "run `cryobase split` again"
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """An assignment of examples to parts, in the order of the ids."""
+
+    all_ids: NDArray[np.bytes_]  # (n,) sorted, unique
+    part: NDArray[np.int8]  # (n,) into PARTS
+
+    @classmethod
+    def open(cls, directory: Path) -> "Splits":
+        """Read what `write` wrote.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
+        path = directory / FILE
+        if not path.exists():
+            raise DataError(f"{path}: no such file; run `cryobase split` first")
+        try:
+            with os.fdopen(open_regular(path), "rb") as file, np.load(file) as columns:
+                splits = cls(columns["ids"], columns["part"])
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: not a table of splits ({error}); {MEND}") from None
+        splits._check(path)
+        return splits
+
+    def ids(self, part: str) -> NDArray[np.bytes_]:
+        """The ids of "train", "validation" or "test", sorted; none where there is no such part."""
+        return self.all_ids[self.part == PARTS.index(part)]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the assignment, 64 hex digits."""
+        hashed = hashlib.sha256()
+        for part in PARTS:
+            hashed.update(f"{part}\0".encode())
+            for identifier in self.ids(part):
+                hashed.update(bytes(identifier) + b"\0")
+        return hashed.hexdigest()
+
+    def write(self, directory: Path, counts: list[dict[str, str | int]]) -> None:
+        """Write the assignment, and a readable table of counts per class beside it."""
+        directory.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        np.savez(buffer, ids=self.all_ids, part=self.part)
+        text = io.StringIO()
+        table = csv.DictWriter(text, list(counts[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(counts)
+        replace(directory / COUNTS, text.getvalue().encode())
+        replace(directory / FILE, buffer.getvalue())
+
+    def _check(self, path: Path) -> None:
+        ids, part = self.all_ids, self.part
+        if (
+            ids.dtype.kind != "S"
+            or part.dtype != np.int8
+            or ids.shape != part.shape
+            or ids.ndim != 1
+        ):
+            raise DataError(
+                f"{path}: columns {ids.dtype}{ids.shape}, {part.dtype}{part.shape}; {MEND}"
+            )
+        if len(part) and (part.min() < 0 or part.max() >= len(PARTS)):
+            raise DataError(f"{path}: parts beyond {', '.join(PARTS)}; {MEND}")
+        if not np.all(ids[1:] > ids[:-1]):
+            raise DataError(f"{path}: ids not sorted or not unique; {MEND}")

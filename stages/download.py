@@ -1,0 +1,129 @@
+"""The first stage: bring a labelled dataset into data/raw, each distinct image once."""
+
+import csv
+import io
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from stages.data import index
+from stages.data.ingest import Ingest
+from stages.data.sources import SOURCES, open_source
+from stages.errors import DataError
+
+log = logging.getLogger(__name__)
+
+QUARANTINE = "quarantined.csv"
+SHOWN = 10  # quarantined images named in the log
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadConfig:
+    """Where images come from; docs/images.md describes each source.
+
+    Attributes:
+        source: A row of `SOURCES`.
+        path: folder: the folder; archive: a local archive. Whatever it is, DVC watches it.
+        in_place: folder: leave the images where they are and store the index alone.
+        pattern: folder, archive: a regular expression that finds the label in a file name: its group
+            `label`, else its first group, else all that matches.
+        url: archive: where to fetch it, instead of `path`.
+        sha256: archive: of the archive's bytes, 64 hex digits.
+        name: tfds: the dataset, with or without configuration and version.
+        data_dir: tfds: where datasets are prepared; without `name`, one prepared version's directory.
+        splits: tfds: part (train, validation, test, or all for none) to a split expression; empty
+            takes the dataset's own.
+        label: tfds: the feature that holds the class, where the dataset does not say.
+    """
+
+    source: Literal["sample", "folder", "archive", "tfds"] = "sample"
+    path: str = "dvc.yaml"
+    in_place: bool = False
+    pattern: str | None = None
+    url: str | None = None
+    sha256: str | None = None
+    name: str | None = None
+    data_dir: str | None = None
+    splits: Mapping[str, str] = field(default_factory=dict)
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise ValueError(f"source: one of {', '.join(SOURCES)}, not {self.source!r}")
+        if self.pattern is not None:
+            try:
+                re.compile(self.pattern)
+            except re.error as error:
+                raise ValueError(f"pattern: no regular expression ({error})") from None
+        if self.in_place and self.source != "folder":
+            raise ValueError(f"in_place: only images of source folder can stay, not {self.source}")
+
+
+@dataclass(frozen=True)
+class DownloadSummary:
+    """What a run found: images in the index, those decoded now, those quarantined."""
+
+    images: int
+    classes: int
+    new: int
+    quarantined: int
+
+
+def run(config: DownloadConfig, *, output: Path) -> DownloadSummary:
+    """Bring `output` up to date with the source; what is there and unchanged is kept.
+
+    Raises:
+        DataError: no image at all, or the source cannot be read.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    ingest = Ingest(output, in_place=config.path if config.in_place else None)
+    with open_source(config, output.with_name(f"{output.name}.incoming")) as source:
+        found = ingest.run(source)
+    bad = np.flatnonzero(found.quarantined)
+    _refuse_nothing(config, found, bad)
+    _write_quarantine(output, found, bad)
+    index.write(output, found)
+    log.info(
+        "found %s images of %s classes, %s of them new",
+        f"{len(found.ids):,}", f"{len(found.classes):,}", f"{ingest.decoded:,}",
+    )  # fmt: skip
+    _say_quarantined(output, found, bad)
+    return DownloadSummary(len(found.ids), len(found.classes), ingest.decoded, len(bad))
+
+
+def _refuse_nothing(config: DownloadConfig, found: index.Index, bad: np.ndarray) -> None:
+    if len(found.ids) == 0:
+        raise DataError(f"{config.path}: no images; put some there or set download.path")
+    if len(bad) == len(found.ids):
+        name, reason = _named(found, int(bad[0]))
+        raise DataError(
+            f"{config.path}: none of {len(bad):,} files is an image, the first, {name}: {reason};"
+            " put images there or set download.path"
+        )
+
+
+def _named(found: index.Index, position: int) -> tuple[str, str]:
+    return found.ids[position].decode(), found.reasons[found.reason[found.images[position]]]
+
+
+def _write_quarantine(output: Path, found: index.Index, bad: np.ndarray) -> None:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["id", "reason"])
+    table.writerows(_named(found, int(position)) for position in bad)
+    index.replace(output / QUARANTINE, text.getvalue().encode())
+
+
+def _say_quarantined(output: Path, found: index.Index, bad: np.ndarray) -> None:
+    if not len(bad):
+        return
+    log.warning("%s quarantined, listed in %s:", f"{len(bad):,}", output / QUARANTINE)
+    for position in bad[:SHOWN]:
+        log.warning("  %s: %s", *_named(found, int(position)))
+    if len(bad) > SHOWN:
+        log.warning("  and %s more", f"{len(bad) - SHOWN:,}")

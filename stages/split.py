@@ -1,0 +1,194 @@
+"""The second stage: say which examples train, which validate, which test."""
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.data import assignment
+from stages.data.raw import RawImages
+from stages.data.splits import PARTS, UNUSED, Splits
+from stages.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+TRAIN, VALIDATION, TEST = range(3)
+NAMED = 5  # examples named in a warning
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """How examples are divided; docs/images.md describes each way.
+
+    Attributes:
+        by: auto: the source's own split where it has one, else fractions; fractions: of all examples,
+            by hash; counts: exact numbers per class; source: the source's own, which must exist.
+        train, validation, test: Fractions that sum to 1, or with `by: counts` whole numbers of
+            examples per class. `test: 0` makes no test part.
+        order: by counts: which come first, in hash order or by the number in the file name.
+        group_by: A regular expression that finds a group in an id: its first group, else all that
+            matches. Examples of one group stay together.
+        seed: Another seed is another split.
+    """
+
+    by: Literal["auto", "fractions", "counts", "source"] = "auto"
+    train: int | float = 0.8
+    validation: int | float = 0.1
+    test: int | float = 0.1
+    order: Literal["hash", "number"] = "hash"
+    group_by: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        shares = {"train": self.train, "validation": self.validation, "test": self.test}
+        for key, share in shares.items():
+            if not share >= 0 or (key != "test" and share == 0):
+                raise ValueError(f"{key}: more than 0{' or 0' * (key == 'test')}, not {share}")
+            if self.by == "counts" and share != int(share):
+                raise ValueError(f"{key}: by counts a whole number per class, not {share}")
+        if self.by != "counts" and abs(sum(shares.values()) - 1) > 1e-6:
+            raise ValueError(f"train, validation and test: sum to 1, not {sum(shares.values()):g}")
+        if self.order == "number" and self.by != "counts":
+            raise ValueError("order: number goes with by: counts alone")
+        if self.group_by is not None:
+            try:
+                re.compile(self.group_by)
+            except re.error as error:
+                raise ValueError(f"group_by: no regular expression ({error})") from None
+
+
+def run(config: SplitConfig, *, raw: Path, output: Path) -> Splits:
+    """Divide the examples of `raw` that are not quarantined.
+
+    Raises:
+        DataError: a class has too few images, or none to train on; the message names it.
+        ConfigError: the source has no split of its own, or `group_by` does not fit.
+    """
+    images = RawImages.open(raw)
+    usable = np.flatnonzero(~images.examples.quarantined)
+    _refuse_poor_classes(images, usable)
+    part = assign(config, images, usable)
+    counts = _count(images, usable, part)
+    _check_parts(counts)
+    chosen = part != UNUSED
+    splits = Splits(images.examples.ids[usable[chosen]], part[chosen])
+    splits.write(output, counts)
+    sizes = ", ".join(f"{name} {len(splits.ids(name)):,}" for name in PARTS)
+    log.info("split %s images of %s classes: %s", f"{len(usable):,}", len(counts), sizes)
+    return splits
+
+
+def assign(config: SplitConfig, images: RawImages, usable: NDArray[np.intp]) -> NDArray[np.int8]:
+    """(n,) the part of every usable example, or UNUSED."""
+    ids = images.examples.ids[usable]
+    digests = images.examples.digests[usable]
+    own = images.index.parts[usable] - 1
+    groups, keys = None, [digest.tobytes() for digest in digests]
+    if config.group_by is not None:
+        texts = [identifier.decode() for identifier in ids]
+        groups, group_names = assignment.group_numbers(texts, config.group_by)
+        keys = [group_names[number].encode() for number in groups]
+    units = assignment.units_of(digests, groups)
+    place = assignment.unit_places(units, assignment.places(keys, config.seed))
+    if config.by == "counts":
+        order = _order(config, ids, units, place)
+        labels = images.examples.labels[usable]
+        counts = [int(config.train), int(config.validation), int(config.test)]
+        classes = images.examples.classes
+        return assignment.by_counts(order, units, labels, counts, classes)[units]
+    if config.by == "source" and not np.any(own != UNUSED):
+        raise ConfigError("split.by: this source has no split of its own; set split.by: fractions")
+    if config.by == "fractions" or not np.any(own != UNUSED):
+        return assignment.by_fractions(place, config.validation, config.test)[units]
+    return _own(config, own, units, place, ids)
+
+
+def _order(
+    config: SplitConfig,
+    ids: NDArray[np.bytes_],
+    units: NDArray[np.int64],
+    place: NDArray[np.uint64],
+) -> NDArray[np.intp]:
+    """Unit numbers in the order in which counts take them."""
+    if config.order == "hash":
+        return np.argsort(place, kind="stable")
+    numbers = np.array([assignment.number_in(identifier.decode()) for identifier in ids], np.uint64)
+    return np.lexsort((place, assignment.unit_places(units, numbers)))
+
+
+def _own(
+    config: SplitConfig,
+    own: NDArray[np.int8],
+    units: NDArray[np.int64],
+    place: NDArray[np.uint64],
+    ids: NDArray[np.bytes_],
+) -> NDArray[np.int8]:
+    """The source's split as it is; what it leaves open is filled in by hash."""
+    part = own.copy()
+    if not np.any(own == VALIDATION):
+        share = config.validation / (config.train + config.validation)
+        carved = assignment.by_fractions(place, share, 0)[units]
+        part[own == TRAIN] = carved[own == TRAIN]
+    hashed = assignment.by_fractions(place, config.validation, config.test)[units]
+    part[own == UNUSED] = hashed[own == UNUSED]
+    leaks = assignment.leave_out_leaks(part, units)
+    if np.any(leaks):
+        named = ", ".join(identifier.decode() for identifier in ids[leaks][:NAMED])
+        log.warning(
+            "%s examples left out, because a copy or their group also stands in a part that judges"
+            " them: %s%s",
+            f"{np.count_nonzero(leaks):,}", named, ", …" * (np.count_nonzero(leaks) > NAMED),
+        )  # fmt: skip
+        part[leaks] = UNUSED
+    return part
+
+
+def _refuse_poor_classes(images: RawImages, usable: NDArray[np.intp]) -> None:
+    classes = images.examples.classes
+    if len(classes) < 2:
+        raise DataError(f"data/raw: one class only, {classes[0]!r}; a classifier needs two")
+    counts = np.bincount(images.examples.labels[usable], minlength=len(classes))
+    for name, count in zip(classes, counts, strict=True):
+        if count < 2:
+            raise DataError(
+                f"class {name!r} has {'no usable image' if count == 0 else 'one usable image'},"
+                " at least 2 are needed, one to train on and one to judge by; add images to it or"
+                " remove its folder"
+            )
+
+
+def _count(
+    images: RawImages, usable: NDArray[np.intp], part: NDArray[np.int8]
+) -> list[dict[str, str | int]]:
+    """The stratified report: a row per class."""
+    classes = images.examples.classes
+    labels = images.examples.labels
+    columns = {
+        name: np.bincount(labels[usable[part == number]], minlength=len(classes))
+        for name, number in [*zip(PARTS, range(3), strict=True), ("unused", UNUSED)]
+    }
+    bad = np.bincount(labels[images.examples.quarantined], minlength=len(classes))
+    columns["quarantined"] = bad
+    return [
+        {"class": name, **{column: int(values[row]) for column, values in columns.items()}}
+        for row, name in enumerate(classes)
+    ]
+
+
+def _check_parts(counts: list[dict[str, str | int]]) -> None:
+    for row in counts:
+        if not row["train"]:
+            raise DataError(
+                f"class {row['class']!r} is missing from train; add images to it, change split.seed,"
+                " or set split.by: counts"
+            )
+    for part in ("validation", "test"):
+        missing = [str(row["class"]) for row in counts if not row[part]]
+        if len(missing) == len(counts) and part == "validation":
+            raise DataError("no example validates; raise split.validation or add images")
+        if missing and len(missing) < len(counts):
+            log.warning("classes without an example in %s: %s", part, ", ".join(missing))
