@@ -30,12 +30,12 @@ class DownloadConfig:
         source: A row of `SOURCES`.
         path: folder: the folder; archive: a local archive. Whatever it is, DVC watches it.
         in_place: folder: leave the images where they are and store the index alone.
-        pattern: folder, archive: a regular expression that finds the label in a file name: its group
-            `label`, else its first group, else all that matches.
+        pattern: folder, archive: a regular expression that finds the label in a file name: its
+            group `label`, else its first group, else all that matches.
         url: archive: where to fetch it, instead of `path`.
         sha256: archive: of the archive's bytes, 64 hex digits.
         name: tfds: the dataset, with or without configuration and version.
-        data_dir: tfds: where datasets are prepared; without `name`, one prepared version's directory.
+        data_dir: tfds: where datasets are prepared; without `name`, a prepared version's directory.
         splits: tfds: part (train, validation, test, or all for none) to a split expression; empty
             takes the dataset's own.
         label: tfds: the feature that holds the class, where the dataset does not say.

@@ -25,8 +25,9 @@ class SplitConfig:
     """How examples are divided; docs/images.md describes each way.
 
     Attributes:
-        by: auto: the source's own split where it has one, else fractions; fractions: of all examples,
-            by hash; counts: exact numbers per class; source: the source's own, which must exist.
+        by: auto: the source's own split where it has one, else fractions; fractions: of all
+            examples, by hash; counts: exact numbers per class; source: the source's own, which must
+            exist.
         train, validation, test: Fractions that sum to 1, or with `by: counts` whole numbers of
             examples per class. `test: 0` makes no test part.
         order: by counts: which come first, in hash order or by the number in the file name.
@@ -141,7 +142,7 @@ def _own(
         log.warning(
             "%s examples left out, because a copy or their group also stands in a part that judges"
             " them: %s%s",
-            f"{np.count_nonzero(leaks):,}", named, ", …" * (np.count_nonzero(leaks) > NAMED),
+            f"{int(leaks.sum()):,}", named, ", …" if leaks.sum() > NAMED else "",
         )  # fmt: skip
         part[leaks] = UNUSED
     return part
@@ -183,8 +184,8 @@ def _check_parts(counts: list[dict[str, str | int]]) -> None:
     for row in counts:
         if not row["train"]:
             raise DataError(
-                f"class {row['class']!r} is missing from train; add images to it, change split.seed,"
-                " or set split.by: counts"
+                f"class {row['class']!r} is missing from train; add images to it, change"
+                " split.seed, or set split.by: counts"
             )
     for part in ("validation", "test"):
         missing = [str(row["class"]) for row in counts if not row[part]]

@@ -132,7 +132,8 @@ def leave_out_leaks(part: NDArray[np.int8], units: NDArray[np.int64]) -> NDArray
     """
     last = np.full(units.max(initial=-1) + 1, UNUSED, dtype=np.int8)
     np.maximum.at(last, units, part)
-    return (part != UNUSED) & (part < last[units])
+    leaks: NDArray[np.bool_] = (part != UNUSED) & (part < last[units])
+    return leaks
 
 
 def _least(units: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -152,7 +153,7 @@ def _refuse_short(
     counts: Sequence[int],
     classes: Sequence[str],
 ) -> None:
-    for label in np.flatnonzero(left.any(axis=1)):
+    for label in np.flatnonzero(left.any(axis=1)).tolist():
         have = int(np.count_nonzero(labels == label))
         raise DataError(
             f"class {classes[label]!r} has {have:,} usable images, split asks for"

@@ -84,21 +84,25 @@ def _decode_jpeg(
     if header.channels == 4:
         return _decode_with_pillow(data, header, accurate, smallest)
     height, width = smallest if header.orientation < 5 else smallest[::-1]
-    options = {
+    options: dict[str, Any] = {
         "fastdct": not accurate,
         "fastupsample": False,
         "min_height": height,
         "min_width": width,
         "min_factor": 1,
     }
+    rgb: NDArray[np.uint8]
     try:
-        return simplejpeg.decode_jpeg(data, **options)
+        rgb = simplejpeg.decode_jpeg(data, **options)
     except ValueError as error:
         if not HARMLESS.search(str(error)):
             raise
+    else:
+        return rgb
     # The strict decoder stopped at its first warning. Pillow refuses a file that is cut further on.
     _decode_with_pillow(data, header, accurate, smallest)
-    return simplejpeg.decode_jpeg(data, strict=False, **options)
+    rgb = simplejpeg.decode_jpeg(data, strict=False, **options)
+    return rgb
 
 
 def _decode_with_pillow(
@@ -123,7 +127,7 @@ def _to_rgb(image: Any) -> NDArray[np.uint8]:
 
 
 def _from_sixteen_bits(image: Any) -> NDArray[np.uint8]:
-    """Sixteen-bit gray keeps its high byte, as libpng and TensorFlow do; Pillow would clip at 255."""
+    """Sixteen-bit gray keeps its high byte, as TensorFlow does; Pillow would clip at 255."""
     values = np.asarray(image).astype(np.uint16)
     gray = (values >> 8).astype(np.uint8)
     if (transparent := image.info.get("transparency")) is not None:

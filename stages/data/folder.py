@@ -1,4 +1,4 @@
-"""Images in a folder: class sub-folders, with or without parts above them, or labels in file names."""
+"""Images in a folder: in class sub-folders, or with the label in the file name."""
 
 import logging
 import os
@@ -24,10 +24,13 @@ PART_NAMES = {
     "val": "validation",
     "test": "test",
 }
-NO_IMAGES = frozenset(
-    ".txt .md .rst .csv .tsv .json .jsonl .xml .yaml .yml .toml .ini .html .htm .pdf .doc .docx .rtf"
-    " .db .py .ipynb .sh .log .mat .npy .npz .pkl .h5 .dvc .sha256 .md5".split()
-)
+# fmt: off
+NO_IMAGES = frozenset((
+    ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml",
+    ".ini", ".html", ".htm", ".pdf", ".doc", ".docx", ".rtf", ".db", ".py", ".ipynb", ".sh", ".log",
+    ".mat", ".npy", ".npz", ".pkl", ".h5", ".dvc", ".sha256", ".md5",
+))
+# fmt: on
 LICENCES = re.compile(r"(?i)(licen[cs]e|copying|copyright|notice|readme|credits|attribution)\b")
 HIDDEN = (".", "__MACOSX")
 

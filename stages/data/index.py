@@ -64,7 +64,9 @@ class Index:
 
     @classmethod
     def empty(cls) -> "Index":
-        columns = {name: np.zeros(0, dtype or "S1") for name, dtype in EXAMPLE_COLUMNS.items()}
+        columns: dict[str, Any] = {
+            name: np.zeros(0, dtype or "S1") for name, dtype in EXAMPLE_COLUMNS.items()
+        }
         columns |= {name: np.zeros(0, dtype) for name, dtype in IMAGE_COLUMNS.items()}
         return cls(**columns | {"digest": np.zeros((0, 32), np.uint8)})
 

@@ -133,7 +133,7 @@ class Ingest:
         return self._reasons.setdefault(reason, len(self._reasons))
 
     def _finish(self, classes: tuple[str, ...]) -> Index:
-        images = {
+        images: dict[str, Any] = {
             name: np.array(column, dtype=index.IMAGE_COLUMNS[name])
             for name, column in self._columns.items()
         }
@@ -188,7 +188,7 @@ def _pack_again(writer: PackWriter, digest: bytes, data: bytes) -> tuple[int, in
     header = headers.read(data) if hashlib.sha256(data).digest() == digest else None
     if header is None:
         raise DataError(
-            f"image {digest.hex()}: its pack is damaged; delete data/raw and run `cryobase download`"
+            f"image {digest.hex()}: its pack is damaged; delete data/raw, run `cryobase download`"
         )
     return writer.append(digest, headers.EXTENSIONS[header.format], data)
 

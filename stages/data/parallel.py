@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int = 4
 ) -> Iterator[Result]:
-    """Like `map`, in `workers` threads, at most `ahead` results per thread before they are taken."""
+    """Like `map`, in `workers` threads, at most `ahead` untaken results per thread."""
     pool = ThreadPoolExecutor(workers)
     pending: deque[Future[Result]] = deque()
     try:

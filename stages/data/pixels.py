@@ -80,7 +80,10 @@ def _bilinear(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.
     """
     if max(pixels.shape) > LARGE:
         return _bilinear_in_tensorflow_steps(pixels, height, width)
-    return cv2.resize(pixels.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    resized: NDArray[np.float32] = cv2.resize(
+        pixels.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR
+    )
+    return resized
 
 
 def _bilinear_in_tensorflow_steps(

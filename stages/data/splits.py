@@ -49,7 +49,8 @@ class Splits:
 
     def ids(self, part: str) -> NDArray[np.bytes_]:
         """The ids of "train", "validation" or "test", sorted; none where there is no such part."""
-        return self.all_ids[self.part == PARTS.index(part)]
+        found: NDArray[np.bytes_] = self.all_ids[self.part == PARTS.index(part)]
+        return found
 
     @property
     def digest(self) -> str:
