@@ -1,0 +1,203 @@
+"""Stage: score the heads of a set, choose by validation, score the chosen one on the test split."""
+
+import csv
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from stages.data.splits import Splits
+from stages.errors import ConfigError, DataError
+from stages.heads import metrics, plots
+from stages.heads.answers import answer
+from stages.heads.head import CARD, Head
+from stages.heads.metrics import Predictions
+from store import FeatureSet
+
+logger = logging.getLogger(__name__)
+
+Score = Literal["accuracy", "f1_macro", "log_loss"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What is scored, and how the best head is chosen.
+
+    Attributes:
+        final: whose test score is computed: `best` (by validation), or a list of heads.
+        select: the validation score that chooses; ties go to the lower log loss, then to the name.
+        top_k: how many guesses count for top-k accuracy, where there are more classes.
+    """
+
+    final: Literal["best"] | tuple[str, ...] = "best"
+    select: Score = "accuracy"
+    top_k: int = 5
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ValueError("top_k: must be positive")
+
+
+def run(
+    config: EvaluateConfig, name: str, *, features: Path, splits: Path, models: Path, output: Path
+) -> dict[str, Any]:
+    """Score every head on validation, and the final ones on test.
+
+    Args:
+        config: what to score.
+        name: of the feature set.
+        features: directory of the set.
+        splits: directory of the splits.
+        models: directory with a directory per head.
+        output: gets `metrics.json`, `curves.svg`, `confusion.svg` and `heads/`: `leaderboard.csv`
+            and for each head `predictions.csv`, `classes.csv`, `confusion.csv`, `curves.svg` and,
+            where it is a final one, `confusion.svg` and `reliability.svg`.
+
+    Returns:
+        What `metrics.json` says.
+
+    Raises:
+        DataError: no heads, heads of other data, or nothing to choose by.
+        ConfigError: `final` names no head of this set.
+    """
+    rows, split = FeatureSet.open(features), Splits.open(splits)
+    heads = _load(models, rows, split, name)
+    validation = answer(heads, rows, split.ids("validation"))
+    found = {head: {"validation": _scores(validation[head], config)} for head in heads}
+    best = _choose(found, config, heads)
+    final = _final(config, best, heads)
+    test = answer({head: heads[head] for head in final}, rows, split.ids("test"))
+    for head, predictions in test.items():
+        found[head]["test"] = _scores(predictions, config)
+    _clear(output)
+    for head in heads:
+        parts = {"validation": validation[head]} | ({"test": test[head]} if head in test else {})
+        _write_head(output / "heads" / head, heads[head], parts, head)
+    document = {"best": best, "heads": {head: _entry(heads[head], found[head]) for head in heads}}
+    _write_set(output, document, heads, best, test.get(best, validation[best]))
+    logger.info("%s: best of %d heads is %s: %s", name, len(heads), best, found[best])
+    return document
+
+
+def _load(models: Path, rows: FeatureSet, split: Splits, name: str) -> dict[str, Head]:
+    heads = {path.parent.name: Head.load(path.parent) for path in sorted(models.glob(f"*/{CARD}"))}
+    mend = f"run: cryobase train {name}"
+    if not heads:
+        raise DataError(f"{models}: no heads; {mend}")
+    for head, loaded in heads.items():
+        if loaded.data != (rows.digest, split.digest) or loaded.classes != rows.classes:
+            raise DataError(f"{models / head}: its features, splits or classes changed; {mend}")
+    return heads
+
+
+def _scores(predictions: Predictions, config: EvaluateConfig) -> dict[str, float]:
+    return metrics.scores(predictions, config.top_k) if len(predictions.labels) else {}
+
+
+def _choose(
+    found: Mapping[str, Mapping[str, Mapping[str, float]]],
+    config: EvaluateConfig,
+    heads: Mapping[str, Head],
+) -> str:
+    """The best head by validation; the only one, where there is one."""
+    if len(heads) == 1:
+        return next(iter(heads))
+    if not all(found[head]["validation"] for head in heads):
+        raise DataError("evaluate: no validation images to choose by; see split.fractions")
+
+    def rank(head: str) -> tuple[float, float, str]:
+        scores = found[head]["validation"]
+        sign = 1 if config.select == "log_loss" else -1
+        return sign * scores[config.select], scores["log_loss"], head
+
+    return min(heads, key=rank)
+
+
+def _final(config: EvaluateConfig, best: str, heads: Mapping[str, Head]) -> Sequence[str]:
+    if config.final == "best":
+        return [best]
+    if unknown := [head for head in config.final if head not in heads]:
+        raise ConfigError(f"evaluate.final: no head {unknown[0]!r}; known: {', '.join(heads)}")
+    return config.final
+
+
+def _entry(head: Head, found: Mapping[str, Any]) -> dict[str, Any]:
+    history = head.history
+    epochs = {
+        "epochs": len(history),
+        "best_epoch": history.best_epoch,
+        "overfitting_from": history.overfitting_from,
+    }
+    return {**found, **(epochs if len(history) else {})}
+
+
+def _clear(output: Path) -> None:
+    """Remove what an earlier run wrote of heads that may be gone."""
+    for path in sorted(output.glob("heads/*/predictions.csv")):
+        shutil.rmtree(path.parent)
+
+
+def _write_head(directory: Path, head: Head, parts: Mapping[str, Predictions], title: str) -> None:
+    directory.mkdir(parents=True)
+    _write_csv(
+        directory / "predictions.csv",
+        ("id", "part", "label", "predicted", "probability"),
+        (row for part, predictions in parts.items() for row in _prediction_rows(part, predictions)),
+    )
+    judged = parts.get("test", parts["validation"])
+    table = metrics.class_table(judged)
+    _write_csv(directory / "classes.csv", list(table[0]), (row.values() for row in table))
+    counts = metrics.confusion(judged)
+    rows = ([name, *row] for name, row in zip(head.classes, counts.tolist(), strict=True))
+    _write_csv(directory / "confusion.csv", ("true \\ predicted", *head.classes), rows)
+    if "test" in parts:
+        if len(head.history):
+            plots.learning_curves(directory / "curves.svg", head.history, title)
+        plots.confusion_matrix(directory / "confusion.svg", counts, head.classes, title)
+        error = metrics.calibration_error(judged)
+        plots.reliability_plot(directory / "reliability.svg", metrics.reliability(judged), error)
+
+
+def _prediction_rows(part: str, predictions: Predictions) -> Iterable[Sequence[Any]]:
+    for example, label, guess, sure in zip(
+        predictions.ids,
+        predictions.labels,
+        predictions.predicted,
+        predictions.confidence,
+        strict=True,
+    ):
+        classes = predictions.classes
+        yield example.decode(), part, classes[label], classes[guess], f"{sure:.6f}"
+
+
+def _write_set(
+    output: Path,
+    document: Mapping[str, Any],
+    heads: Mapping[str, Head],
+    best: str,
+    judged: Predictions,
+) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(document, indent=2) + "\n"
+    (output / "metrics.json").write_text(text, encoding="utf-8")
+    columns = list(next(iter(document["heads"].values()))["validation"])
+    rows = (
+        (head, *(entry["validation"].get(column, "") for column in columns))
+        for head, entry in document["heads"].items()
+    )
+    ranked = sorted(rows, key=lambda row: (row[0] != best, -float(row[1] or 0), row[0]))
+    _write_csv(output / "heads" / "leaderboard.csv", ("head", *columns), ranked)
+    histories = {head: loaded.history for head, loaded in heads.items()}
+    plots.all_curves(output / "curves.svg", histories, best)
+    counts = metrics.confusion(judged)
+    plots.confusion_matrix(output / "confusion.svg", counts, judged.classes, best)
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

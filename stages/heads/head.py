@@ -1,0 +1,206 @@
+"""A trained head: its arrays, what it was trained on, and its answers in plain numpy."""
+
+import hashlib
+import io
+import json
+import math
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.errors import DataError
+from stages.heads.config import HeadParams
+from stages.heads.history import History
+from stages.heads.trained import Layer
+from store import FeatureSpec
+from store.publish import publish_bytes
+
+FORMAT = 1
+WEIGHTS, CARD, HISTORY = FILES = ("weights.npz", "head.json", "history.csv")
+ROWS = 4096  # rows that are answered at once
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Head:
+    """The small dense classifier trained on features.
+
+    Attributes:
+        params: how it was trained.
+        classes: names, in the order of its outputs.
+        specs: the features that it takes; several stand side by side, in this order.
+        shapes: the shape of one feature of each spec.
+        layers: kernel (inputs, outputs) and bias (outputs,) of each dense layer.
+        mean: subtracted from the features (width,), or None.
+        scale: divides them then (width,), or None.
+        data: digests of the feature set (or sets) and of the split.
+        history: its epochs.
+    """
+
+    params: HeadParams
+    classes: tuple[str, ...]
+    specs: tuple[FeatureSpec, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    layers: tuple[Layer, ...]
+    mean: NDArray[np.float32] | None
+    scale: NDArray[np.float32] | None
+    data: tuple[str, ...]
+    history: History
+
+    def __post_init__(self) -> None:
+        width = self.width
+        for kernel, bias in self.layers:
+            if kernel.ndim != 2 or kernel.shape[0] != width or bias.shape != kernel.shape[1:]:
+                raise DataError(f"head: kernel {kernel.shape}, bias {bias.shape}, {width} inputs")
+            width = kernel.shape[1]
+        sizes = [array.shape for array in (self.mean, self.scale) if array is not None]
+        if sizes not in ([], [(self.width,)] * 2):
+            raise DataError(f"head: mean and scale have shapes {sizes}, not ({self.width},)")
+        if width != self.outputs:
+            raise DataError(f"head: {width} outputs for {len(self.classes)} classes")
+        if not all(np.isfinite(array).all() for array in self._arrays().values()):
+            raise DataError("head: weights that are not finite; train with a lower learning_rate")
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """The spec of its features, for a head on one feature set.
+
+        Raises:
+            DataError: it takes several.
+        """
+        if len(self.specs) > 1:
+            raise DataError(f"head: takes {len(self.specs)} feature sets side by side, not one")
+        return self.specs[0]
+
+    @property
+    def width(self) -> int:
+        """Feature values per row."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    @property
+    def outputs(self) -> int:
+        """One logit per class, or a single one with `output: sigmoid`."""
+        return 1 if self.params.output == "sigmoid" else len(self.classes)
+
+    def logits(self, features: NDArray[Any]) -> NDArray[np.float32]:
+        """Logits (n, outputs) of features (n, ...), without TensorFlow.
+
+        Raises:
+            DataError: the features have another width.
+        """
+        rows = features.reshape(len(features), -1)
+        if rows.shape[1] != self.width:
+            raise DataError(f"head: features of {rows.shape[1]} values, expected {self.width}")
+        answers = [self._answer(rows[k : k + ROWS]) for k in range(0, len(rows), ROWS)]
+        return np.concatenate(answers or [np.empty((0, self.outputs), np.float32)])
+
+    def _answer(self, rows: NDArray[Any]) -> NDArray[np.float32]:
+        x = rows.astype(np.float32)
+        if self.mean is not None and self.scale is not None:
+            x = (x - self.mean) / self.scale
+        for kernel, bias in self.layers[:-1]:
+            x = x @ kernel + bias
+            x = np.maximum(x, 0) if self.params.activation == "relu" else x
+        kernel, bias = self.layers[-1]
+        return x @ kernel + bias
+
+    def probabilities(self, features: NDArray[Any]) -> NDArray[np.float64]:
+        """Probabilities (n, classes) of features (n, ...)."""
+        return to_probabilities(self.logits(features))
+
+    def graft(self, weights: str) -> Any:
+        """A `keras.Model` from images to probabilities; see `stages.heads.graft.graft_onto`."""
+        from stages.heads.graft import graft_onto
+
+        return graft_onto(self, weights)
+
+    def save(self, directory: Path) -> None:
+        """Write weights.npz, history.csv and, last, head.json with the checksum of the weights."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **self._arrays())  # type: ignore[arg-type]
+        card = json.dumps(self._card(_sha256(buffer.getvalue())), indent=2, sort_keys=True) + "\n"
+        publish_bytes(directory, WEIGHTS, buffer.getvalue())
+        publish_bytes(directory, HISTORY, self.history.to_csv().encode())
+        publish_bytes(directory, CARD, card.encode())
+
+    @classmethod
+    def load(cls, directory: Path) -> "Head":
+        """Read a head that `save` wrote, also one from elsewhere: nothing in it is executed.
+
+        Raises:
+            DataError: a file is missing, damaged or does not fit the others.
+        """
+        try:
+            card = json.loads((directory / CARD).read_bytes())
+            if card["format"] != FORMAT:
+                raise DataError(f"format {card['format']}, this version reads {FORMAT}")
+            arrays = _read_arrays(directory / WEIGHTS, card["weights_sha256"])
+            count = sum(name.startswith("kernel") for name in arrays)
+            return cls(
+                params=HeadParams.from_json(card["params"]),
+                classes=tuple(card["classes"]),
+                specs=tuple(map(FeatureSpec.from_json, card["specs"])),
+                shapes=tuple(map(tuple, card["shapes"])),
+                layers=tuple((arrays[f"kernel{k}"], arrays[f"bias{k}"]) for k in range(count)),
+                mean=arrays.get("mean"),
+                scale=arrays.get("scale"),
+                data=tuple(card["data"]),
+                history=History.from_csv((directory / HISTORY).read_text(encoding="utf-8")),
+            )
+        except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+            mend = "train it again: cryobase train"
+            raise DataError(f"{directory}: not a usable head ({error}); {mend}") from error
+
+    def _arrays(self) -> dict[str, NDArray[np.float32]]:
+        arrays: dict[str, NDArray[np.float32]] = {}
+        for k, (kernel, bias) in enumerate(self.layers):
+            arrays |= {f"kernel{k}": kernel, f"bias{k}": bias}
+        if self.mean is not None and self.scale is not None:
+            arrays |= {"mean": self.mean, "scale": self.scale}
+        return arrays
+
+    def _card(self, weights_sha256: str) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "params": self.params.to_json(),
+            "classes": self.classes,
+            "specs": [spec.to_json() for spec in self.specs],
+            "shapes": self.shapes,
+            "data": self.data,
+            "epochs": len(self.history),
+            "best_epoch": self.history.best_epoch,
+            "overfitting_from": self.history.overfitting_from,
+            "weights_sha256": weights_sha256,
+        }
+
+
+def to_probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Softmax of logits (n, classes); of a single logit (n, 1) the two classes' probabilities."""
+    z = logits.astype(np.float64)
+    if z.shape[1] == 1:
+        z = np.concatenate([np.zeros_like(z), z], axis=1)
+    powers = np.exp(z - z.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def _read_arrays(path: Path, sha256: str) -> dict[str, NDArray[np.float32]]:
+    """The arrays of an npz file whose members are stored, so that none is larger than it looks."""
+    data = path.read_bytes()
+    if _sha256(data) != sha256:
+        raise DataError(f"{path}: its SHA-256 is not the one in {CARD}")
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise DataError(f"{path}: compressed members; expected what Head.save writes")
+    with np.load(io.BytesIO(data), allow_pickle=False) as members:
+        arrays = {name: members[name] for name in members.files}
+    if wrong := [name for name, array in arrays.items() if array.dtype != np.dtype("<f4")]:
+        raise DataError(f"{path}: {wrong[0]} is {arrays[wrong[0]].dtype}, expected float32")
+    return arrays
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,120 @@
+"""Scores of predictions, by scikit-learn."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.heads.head import to_probabilities
+
+BINS = 15  # of the calibration error, as in Guo et al., 2017
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a head says of some examples.
+
+    Attributes:
+        ids: (n,) of the examples.
+        labels: (n,) true indices into `classes`.
+        probabilities: (n, classes).
+        classes: names.
+    """
+
+    ids: NDArray[np.bytes_]
+    labels: NDArray[np.int32]
+    probabilities: NDArray[np.float64]
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        ids: NDArray[np.bytes_],
+        labels: NDArray[np.int32],
+        logits: NDArray[np.float32],
+        classes: tuple[str, ...],
+    ) -> "Predictions":
+        """Predictions from logits (n, classes), or (n, 1) of a sigmoid unit."""
+        return cls(ids, labels, to_probabilities(logits), classes)
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """(n,) the most probable class."""
+        return np.asarray(self.probabilities.argmax(axis=1))
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """(n,) its probability."""
+        return np.asarray(self.probabilities.max(axis=1))
+
+
+def scores(predictions: Predictions, top_k: int) -> dict[str, float]:
+    """Accuracy, top-k accuracy where there are more classes than k, macro F1, log loss and ECE.
+
+    Macro F1 is over the classes that occur as label or prediction.
+    """
+    from sklearn import metrics
+
+    labels, predicted = predictions.labels, predictions.predicted
+    every = range(len(predictions.classes))
+    values = {"accuracy": metrics.accuracy_score(labels, predicted)}
+    if len(predictions.classes) > top_k:
+        values[f"top_{top_k}"] = metrics.top_k_accuracy_score(
+            labels, predictions.probabilities, k=top_k, labels=every
+        )
+    values["f1_macro"] = metrics.f1_score(labels, predicted, average="macro")
+    values["log_loss"] = metrics.log_loss(labels, predictions.probabilities, labels=every)
+    values["ece"] = calibration_error(predictions)
+    return {name: round(float(value), 6) for name, value in values.items()}
+
+
+def class_table(predictions: Predictions) -> list[dict[str, str | float]]:
+    """One row per class: images, precision, recall and F1 (0 where undefined)."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    every = list(range(len(predictions.classes)))
+    columns = precision_recall_fscore_support(
+        predictions.labels, predictions.predicted, labels=every, zero_division=0
+    )
+    return [
+        {
+            "class": name,
+            "images": int(support),
+            "precision": round(float(precision), 6),
+            "recall": round(float(recall), 6),
+            "f1": round(float(f1), 6),
+        }
+        for name, precision, recall, f1, support in zip(predictions.classes, *columns, strict=True)
+    ]
+
+
+def confusion(predictions: Predictions) -> NDArray[np.int64]:
+    """(classes, classes) counts: rows are true, columns predicted."""
+    from sklearn.metrics import confusion_matrix
+
+    every = list(range(len(predictions.classes)))
+    return np.asarray(confusion_matrix(predictions.labels, predictions.predicted, labels=every))
+
+
+def reliability(predictions: Predictions, bins: int = BINS) -> list[dict[str, float]]:
+    """Per bin of confidence that is not empty: images, mean confidence and accuracy."""
+    right = predictions.predicted == predictions.labels
+    places = np.minimum((predictions.confidence * bins).astype(int), bins - 1)
+    return [
+        {
+            "images": int((places == k).sum()),
+            "confidence": float(predictions.confidence[places == k].mean()),
+            "accuracy": float(right[places == k].mean()),
+        }
+        for k in np.unique(places)
+    ]
+
+
+def calibration_error(predictions: Predictions, bins: int = BINS) -> float:
+    """Expected calibration error: the mean gap between confidence and accuracy over equal bins.
+
+    Naeini et al., 2015; with 15 bins as in Guo et al., 2017.
+    """
+    rows = reliability(predictions, bins)
+    gaps = [row["images"] * abs(row["confidence"] - row["accuracy"]) for row in rows]
+    return sum(gaps) / max(1, len(predictions.labels))

@@ -1,0 +1,158 @@
+"""One stack in training: its weights, what its heads still do, and their best weights so far."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from stages.heads.config import HeadParams
+from stages.heads.history import History
+from stages.heads.kernel import judge, trainer
+from stages.heads.optimizers import UPDATES
+from stages.heads.rows import Floats, Task, weigh_classes
+from stages.heads.stack import Stack
+from stages.heads.trained import Layer, Trained
+
+
+class Places:
+    """The heads of one stack, each with its own rate, decay, dropout, class weights and end.
+
+    Attributes:
+        stack: names and shape.
+        active: (heads,) which places are taken and still learn.
+    """
+
+    def __init__(self, stack: Stack, heads: Mapping[str, HeadParams], task: Task) -> None:
+        self.stack = stack
+        self._heads = [heads[name] for name in stack.names]
+        self.active = np.arange(stack.shape.heads) < len(self._heads)
+        self._histories = [History() for _ in self._heads]
+        self._best_epochs = np.zeros(len(self._heads), int)
+        self._best_losses = np.full(len(self._heads), np.inf)
+        self._rows = len(task.train), len(task.validation)
+        self._knobs = self._vectors(task)
+        self._weights = tuple(map(tf.constant, self._initial()))
+        slots = UPDATES[stack.shape.optimizer][1]
+        self._slots = tuple([tf.zeros_like(w)] * slots for w in self._weights)
+        self._best = self._weights
+        self._step = tf.constant(0)
+        self._learned, self._judged = self._no_sums(), self._no_sums()
+
+    def learn(self, x: Any, labels: Any, rows: int) -> None:
+        """Take the steps of one call, see `kernel.trainer`."""
+        batch = (x, labels, tf.constant(rows))
+        self._step, (self._weights, self._slots), sums = trainer(self.stack.shape)(
+            batch, self._step, self._knobs, (self._weights, self._slots)
+        )
+        self._learned += np.stack([part.numpy() for part in sums])
+
+    def judge(self, x: Any, labels: Any, rows: int) -> None:
+        """Count loss and right answers on validation rows."""
+        sums = judge(self.stack.shape)((x, labels, tf.constant(rows)), self._weights)
+        self._judged += np.stack([part.numpy() for part in sums])
+
+    def end_epoch(self) -> None:
+        """Write the histories, keep the weights that are better, end the heads that are done."""
+        better = np.zeros(self.stack.shape.heads, bool)
+        for place in np.flatnonzero(self.active):
+            better[place] = self._end_epoch(int(place))
+        self._keep(better)
+        self._learned, self._judged = self._no_sums(), self._no_sums()
+        self._knobs["active"] = tf.constant(self.active, tf.float32)
+
+    def _end_epoch(self, place: int) -> bool:
+        """Of one head: whether its weights are the best so far."""
+        train_rows, validation_rows = self._rows
+        loss, right = self._learned[:, place] / train_rows
+        val_loss, val_right = (
+            self._judged[:, place] / validation_rows if validation_rows else (np.nan, np.nan)
+        )
+        row = {"loss": loss, "accuracy": right, "val_loss": val_loss, "val_accuracy": val_right}
+        history = self._histories[place]
+        history.append(row)
+        val_loss = history.curves["val_loss"][-1]
+        better = val_loss < self._best_losses[place] or not validation_rows
+        if better:
+            self._best_losses[place], self._best_epochs[place] = val_loss, len(history)
+        params = self._heads[place]
+        waited = len(history) - self._best_epochs[place]
+        self.active[place] = len(history) < params.epochs and not 0 < params.patience <= waited
+        return bool(better)
+
+    def _keep(self, better: NDArray[np.bool_]) -> None:
+        if self.stack.shape.heads == 1:
+            self._best = self._weights if better[0] else self._best
+        elif better.any():
+            columns = np.zeros(self.stack.shape.columns, bool)
+            taken = np.repeat(better, self.stack.shape.outputs)
+            columns[: len(taken)] = taken
+            self._best = tuple(
+                tf.where(columns, new, old)
+                for new, old in zip(self._weights, self._best, strict=True)
+            )
+
+    def trained(self, scale: tuple[Floats, Floats] | None) -> dict[str, Trained]:
+        """The finished heads, without padding."""
+        best = [weight.numpy() for weight in self._best]
+        mean, deviation = scale if scale and self.stack.standardize else (None, None)
+        return {
+            name: Trained(self._layers(best, place), mean, deviation, self._histories[place])
+            for place, name in enumerate(self.stack.names)
+        }
+
+    def _layers(self, weights: list[Floats], place: int) -> tuple[Layer, ...]:
+        shape = self.stack.shape
+        sizes = (shape.width, *shape.hidden, shape.outputs)
+        starts = [0] * len(shape.hidden) + [place * shape.outputs]
+        return tuple(
+            (
+                weights[2 * k][: sizes[k], start : start + sizes[k + 1]].copy(),
+                weights[2 * k + 1][start : start + sizes[k + 1]].copy(),
+            )
+            for k, start in enumerate(starts)
+        )
+
+    def _initial(self) -> list[Floats]:
+        """Glorot-uniform kernels from each head's seed, zero biases, zero padding."""
+        shape = self.stack.shape
+        weights: list[Floats] = []
+        for inputs, outputs in shape.layers:
+            weights += [np.zeros((inputs, outputs), np.float32), np.zeros(outputs, np.float32)]
+        for place, params in enumerate(self._heads):
+            for layer, (kernel, _) in enumerate(self._layers(weights, place)):
+                start = place * shape.outputs if layer == len(shape.hidden) else 0
+                drawn = _glorot(params.seed, layer, *kernel.shape)
+                weights[2 * layer][: len(drawn), start : start + drawn.shape[1]] = drawn
+        return weights
+
+    def _vectors(self, task: Task) -> dict[str, Any]:
+        """Every head's own numbers as vectors (heads,); zeros in places that are not taken."""
+        shape = self.stack.shape
+        labels = task.rows.labels[task.train]
+        class_weights = np.zeros((shape.classes, shape.heads), np.float32)
+        for place, params in enumerate(self._heads):
+            class_weights[:, place] = weigh_classes(params.class_weights, labels, task.rows.classes)
+        knobs = {
+            key: self._vector(key, np.float32)
+            for key in ("learning_rate", "weight_decay", "momentum", "dropout")
+        }
+        knobs |= {"seed": self._vector("seed", np.uint32), "class_weights": class_weights}
+        knobs["active"] = self.active.astype(np.float32)
+        return {key: tf.constant(vector) for key, vector in knobs.items()}
+
+    def _vector(self, key: str, dtype: Any) -> NDArray[Any]:
+        vector = np.zeros(self.stack.shape.heads, dtype)
+        vector[: len(self._heads)] = [getattr(params, key) for params in self._heads]
+        return vector
+
+    def _no_sums(self) -> NDArray[np.float64]:
+        return np.zeros((2, self.stack.shape.heads))
+
+
+def _glorot(seed: int, layer: int, inputs: int, outputs: int) -> Floats:
+    """Glorot and Bengio, 2010: uniform within sqrt(6 / (inputs + outputs)), Keras' default."""
+    limit = np.sqrt(6 / (inputs + outputs))
+    random = np.random.Generator(np.random.Philox(key=[seed, layer]))
+    return random.uniform(-limit, limit, (inputs, outputs)).astype(np.float32)

@@ -1,0 +1,109 @@
+"""Pictures as SVG, the same bytes for the same numbers."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.heads.history import History
+
+STYLE = {
+    "svg.hashsalt": "cryobase",
+    "svg.fonttype": "path",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 9.0,
+}
+WRITTEN = 30  # classes up to which a confusion matrix has its counts written in
+NAMED = 12  # curves up to which a legend names each
+BLUE, RED, GREY = "#1f6feb", "#d1242f", "#8c959f"
+
+
+def learning_curves(path: Path, history: History, title: str) -> None:
+    """Loss and accuracy of one head by epoch, its best epoch and the onset of overfitting."""
+    epochs = np.arange(1, len(history) + 1)
+    with _figure(path, 2) as axes:
+        for axis, curve in zip(axes, ("loss", "accuracy"), strict=True):
+            axis.plot(epochs, history.curves[curve], color=GREY, label="training")
+            axis.plot(epochs, history.curves[f"val_{curve}"], color=BLUE, label="validation")
+            _mark(axis, history)
+            axis.set(xlabel="epoch", ylabel=curve, title=title)
+        axes[0].legend(frameon=False)
+
+
+def _mark(axis: Any, history: History) -> None:
+    if history.best_epoch:
+        axis.axvline(history.best_epoch, color=BLUE, linestyle=":", label="best epoch")
+    if history.overfitting_from:
+        end = len(history) + 0.5
+        axis.axvspan(history.overfitting_from, end, color=RED, alpha=0.1, label="overfitting")
+
+
+def all_curves(path: Path, histories: Mapping[str, History], best: str) -> None:
+    """Validation loss and accuracy of all heads of a set; the best one stands out."""
+    with _figure(path, 2) as axes:
+        for axis, curve in zip(axes, ("loss", "accuracy"), strict=True):
+            for name, history in histories.items():
+                values = history.curves[f"val_{curve}"]
+                style = {"color": BLUE, "linewidth": 2, "zorder": 3} if name == best else {}
+                few = len(histories) <= NAMED
+                label = name if few or name == best else None
+                line = {"color": None if few else GREY, "linewidth": 1, **style}
+                axis.plot(range(1, len(values) + 1), values, label=label, **line)
+            axis.set(xlabel="epoch", ylabel=f"validation {curve}")
+            _mark(axis, histories[best])
+        axes[0].legend(frameon=False)
+
+
+def confusion_matrix(
+    path: Path, counts: NDArray[np.int64], classes: Sequence[str], title: str
+) -> None:
+    """Rows are true classes, columns predicted ones; shaded by the share of the row."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(12.0, 2.5 + 0.32 * len(classes))
+    with _figure(path, 1, (side + 0.6, side)) as (axis,):
+        axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        if len(classes) <= WRITTEN:
+            axis.set_xticks(range(len(classes)), classes, rotation=90)
+            axis.set_yticks(range(len(classes)), classes)
+            for row, column in np.argwhere(counts):
+                shade = "white" if shares[row, column] > 0.5 else "black"
+                axis.text(
+                    column, row, counts[row, column], ha="center", va="center", color=shade, size=7
+                )
+        axis.set(xlabel="predicted", ylabel="true", title=title)
+
+
+def reliability_plot(path: Path, rows: Sequence[Mapping[str, float]], error: float) -> None:
+    """Accuracy over confidence; on the diagonal a head is as often right as it says."""
+    with _figure(path, 1, (4.0, 4.0)) as (axis,):
+        axis.plot([0, 1], [0, 1], color=GREY, linestyle=":")
+        size = np.sqrt([row["images"] for row in rows])
+        axis.scatter(
+            [row["confidence"] for row in rows],
+            [row["accuracy"] for row in rows],
+            s=4 + 3 * size,
+            color=BLUE,
+        )
+        axis.set(xlabel="confidence", ylabel="accuracy", title=f"calibration error {error:.3f}")
+        axis.set(xlim=(0, 1.02), ylim=(0, 1.02))
+
+
+@contextmanager
+def _figure(path: Path, columns: int, size: tuple[float, float] = (9.0, 3.2)) -> Iterator[Any]:
+    """Axes of a figure that is written to `path` in the end, without date or random ids."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        yield figure.subplots(1, columns, squeeze=False)[0]
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    path.write_text(text.getvalue(), encoding="utf-8")

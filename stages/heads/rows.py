@@ -1,0 +1,198 @@
+"""The rows that heads learn from: where they lie, and in which order they are seen."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store import FeatureSet
+
+Floats = NDArray[np.float32]
+Positions = NDArray[np.int64]
+Batch = tuple[Floats, NDArray[np.int32]]
+
+READ = 1024  # rows of a read that trains nothing
+LARGEST_IN_MEMORY = 1 << 30
+VIEW_STREAM, ORDER_STREAM = 1, 0
+
+
+class Rows(Protocol):
+    """Features with labels. Positions count along the examples of the set."""
+
+    labels: NDArray[np.int32]
+    classes: tuple[str, ...]
+    width: int
+    key: int  # of the order in which rows are seen: it belongs to the set, not to a head
+
+    def take(self, positions: Positions, views: NDArray[np.int64] | None = None) -> Floats:
+        """Features (m, width), of view 0 or of one view per row."""
+        ...
+
+
+class ArrayRows:
+    """Rows in memory.
+
+    Args:
+        features: (n, ...) of view 0; more views follow as further arrays of that shape.
+        labels: (n,) indices into `classes`.
+        classes: the names.
+        key: seeds the order of the rows.
+    """
+
+    def __init__(
+        self,
+        *features: Floats,
+        labels: NDArray[np.int32],
+        classes: tuple[str, ...],
+        key: int = 0,
+    ) -> None:
+        self._views = [np.ascontiguousarray(view.reshape(len(labels), -1)) for view in features]
+        self.labels = labels
+        self.classes = classes
+        self.width = self._views[0].shape[1]
+        self.key = key
+
+    def take(self, positions: Positions, views: NDArray[np.int64] | None = None) -> Floats:
+        """See `Rows.take`."""
+        if views is None:
+            return self._views[0][positions]
+        taken = np.empty((len(positions), self.width), np.float32)
+        for view in np.unique(views):
+            taken[views == view] = self._views[view][positions[views == view]]
+        return taken
+
+
+class StoredRows:
+    """Rows of a published feature set, read when they are needed."""
+
+    def __init__(self, features: FeatureSet) -> None:
+        self._set = features
+        self.labels = features.examples.labels
+        self.classes = features.classes
+        self.width = int(np.prod(features.feature_shape))
+        self.key = int(hashlib.sha256(features.digest.encode()).hexdigest()[:16], 16)
+
+    def take(self, positions: Positions, views: NDArray[np.int64] | None = None) -> Floats:
+        """See `Rows.take`."""
+        if views is None:
+            return self._read(positions, 0)
+        taken = np.empty((len(positions), self.width), np.float32)
+        for view in np.unique(views):
+            taken[views == view] = self._read(positions[views == view], int(view))
+        return taken
+
+    def _read(self, positions: Positions, view: int) -> Floats:
+        features, _ = self._set.arrays(self._set.examples.ids[positions], view)
+        return features.reshape(len(positions), self.width)
+
+    def in_memory(self, views: int = 0) -> ArrayRows:
+        """The same rows, all read at once. Quarantined examples, which have none, are zeros."""
+        good = np.flatnonzero(~self._set.examples.quarantined)
+        arrays = []
+        for view in range(views + 1):
+            array = np.zeros((len(self.labels), self.width), np.float32)
+            for start in range(0, len(good), READ):
+                array[good[start : start + READ]] = self._read(good[start : start + READ], view)
+            arrays.append(array)
+        return ArrayRows(*arrays, labels=self.labels, classes=self.classes, key=self.key)
+
+
+def open_rows(features: FeatureSet, views: int = 0) -> Rows:
+    """The rows of a set, in memory where they take little of what this process may use."""
+    rows = StoredRows(features)
+    size = len(rows.labels) * rows.width * 4 * (views + 1)
+    return rows.in_memory(views) if size <= min(LARGEST_IN_MEMORY, memory_limit() // 8) else rows
+
+
+def memory_limit() -> int:
+    """Bytes that this process may use: of the machine, its control group and its `ulimit`."""
+    import resource
+
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+        soft = resource.getrlimit(limit)[0]
+        limits += [soft] if soft != resource.RLIM_INFINITY else []
+    group = Path("/sys/fs/cgroup/memory.max")
+    text = group.read_text().strip() if group.exists() else "max"
+    return min(limits + ([int(text)] if text.isdigit() else []))
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What heads learn: rows, those to fit and those to judge by.
+
+    Attributes:
+        rows: features and labels.
+        train: positions to fit.
+        validation: positions that decide on the best epoch; none means the last epoch.
+    """
+
+    rows: Rows
+    train: Positions
+    validation: Positions
+
+    def epoch(self, epoch: int, size: int, views: int = 0) -> Iterator[Batch]:
+        """All training rows in the order of one epoch, `size` at a time, the last ones fewer."""
+        order = self.train[self._random(ORDER_STREAM, epoch).permutation(len(self.train))]
+        drawn = self._random(VIEW_STREAM, epoch).integers(views + 1, size=len(order))
+        for start in range(0, len(order), size):
+            chosen = slice(start, start + size)
+            features = self.rows.take(order[chosen], drawn[chosen] if views else None)
+            yield features, self.rows.labels[order[chosen]]
+
+    def in_order(self, positions: Positions, size: int = READ) -> Iterator[Batch]:
+        """Rows as they lie, plain view."""
+        for start in range(0, len(positions), size):
+            chosen = positions[start : start + size]
+            yield self.rows.take(chosen), self.rows.labels[chosen]
+
+    def _random(self, stream: int, epoch: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=[self.rows.key, epoch << 1 | stream]))
+
+
+def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, each read while the one before it is in use."""
+    with ThreadPoolExecutor(1) as reader:
+        upcoming = reader.submit(next, batches, None)
+        while (batch := upcoming.result()) is not None:
+            upcoming = reader.submit(next, batches, None)
+            yield batch
+
+
+def fit_scale(task: Task) -> tuple[Floats, Floats]:
+    """Mean and deviation (width,) of the training rows, in one scan.
+
+    Batches are merged in float64 by Chan, Golub and LeVeque's update. A constant feature has
+    scale 1.
+    """
+    count, mean = 0, np.zeros(task.rows.width)
+    squares = np.zeros(task.rows.width)
+    for features, _ in task.in_order(task.train):
+        batch = features.mean(0, dtype=np.float64)
+        shift, total = batch - mean, count + len(features)
+        squares += np.square(features - batch).sum(0) + shift**2 * (count * len(features) / total)
+        mean += shift * (len(features) / total)
+        count = total
+    deviation = np.sqrt(squares / max(count, 1))
+    scale = np.where(deviation > 1e-6, deviation, 1)
+    return mean.astype(np.float32), scale.astype(np.float32)
+
+
+def weigh_classes(
+    weights: str | Mapping[str, float], labels: NDArray[np.int32], classes: tuple[str, ...]
+) -> Floats:
+    """One weight per class (classes,): all 1, `balanced` or as given by name.
+
+    Balanced weights are n / (classes x count), scikit-learn's `class_weight="balanced"`.
+    """
+    if isinstance(weights, str):
+        counts = np.bincount(labels, minlength=len(classes))
+        balanced = len(labels) / (len(classes) * np.maximum(counts, 1))
+        return (balanced if weights == "balanced" else np.ones(len(classes))).astype(np.float32)
+    return np.array([weights.get(name, 1) for name in classes], np.float32)

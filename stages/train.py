@@ -1,0 +1,140 @@
+"""Stage: train every head of a feature set in one scan of its rows."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from stages.data.splits import Splits
+from stages.errors import ConfigError, DataError
+from stages.heads import finished
+from stages.heads.config import HeadConfig, HeadParams, expand
+from stages.heads.head import Head
+from stages.heads.rows import Task, open_rows
+from stages.heads.table import HEADS
+from stages.heads.trained import Trained
+from store import FeatureSet
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The heads that every feature set gets.
+
+    Attributes:
+        heads: by name; a list as value of a key makes a grid, see `HeadConfig`.
+    """
+
+    heads: Mapping[str, HeadConfig] = field(default_factory=lambda: {"linear": HeadConfig()})
+
+    def __post_init__(self) -> None:
+        expand(self.heads)
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """Names of the heads of a set: trained now, or taken over because nothing changed."""
+
+    trained: tuple[str, ...]
+    reused: tuple[str, ...]
+
+
+def run(
+    config: TrainConfig, name: str, *, features: Path, splits: Path, cache: Path, output: Path
+) -> TrainSummary:
+    """Train the heads that the cache does not have, and link all of them into the output.
+
+    Args:
+        config: the heads.
+        name: of the feature set.
+        features: directory of the published set.
+        splits: directory of the splits.
+        cache: finished heads by fingerprint.
+        output: gets `<head>/weights.npz`, `head.json` and `history.csv`.
+
+    Raises:
+        DataError: too few rows or classes, or a head that did not come out finite.
+        ConfigError: a head cannot be had for these classes or views.
+    """
+    rows, split = FeatureSet.open(features), Splits.open(splits)
+    heads = expand(config.heads)
+    for head, params in heads.items():
+        _check(f"train.heads: {head}", params, rows)
+    data = rows.digest, split.digest
+    fingerprints = {head: params.fingerprint(*data) for head, params in heads.items()}
+    missing = [head for head in heads if not finished.find(cache, fingerprints[head])]
+    if missing:
+        task = task_of(rows, split, max(heads[head].views for head in missing))
+        for head, trained in train(task, {head: heads[head] for head in missing}).items():
+            saved = _head(heads[head], trained, rows, data, f"{name}: {head}")
+            finished.keep(cache, fingerprints[head], saved)
+    finished.clear(output)
+    for head, fingerprint in fingerprints.items():
+        finished.link(cache, fingerprint, output / head)
+    reused = [head for head in heads if head not in missing]
+    logger.info("%s: %d heads trained, %d reused", name, len(missing), len(reused))
+    return TrainSummary(tuple(missing), tuple(reused))
+
+
+def train(task: Task, heads: Mapping[str, HeadParams]) -> dict[str, Trained]:
+    """Train heads of any kind on one task; each comes out as if it had been trained alone."""
+    trained: dict[str, Trained] = {}
+    for kind in dict.fromkeys(params.kind for params in heads.values()):
+        those = {name: params for name, params in heads.items() if params.kind == kind}
+        trained |= HEADS[kind].train(task, those)
+    return {name: trained[name] for name in heads}
+
+
+def task_of(rows: FeatureSet, split: Splits, views: int = 0) -> Task:
+    """The training and validation rows of a set under a split.
+
+    Raises:
+        DataError: no training rows, or a class without any.
+    """
+    train_rows, validation = (
+        np.asarray(rows.examples.positions(split.ids(part)), np.int64)
+        for part in ("train", "validation")
+    )
+    counts = np.bincount(rows.examples.labels[train_rows], minlength=len(rows.classes))
+    empty = [name for name, count in zip(rows.classes, counts, strict=True) if not count]
+    if empty or len(rows.classes) < 2:
+        found = f"no training image of {empty[0]!r}" if empty else "fewer than two classes"
+        raise DataError(f"train: {found}; add images, then run: cryobase download")
+    return Task(open_rows(rows, views), train_rows, validation)
+
+
+def _check(where: str, params: HeadParams, rows: FeatureSet) -> None:
+    if params.output == "sigmoid" and len(rows.classes) != 2:
+        raise ConfigError(f"{where}: output: sigmoid is for 2 classes, found {len(rows.classes)}")
+    if isinstance(params.class_weights, Mapping):
+        for name in params.class_weights:
+            if name not in rows.classes:
+                known = ", ".join(rows.classes)
+                raise ConfigError(f"{where}: class_weights: no class {name!r}; known: {known}")
+    if params.views > rows.views:
+        raise ConfigError(
+            f"{where}: views: {params.views}, but the set stores {rows.views};"
+            " raise extract.sets.NAME.views"
+        )
+
+
+def _head(
+    params: HeadParams, trained: Trained, rows: FeatureSet, data: tuple[str, ...], where: str
+) -> Head:
+    try:
+        return Head(
+            params=params,
+            classes=rows.classes,
+            specs=(rows.spec,),
+            shapes=(rows.feature_shape,),
+            layers=trained.layers,
+            mean=trained.mean,
+            scale=trained.scale,
+            data=data,
+            history=trained.history,
+        )
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
