@@ -1,5 +1,6 @@
 """From a row of the table to a Keras model: pixels in, one feature per output out."""
 
+import difflib
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,5 +105,8 @@ def _layer_output(base: Any, backbone: str, layer: str) -> Any:
     try:
         return base.get_layer(layer).output
     except ValueError:
-        known = ", ".join(candidate.name for candidate in base.layers)
-        raise ConfigError(f"{backbone}: no layer {layer!r}; its layers: {known}") from None
+        known = [candidate.name for candidate in base.layers]
+        alike = ", ".join(difflib.get_close_matches(layer, known, 5, 0) + known[-1:])
+        raise ConfigError(
+            f"{backbone}: no layer {layer!r} among its {len(known)}; take one like {alike}"
+        ) from None

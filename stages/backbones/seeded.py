@@ -1,8 +1,8 @@
 """`weights: none`: a file of seeded weights whose features have a spread that tests can see.
 
-Keras' own initialisation gives features of 1e-12 after dozens of layers, and every test on them would
-pass. Here kernels are He-normal (https://arxiv.org/abs/1502.01852) and the statistics of every
-BatchNormalization are those of smooth images, as they would be after training.
+Keras' own initialisation gives features of 1e-12 after dozens of layers, and every test on them
+would pass. Here kernels are He-normal (https://arxiv.org/abs/1502.01852) and every
+BatchNormalization has the statistics of smooth images, as if after training.
 """
 
 import logging

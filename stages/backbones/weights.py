@@ -117,7 +117,9 @@ def _downloaded(backbone: str, url: str, checksum: str) -> Path:
         return path
     keras = load_keras()
     try:
-        return Path(keras.utils.get_file(name, url, cache_subdir="models", file_hash=checksum or None))
+        return Path(
+            keras.utils.get_file(name, url, cache_subdir="models", file_hash=checksum or None)
+        )
     except Exception as error:  # noqa: BLE001 (get_file raises a bare Exception)
         path.unlink(missing_ok=True)
         raise MissingWeightsError(

@@ -1,0 +1,204 @@
+"""From images to rows: decode, forward pass and writing at once, in memory that does not grow.
+
+    decoding threads ──▶ a batch of pixels ──▶ forward threads ──▶ features ──▶ the caller writes
+
+At most `DEPTH` batches are under way. Whoever is ahead waits, so that memory does not depend on the
+number of images. Batches arrive in order, whichever was ready first.
+"""
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.backbones.engines import Engine
+from stages.data.decoding import UndecodableImageError
+
+logger = logging.getLogger(__name__)
+
+DEPTH = 4
+IMAGES_PER_TASK = 8
+REPORT_SECONDS = 10.0
+
+Pixels = NDArray[np.float32]
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+class Batch(NamedTuple):
+    """Rows that are ready.
+
+    Attributes:
+        indices: which images, (n,); those that failed are left out.
+        features: for each output of the engine, (n, ...) float32.
+        failures: reasons of the images that were left out, by index.
+    """
+
+    indices: NDArray[np.int64]
+    features: list[NDArray[np.float32]]
+    failures: dict[int, str]
+
+
+@dataclass
+class Times:
+    """Seconds that each part took, per thread that shared it."""
+
+    decode: float = 0.0
+    forward: float = 0.0
+    write: float = 0.0
+
+    @property
+    def slowest(self) -> str:
+        """The part that took longest."""
+        return max(("decode", "forward", "write"), key=lambda part: float(getattr(self, part)))
+
+
+class _Decoded(NamedTuple):
+    failures: dict[int, str]
+    seconds: float
+
+
+class _Timed(NamedTuple):
+    batch: Batch
+    decode: float
+    forward: float
+
+
+class Flow:
+    """One pass over images 0 to `count` - 1; iterate over it once.
+
+    Args:
+        load: pixels of an image by its index, float32 (size, size, 3); runs on threads; an
+            `UndecodableImageError` leaves the image out.
+        make_engine: called once, when the first pixels are there: no image, no engine.
+        count: how many images.
+        image_size: side of the images in pixels.
+        batch_size: images per batch.
+        threads: threads that decode, and at most as many that run the engine.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[int], Pixels],
+        make_engine: Callable[[], Engine],
+        *,
+        count: int,
+        image_size: int,
+        batch_size: int,
+        threads: int | None = None,
+    ) -> None:
+        self.times = Times()
+        self._load, self._make_engine = load, make_engine
+        self._count, self._batch_size = count, batch_size
+        self._shape = (batch_size, image_size, image_size, 3)
+        self._threads = threads or cores()
+        self._buffers: deque[Pixels] = deque()  # used again: fresh memory costs page faults
+        self._engine: Engine | None = None
+        self._engine_lock = Lock()
+
+    def __iter__(self) -> Iterator[Batch]:
+        decoding = ThreadPoolExecutor(self._threads, "decode")
+        forwarding = ThreadPoolExecutor(self._threads, "forward")
+        progress = Progress(self._count, self.times)
+        under_way: deque[Future[_Timed]] = deque()
+        try:
+            for first in range(0, self._count, self._batch_size):
+                if len(under_way) == DEPTH:
+                    yield from self._finish(under_way.popleft(), progress)
+                buffer = self._buffers.popleft() if self._buffers else np.empty(self._shape, "f4")
+                last = min(first + self._batch_size, self._count)
+                tasks = [
+                    decoding.submit(self._decode, buffer, first, start, last)
+                    for start in range(first, last, IMAGES_PER_TASK)
+                ]
+                under_way.append(forwarding.submit(self._forward, buffer, first, last, tasks))
+            while under_way:
+                yield from self._finish(under_way.popleft(), progress)
+        finally:
+            for pool in (forwarding, decoding):
+                pool.shutdown(wait=False, cancel_futures=True)
+            for pool in (decoding, forwarding):
+                pool.shutdown(wait=True)
+
+    def _finish(self, future: "Future[_Timed]", progress: "Progress") -> Iterator[Batch]:
+        batch, decode, forward = future.result()
+        started = time.perf_counter()
+        yield batch  # the caller writes before it asks for the next
+        self.times.write += time.perf_counter() - started
+        self.times.decode += decode
+        self.times.forward += forward
+        progress.advance(len(batch.indices) + len(batch.failures))
+
+    def _decode(self, buffer: Pixels, first: int, start: int, last: int) -> _Decoded:
+        """Load a few images into their places in the batch that begins at `first`."""
+        started = time.perf_counter()
+        failures = {}
+        for index in range(start, min(start + IMAGES_PER_TASK, last)):
+            try:
+                buffer[index - first] = self._load(index)
+            except UndecodableImageError as error:
+                failures[index] = str(error)
+        return _Decoded(failures, time.perf_counter() - started)
+
+    def _forward(
+        self, buffer: Pixels, first: int, last: int, tasks: "list[Future[_Decoded]]"
+    ) -> _Timed:
+        """Wait for a batch's pixels, which were asked for in order, and run the engine on them."""
+        decoded = [task.result() for task in tasks]
+        decode = sum(part.seconds for part in decoded) / self._threads
+        failures = {index: reason for part in decoded for index, reason in part.failures.items()}
+        good = np.array([index for index in range(first, last) if index not in failures], np.int64)
+        if not len(good):
+            return _Timed(Batch(good, [], failures), decode, 0.0)
+        engine = self._started_engine()
+        started = time.perf_counter()
+        features = engine(buffer[good - first] if failures else buffer[: last - first])
+        seconds = (time.perf_counter() - started) / min(engine.streams, self._threads)
+        self._buffers.append(buffer)
+        return _Timed(Batch(good, features, failures), decode, seconds)
+
+    def _started_engine(self) -> Engine:
+        with self._engine_lock:
+            if self._engine is None:
+                self._engine = self._make_engine()
+            return self._engine
+
+
+class Progress:
+    """Tells every ten seconds how far a pass is, how fast it goes and what holds it up."""
+
+    def __init__(self, count: int, times: Times) -> None:
+        self._count, self._times = count, times
+        self._done, self._late = 0, 0
+        self._started = self._reported = time.monotonic()
+
+    def advance(self, rows: int) -> None:
+        """Count rows as done, and report if it is time."""
+        now = time.monotonic()
+        if not self._done:  # the first batch had to wait for the engine: no rate to go by
+            self._started, self._late = now, rows
+        self._done += rows
+        if now - self._reported < REPORT_SECONDS:
+            return
+        self._reported = now
+        rate = max(1, self._done - self._late) / max(now - self._started, 1e-9)
+        logger.info(
+            "%s of %s rows, %.0f rows/s, %.0f s left, slowest: %s",
+            f"{self._done:,}",
+            f"{self._count:,}",
+            rate,
+            (self._count - self._done) / rate,
+            self._times.slowest,
+        )

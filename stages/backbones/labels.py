@@ -1,0 +1,77 @@
+"""What a base itself sees: its classifier's top ImageNet labels."""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stages.backbones.build import resolve
+from stages.backbones.frameworks import load_keras
+from stages.backbones.preprocessing import PREPROCESSINGS
+from stages.backbones.table import BACKBONES
+from stages.data.pixels import PixelSpec, load
+from stages.errors import ConfigError, MissingWeightsError
+
+
+class Label(NamedTuple):
+    """One of ImageNet's 1,000 classes (names from WordNet), and its probability."""
+
+    index: int
+    name: str
+    probability: float
+
+
+@cache
+def imagenet_labels() -> tuple[str, ...]:
+    """The 1,000 classes of ILSVRC 2012 in the order of every base's classifier."""
+    text = resources.files("stages.backbones").joinpath("imagenet_labels.json").read_text("utf-8")
+    return tuple(json.loads(text))
+
+
+def top_labels(backbone: str, images: Sequence[bytes], *, top: int = 5) -> list[list[Label]]:
+    """The likeliest ImageNet labels of encoded images, cropped at the centre.
+
+    Args:
+        backbone: a key of `BACKBONES`.
+        images: encoded images.
+        top: how many labels of each.
+
+    Raises:
+        UndecodableImageError: an image cannot be decoded.
+        MissingWeightsError: the weights of the base with its classifier cannot be had.
+    """
+    pixels = PixelSpec(image_size=BACKBONES[backbone].image_size, aspect="crop")
+    batch = np.stack([load(image, pixels) for image in images])
+    probabilities = np.asarray(classifier(backbone)(batch, training=False))
+    names = imagenet_labels()
+    return [
+        [Label(int(i), names[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top]]
+        for row in probabilities
+    ]
+
+
+def classifier(backbone: str) -> Any:
+    """A base with ImageNet weights and its classifier, from pixels in 0 to 255 to probabilities."""
+    keras = load_keras()
+    try:
+        row = BACKBONES[backbone]
+    except KeyError:
+        known = ", ".join(BACKBONES)
+        raise ConfigError(f"no backbone {backbone!r}; take one of {known}") from None
+    keras.utils.clear_session()
+    inputs = keras.Input((row.image_size, row.image_size, 3), name="image")
+    tensor = PREPROCESSINGS[row.preprocessing](inputs)
+    try:
+        base = resolve(row.constructor)(input_tensor=tensor, include_top=True, weights="imagenet")
+    except MissingWeightsError:
+        raise
+    except Exception as error:  # noqa: BLE001 (Keras' download raises a bare Exception)
+        reason = " ".join(str(error).split())[:200]
+        raise MissingWeightsError(
+            f"{backbone}: the weights of its classifier could not be had ({reason}); connect once,"
+            " put that file into ~/.keras/models, or take efficientnet_lite0, which has them"
+        ) from None
+    return keras.Model(inputs, base.output)

@@ -1,0 +1,233 @@
+"""Stage `extract`: the rows that the pool lacks, computed once, and a published feature set."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from stages.backbones.table import BACKBONES
+from stages.backbones.weights import WeightsFile, locate_weights
+from stages.errors import DataError
+from store import Examples, FeatureSpec, Pool
+
+# Raise by hand when the features of an unchanged spec change; a test pins them.
+EXTRACTOR_VERSION = 1
+
+Preprocessing = Literal["own", "caffe", "torch", "symmetric", "unit", "lite", "identity"]
+
+# what specs may differ in and still be computed by one forward pass
+FREE_WITHIN_A_PASS = {"output", "dtype", "augmentation"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetConfig:
+    """`extract.sets.<name>`: everything that decides a feature set's values.
+
+    Attributes:
+        backbone: a key of `BACKBONES`.
+        weights: "imagenet", a path, or "none" (seeded, for trials).
+        image_size: side in pixels; None means the backbone's own.
+        resize: "bilinear" as `image_dataset_from_directory`, "nearest" as `ImageDataGenerator`.
+        aspect: what becomes of images that are not square.
+        decode: "fast" decodes large JPEGs at a reduced scale.
+        preprocessing: the backbone's own, or another one.
+        output: "avg", "max", "flatten" or a layer's name, alone or with ":avg", ":max", ":flatten".
+        dtype: what the store keeps.
+        views: how many augmented versions of each image are stored besides the plain one.
+        augmentation: how views are drawn; needed where there are any.
+    """
+
+    backbone: str
+    weights: str = "imagenet"
+    image_size: int | None = None
+    resize: Literal["bilinear", "nearest"] = "bilinear"
+    aspect: Literal["stretch", "crop", "pad"] = "stretch"
+    decode: Literal["exact", "fast"] = "exact"
+    preprocessing: Preprocessing = "own"
+    output: str = "avg"
+    dtype: Literal["float16", "float32"] = "float16"
+    views: int = 0
+    augmentation: None = None
+
+    def __post_init__(self) -> None:
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"backbone: one of {', '.join(BACKBONES)}")
+        smallest = BACKBONES[self.backbone].smallest
+        if self.image_size is not None and self.image_size < smallest:
+            raise ValueError(f"image_size: {self.backbone} takes {smallest} or more")
+        if not 0 <= self.views <= 1000:
+            raise ValueError("views: 0 to 1000")
+        if self.views and self.augmentation is None:
+            raise ValueError("augmentation: needed where views is more than 0")
+        if not self.output or self.output.startswith(":"):
+            raise ValueError("output: avg, max, flatten, LAYER or LAYER:avg|max|flatten")
+
+    @property
+    def size(self) -> int:
+        """Side of the square input in pixels."""
+        return self.image_size or BACKBONES[self.backbone].image_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """`extract`: the feature sets by name, and how to compute them, which changes no value.
+
+    Attributes:
+        engine: "auto" takes the fastest that reproduces the TensorFlow reference.
+        workers: Dask workers to start; 0 means this process.
+        batch_size: images per forward pass.
+    """
+
+    engine: Literal["auto", "tensorflow", "openvino"] = "auto"
+    workers: int = 0
+    batch_size: int = 32
+    sets: Mapping[str, SetConfig] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError("workers: 0 or more")
+        if not 1 <= self.batch_size <= 4096:
+            raise ValueError("batch_size: 1 to 4096")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractSummary:
+    """What one run did.
+
+    Attributes:
+        name: the feature set.
+        fingerprint: of its feature spec.
+        images: distinct images that have rows now.
+        adopted: rows taken over from the set that was there.
+        reused: rows of the set that were in the pool already.
+        computed: rows of the set computed now.
+        siblings: rows computed now for other sets with the same trunk.
+        quarantined: examples of the set without rows.
+    """
+
+    name: str
+    fingerprint: str
+    images: int
+    adopted: int
+    reused: int
+    computed: int
+    siblings: int
+    quarantined: int
+
+
+def spec_of(config: SetConfig) -> FeatureSpec:
+    """The feature spec that a set's config means; loads no Keras unless weights must be made.
+
+    Raises:
+        MissingWeightsError: the weights cannot be found; the message says which file to put where.
+    """
+    return _spec(config, weights_of(config).sha256)
+
+
+def weights_of(config: SetConfig) -> WeightsFile:
+    """The weights file that a set's config means."""
+    return locate_weights(config.backbone, config.weights, image_size=config.size)
+
+
+def run(config: ExtractConfig, name: str, *, raw: Path, pool: Path, output: Path) -> ExtractSummary:
+    """Compute what the pool lacks of a set and of its siblings, and publish the set.
+
+    A set that lies at `output` already, pulled by DVC say, lends its rows to the pool first.
+
+    Args:
+        config: the section `extract`.
+        name: which of `config.sets` to publish.
+        raw: what `download` wrote.
+        pool: the directory of all pools.
+        output: where the feature set goes.
+
+    Raises:
+        MissingWeightsError: weights are missing.
+        DriftError: the features of the canary images changed.
+        DataError: images are missing or changed since they were downloaded.
+    """
+    from stages.backbones import passes
+
+    images = passes.Images(raw)
+    if not len(images.digests):
+        raise DataError(f"{raw}: no image that can be decoded; run `cryobase download` again")
+    weights = weights_of(config.sets[name])
+    own, *siblings = _views_wanted(config, name, weights.sha256).items()
+    targets = [passes.Target(Pool(pool, spec), views) for spec, views in (own, *siblings)]
+    adopted = targets[0].pool.adopt(output)
+    missing = len(targets[0].pool.missing(images.digests, targets[0].views)[0])
+    computed = passes.compute(
+        targets, images, weights, engine=config.engine, batch_size=config.batch_size
+    )
+    examples = _quarantined(images.examples, computed.failures)
+    targets[0].pool.publish(output, examples, config.sets[name].views)
+    mine = computed.rows[own[0].fingerprint]
+    summary = ExtractSummary(
+        name=name,
+        fingerprint=own[0].fingerprint,
+        images=len(images.digests) - len(computed.failures),
+        adopted=adopted,
+        reused=len(images.digests) * (own[1] + 1) - missing,
+        computed=mine,
+        siblings=computed.rows.total() - mine,
+        quarantined=int(examples.quarantined.sum()),
+    )
+    _tell(summary, output)
+    return summary
+
+
+def _spec(config: SetConfig, weights_sha256: str) -> FeatureSpec:
+    own = BACKBONES[config.backbone].preprocessing
+    return FeatureSpec(
+        backbone=config.backbone,
+        weights_sha256=weights_sha256,
+        image_size=config.size,
+        resize=config.resize,
+        aspect=config.aspect,
+        decode=config.decode,
+        preprocessing=own if config.preprocessing == "own" else config.preprocessing,
+        output=config.output,
+        dtype=config.dtype,
+        augmentation=None,
+        extractor_version=EXTRACTOR_VERSION,
+    )
+
+
+def _views_wanted(config: ExtractConfig, name: str, weights_sha256: str) -> dict[FeatureSpec, int]:
+    """The specs that one trunk's pass can serve, the set's own first, and their highest views."""
+    chosen = config.sets[name]
+    own = _spec(chosen, weights_sha256)
+    wanted = {own: chosen.views}
+    for candidate in config.sets.values():
+        if (candidate.backbone, candidate.weights) != (chosen.backbone, chosen.weights):
+            continue
+        spec = _spec(candidate, weights_sha256)
+        if set(own.differences(spec)) <= FREE_WITHIN_A_PASS and candidate.size == chosen.size:
+            wanted[spec] = max(candidate.views, wanted.get(spec, 0))
+    return wanted
+
+
+def _quarantined(examples: Examples, failures: Mapping[bytes, str]) -> Examples:
+    """The examples, with those in quarantine whose image could not be decoded after all."""
+    if not failures:
+        return examples
+    failed = [bytes(digest) in failures for digest in examples.digests]
+    for position in np.flatnonzero(failed):
+        reason = failures[bytes(examples.digests[position])]
+        logger.warning("%s: in quarantine: %s", examples.ids[position].decode(), reason)
+    return replace(examples, quarantined=examples.quarantined | np.array(failed))
+
+
+def _tell(summary: ExtractSummary, output: Path) -> None:
+    logger.info(
+        "%s: %s rows computed, %s reused, %s adopted; %s examples in quarantine; published at %s",
+        summary.name,
+        *(f"{n:,}" for n in (summary.computed, summary.reused, summary.adopted)),
+        f"{summary.quarantined:,}",
+        output,
+    )
