@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipeline import logs
+from pipeline import cli_store, logs
 from pipeline.layout import Layout
 
 app = typer.Typer(
@@ -18,6 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(cli_store.app, name="store")
 
 SetName = Annotated[str | None, typer.Argument(help="A feature set; all of them by default.")]
 

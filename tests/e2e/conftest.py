@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 # Few pixels, no downloads: what these tests check is which work is done, not how well it classifies.
 SMALL = {
-    "split": {"seed": 0, "fractions": {"train": 0.6, "validation": 0.2, "test": 0.2}},
+    "split": {"train": 0.6, "validation": 0.2, "test": 0.2, "seed": 0},
     "extract": {
         "sets": {
             "small": {

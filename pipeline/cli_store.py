@@ -1,0 +1,204 @@
+"""`cryobase store …`: look into pools and feature sets, check, mend, compare, share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline import tables
+from pipeline.layout import Layout
+
+app = typer.Typer(
+    help="Look into the feature store, check it, mend it, share it.", no_args_is_help=True
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+SetArgument = Annotated[str, typer.Argument(metavar="SET", help="A feature set's name or path.")]
+
+
+@app.command()
+def ls(json: Json = False) -> None:
+    """List the feature sets of this checkout and the pools of their rows."""
+    tables.show([*_sets(Layout.here()), *_pools(Layout.here())], as_json=json)
+
+
+@app.command()
+def show(name: SetArgument) -> None:
+    """Print all that is known of a feature set, as one JSON document."""
+    from store import FeatureSet
+
+    found = FeatureSet.open(_directory(name))
+    tables.print_json(
+        {
+            "directory": str(found.directory),
+            "digest": found.digest,
+            "fingerprint": found.spec.fingerprint,
+            "spec": found.spec.to_json(),
+            "classes": found.classes,
+            "images": len(found),
+            "quarantined": int(found.examples.quarantined.sum()),
+            "views": found.views,
+            "feature_shape": found.feature_shape,
+            "shards": [
+                {"name": shard.name, "rows": shard.rows, "bytes": shard.size}
+                for shard in found.manifest.shards
+            ],
+        }
+    )
+
+
+@app.command()
+def verify(
+    name: Annotated[str | None, typer.Argument(metavar="SET", help="All by default.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Check every byte.")] = False,
+) -> None:
+    """Check feature sets against their manifests."""
+    from store import FeatureSet
+
+    for directory in [_directory(name)] if name else _directories(Layout.here()):
+        found = FeatureSet.open(directory, full=full)
+        typer.echo(f"{directory.name}: {len(found):,} images, {'every byte' if full else 'structure'} right")
+
+
+@app.command()
+def repair() -> None:
+    """Drop what is damaged in the pools, and compute exactly those rows again."""
+    from pipeline.params import load
+    from stages import extract
+    from store import Pool
+
+    layout = Layout.here()
+    damaged = set()
+    for pool in Pool.all(layout.pool):
+        for damage in pool.repair():
+            damaged.add(pool.spec.fingerprint)
+            typer.echo(f"dropped {damage.shard.rows:,} rows: {damage.reason}")
+    config = load(layout.params).extract
+    for name, one in config.sets.items():
+        if extract.spec_of(one).fingerprint in damaged:
+            extract.run(config, name, raw=layout.raw, pool=layout.pool, output=layout.features(name))
+    typer.echo(f"{len(damaged)} pools were damaged")
+
+
+@app.command()
+def diff(a: SetArgument, b: SetArgument, json: Json = False) -> None:
+    """Say in what feature set B differs from A."""
+    from store import FeatureSet, compare
+
+    found = compare(FeatureSet.open(_directory(a)), FeatureSet.open(_directory(b)))
+    counts = {
+        key: len(getattr(found, key))
+        for key in ("added", "removed", "replaced", "relabelled", "quarantined", "features")
+    }
+    if json:
+        spec = {key: list(values) for key, values in found.spec.items()}
+        tables.print_json({"spec": spec, "classes": found.classes, **counts, "largest": found.largest})
+        return
+    tables.show(_changes(found.spec))
+    tables.show([{"what": key, "images": count} for key, count in counts.items()])
+
+
+@app.command()
+def why(name: Annotated[str, typer.Argument(metavar="SET", help="A set in params.yaml.")]) -> None:
+    """Name the part of the spec that makes a published feature set stale."""
+    from pipeline.params import load, one_or_all
+    from stages import extract
+    from store import FeatureSet
+
+    layout = Layout.here()
+    sets = load(layout.params).extract.sets
+    (key,) = one_or_all(sets, name, "extract.sets")
+    published = FeatureSet.open(layout.features(key)).spec
+    changes = published.differences(extract.spec_of(sets[key]))
+    if changes:
+        tables.show(_changes(changes, "published", "params.yaml"))
+    else:
+        typer.echo(f"{key}: nothing; the published features are those that params.yaml asks for")
+
+
+@app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Remove files of the pools that no manifest names and nobody has touched for a day."""
+    from store import Pool
+
+    verb = "would remove" if dry_run else "removed"
+    for pool in Pool.all(Layout.here().pool):
+        for path in pool.sweep(dry_run=dry_run):
+            typer.echo(f"{verb} {path}")
+
+
+@app.command()
+def export(
+    name: SetArgument,
+    npz: Annotated[Path | None, typer.Option(help="Write one .npz file.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write one .csv file.")] = None,
+) -> None:
+    """Write a feature set in a format that other tools read."""
+    from pipeline.params import ParamsError
+    from store import FeatureSet, export_csv, export_npz
+
+    if not (npz or csv):
+        raise ParamsError("export: say where to: --npz FILE or --csv FILE")
+    found = FeatureSet.open(_directory(name))
+    for path, write in ((npz, export_npz), (csv, export_csv)):
+        if path:
+            write(found, path)
+            typer.echo(str(path))
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="A directory that somebody sent.")],
+    name: Annotated[str | None, typer.Argument(help="Its name here.")] = None,
+) -> None:
+    """Take in a received feature set, if every byte of it is right."""
+    from store import import_set
+
+    found = import_set(source, Layout.here().features(name or source.resolve().name))
+    typer.echo(f"{found.directory}: {len(found):,} images, every byte right")
+
+
+def _directory(name: str) -> Path:
+    """A set of this checkout by name, or any directory by a path with a slash."""
+    return Path(name) if "/" in name else Layout.here().features(name)
+
+
+def _directories(layout: Layout) -> list[Path]:
+    return sorted(path.parent for path in layout.root.glob("features/*/manifest-*.json"))
+
+
+def _sets(layout: Layout) -> Iterator[dict[str, Any]]:
+    from store import FeatureSet
+
+    for directory in dict.fromkeys(_directories(layout)):
+        found = FeatureSet.open(directory)
+        yield _line(directory.name, found.spec, len(found), found.manifest)
+
+
+def _pools(layout: Layout) -> Iterator[dict[str, Any]]:
+    from store import Pool
+
+    for pool in Pool.all(layout.pool):
+        yield _line(f"pool {pool.spec.fingerprint[:12]}", pool.spec, len(pool), pool.manifest())
+
+
+def _line(name: str, spec: Any, rows: int, manifest: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "backbone": spec.backbone,
+        "size": spec.image_size,
+        "output": spec.output,
+        "dtype": spec.dtype,
+        "rows": rows,
+        "shards": len(manifest.shards),
+        "bytes": tables.size(sum(shard.size for shard in manifest.shards)),
+    }
+
+
+def _changes(
+    changes: dict[str, tuple[Any, Any]], before: str = "a", after: str = "b"
+) -> list[dict[str, Any]]:
+    return [{"part": key, before: was, after: now} for key, (was, now) in changes.items()]
