@@ -163,7 +163,7 @@ def predict(
     from pipeline import predictions
 
     asked = [*(paths or []), *(file or []), *(directory or [])]
-    predictions.show(Layout.here(), asked, model=model, top=top, json=json, csv=csv)
+    predictions.show(Layout.here(), asked, model=model, top=top, as_json=json, as_csv=csv)
 
 
 def main() -> NoReturn:
@@ -171,7 +171,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
-    except Exception as error:  # noqa: BLE001 - the one place that catches
+    except Exception as error:  # the one place that catches
         if "--debug" in sys.argv:
             raise
         from pipeline.exits import exit_code
@@ -188,7 +188,11 @@ def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return text if type(error).__module__.split(".")[0] in logs.PACKAGES else f"{type(error).__name__}: {text}"
+    return (
+        text
+        if type(error).__module__.split(".")[0] in logs.PACKAGES
+        else f"{type(error).__name__}: {text}"
+    )
 
 
 if __name__ == "__main__":

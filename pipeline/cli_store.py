@@ -58,7 +58,9 @@ def verify(
 
     for directory in [_directory(name)] if name else _directories(Layout.here()):
         found = FeatureSet.open(directory, full=full)
-        typer.echo(f"{directory.name}: {len(found):,} images, {'every byte' if full else 'structure'} right")
+        typer.echo(
+            f"{directory.name}: {len(found):,} images, {'every byte' if full else 'structure'} right"
+        )
 
 
 @app.command()
@@ -77,7 +79,9 @@ def repair() -> None:
     config = load(layout.params).extract
     for name, one in config.sets.items():
         if extract.spec_of(one).fingerprint in damaged:
-            extract.run(config, name, raw=layout.raw, pool=layout.pool, output=layout.features(name))
+            extract.run(
+                config, name, raw=layout.raw, pool=layout.pool, output=layout.features(name)
+            )
     typer.echo(f"{len(damaged)} pools were damaged")
 
 
@@ -93,7 +97,9 @@ def diff(a: SetArgument, b: SetArgument, json: Json = False) -> None:
     }
     if json:
         spec = {key: list(values) for key, values in found.spec.items()}
-        tables.print_json({"spec": spec, "classes": found.classes, **counts, "largest": found.largest})
+        tables.print_json(
+            {"spec": spec, "classes": found.classes, **counts, "largest": found.largest}
+        )
         return
     tables.show(_changes(found.spec))
     tables.show([{"what": key, "images": count} for key, count in counts.items()])

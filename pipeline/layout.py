@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Layout:
-    """The paths of one checkout. Outputs lie under `root`; caches under `shared`, see `Layout.here`."""
+    """The paths of one checkout: outputs under `root`, caches under `shared`."""
 
     root: Path
     shared: Path
@@ -17,8 +17,8 @@ class Layout:
     def here(cls) -> "Layout":
         """The layout of the current directory.
 
-        DVC sets `DVC_ROOT` to the main checkout even where an experiment runs in a temporary copy, so
-        that all experiments find the same pool; without DVC the root of the Git checkout is taken.
+        DVC sets `DVC_ROOT` to the main checkout even where an experiment runs in a temporary copy,
+        so all experiments find the same pool; without DVC the root of the Git checkout is taken.
         """
         root = Path.cwd()
         shared = Path(os.environ.get("DVC_ROOT") or _git_root(root)) / ".cryobase"

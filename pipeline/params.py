@@ -1,6 +1,7 @@
 """`params.yaml`: one section per stage, checked against the stages' own config dataclasses."""
 
 import dataclasses
+import functools
 import json
 import re
 import typing
@@ -82,6 +83,7 @@ def _read_yaml(path: Path) -> Any:
         raise ParamsError(f"{path}: not valid YAML: {reason}") from None
 
 
+@functools.cache
 def _adapter() -> pydantic.TypeAdapter[Params]:
     for config in _dataclasses_in(Params):
         config.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
@@ -131,7 +133,7 @@ def _direct(hint: Any, found: Any) -> bool:
 
 
 def _check_names(path: Path, params: Params) -> None:
-    """Names become directories: refuse what could leave its place, or what another thing is called."""
+    """Names become directories: refuse what could leave its place, or is taken."""
     tables: dict[str, Mapping[str, Any]] = {
         "extract.sets": params.extract.sets,
         "train.heads": params.train.heads,
@@ -147,7 +149,9 @@ def _check_names(path: Path, params: Params) -> None:
     for name, run in params.finetune.runs.items():
         if run.set not in params.extract.sets:
             known = ", ".join(params.extract.sets) or "none"
-            raise ParamsError(f"{path}: finetune.runs.{name}.set: no set {run.set!r}; known: {known}")
+            raise ParamsError(
+                f"{path}: finetune.runs.{name}.set: no set {run.set!r}; known: {known}"
+            )
 
 
 def one_or_all(table: Mapping[str, Any], name: str | None, key: str) -> list[str]:
@@ -159,5 +163,7 @@ def one_or_all(table: Mapping[str, Any], name: str | None, key: str) -> list[str
     if name is None:
         return list(table)
     if name not in table:
-        raise ParamsError(f"params.yaml: {key} has no {name!r}; known: {', '.join(table) or 'none'}")
+        raise ParamsError(
+            f"params.yaml: {key} has no {name!r}; known: {', '.join(table) or 'none'}"
+        )
     return [name]

@@ -1,4 +1,4 @@
-"""Small images made on the spot: each class has its own colour and stripes, so a head can learn it."""
+"""Small images made on the spot; each class has its own colour and stripes."""
 
 from pathlib import Path
 

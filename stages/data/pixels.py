@@ -1,7 +1,7 @@
 """Encoded bytes to the float32 pixels that a backbone sees: decoding, aspect ratio, resizing."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import cv2
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from stages.data import decoding
 from stages.data.decoding import UndecodableImageError
+from store import FeatureSpec
 
 __all__ = ["PixelSpec", "UndecodableImageError", "decode", "load", "resize"]
 
@@ -26,6 +27,12 @@ class PixelSpec:
     resize: Literal["bilinear", "nearest"] = "bilinear"
     aspect: Literal["stretch", "crop", "pad"] = "stretch"
     decode: Literal["exact", "fast"] = "exact"
+
+    @classmethod
+    def of(cls, spec: FeatureSpec) -> "PixelSpec":
+        """The pixels that the features of a spec were computed from."""
+        names = (field.name for field in fields(cls))
+        return cls(**{name: getattr(spec, name) for name in names})
 
     def __post_init__(self) -> None:
         if self.image_size < 1:

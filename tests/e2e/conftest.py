@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
 
-# Few pixels, no downloads: what these tests check is which work is done, not how well it classifies.
+# Few pixels, no downloads: these tests check which work is done, not how well it classifies.
 SMALL = {
     "split": {"train": 0.6, "validation": 0.2, "test": 0.2, "seed": 0},
     "extract": {
@@ -47,7 +47,7 @@ class Project:
     root: Path
 
     def run(self, *command: str, check: bool = True, **variables: str) -> str:
-        """Run a command with this environment's programs first in PATH; stdout and stderr as one."""
+        """Run a command with this environment's programs first in PATH; all that it prints."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "PYTHONWARNINGS": "default", **variables}
         environment.pop("DVC_ROOT", None)

@@ -29,7 +29,8 @@ def test_store_loads_nothing_heavy():
 
 def test_help_loads_nothing_heavy():
     code = (
-        "import contextlib, io, sys\nsys.argv = ['cryobase', '--help']\nfrom pipeline.cli import main\n"
+        "import contextlib, io, sys\nsys.argv = ['cryobase', '--help']\n"
+        "from pipeline.cli import main\n"
         "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): main()"
     )
     assert not loaded(code) & set(HEAVY)
