@@ -1,5 +1,6 @@
 """A batch feature store: rows computed once, found by content, read with numpy and h5py alone."""
 
+from store.compare import Difference, compare
 from store.errors import (
     ConflictError,
     ExamplesError,
@@ -14,14 +15,19 @@ from store.errors import (
     UnknownExampleError,
 )
 from store.examples import Examples, decode_id, encode_id
+from store.export import export_csv, export_npz
 from store.manifest import FileInfo, Manifest, Published, ShardInfo
-from store.pool import Pool
+from store.pool import Plan, Pool
 from store.reader import FeatureSet
+from store.repair import Damage, damages
 from store.spec import FeatureSpec
+from store.transfer import import_set
 from store.writer import FeatureWriter
 
 __all__ = [
     "ConflictError",
+    "Damage",
+    "Difference",
     "Examples",
     "ExamplesError",
     "FeatureSet",
@@ -32,6 +38,7 @@ __all__ = [
     "IntegrityError",
     "Manifest",
     "MissingRowsError",
+    "Plan",
     "Pool",
     "Published",
     "ShardInfo",
@@ -41,6 +48,11 @@ __all__ = [
     "StoreError",
     "StoreNotFoundError",
     "UnknownExampleError",
+    "compare",
+    "damages",
     "decode_id",
     "encode_id",
+    "export_csv",
+    "export_npz",
+    "import_set",
 ]

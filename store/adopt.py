@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from store.errors import SpecMismatchError, StoreNotFoundError
+from store.index import words_of_rows
 from store.manifest import Manifest, commit, load
 from store.publish import share
 from store.reader import FeatureSet
@@ -47,7 +48,7 @@ def adopt(pool: "Pool", directory: Path) -> int:
 
 
 def _lacks(pool: "Pool", rows: Rows) -> bool:
-    return bool((pool.snapshot().index.find(*rows.keys()) < 0).any())
+    return bool((pool.snapshot().index.find(words_of_rows(*rows.keys())) < 0).any())
 
 
 def _take(pool: "Pool", feature_set: FeatureSet) -> int:
@@ -56,7 +57,7 @@ def _take(pool: "Pool", feature_set: FeatureSet) -> int:
         _adopt_canary(pool, feature_set)
         index = pool.snapshot().index
         keys = [shard.keys() for shard in table.shards]
-        absent = [index.find(*key) < 0 for key in keys]
+        absent = [index.find(words_of_rows(*key)) < 0 for key in keys]
         _adopt_shards(pool, feature_set, [i for i, new in enumerate(absent) if new.all()])
         for number, new in enumerate(absent):
             where = np.flatnonzero(new & ~new.all())

@@ -12,9 +12,10 @@ import numpy as np
 
 from store.errors import IntegrityError, MissingRowsError, StoreNotFoundError
 from store.examples import Examples
+from store.index import Positions, words_of_rows
 from store.manifest import FileInfo, Manifest, Published, ShardInfo, load, manifest_path, versions
 from store.publish import TEMPORARY_PREFIX, make_directory, publish_bytes, remove, share
-from store.rows import Positions, Rows
+from store.rows import Rows
 from store.shard import Digests, Views, build_shard, sum_of_rows
 from store.spec import canonical_json
 
@@ -58,7 +59,7 @@ def publish_set(
     digest = set_digest(
         now.manifest.spec.fingerprint, examples, views, sum_of_live(now.rows, positions)
     )
-    if existing and _is_same(existing, digest, now.manifest):
+    if existing and _is_same(directory, existing, digest, now.manifest):
         _place(existing, pool, directory, now.manifest)
         _tidy(directory, existing)
         return existing
@@ -94,7 +95,7 @@ def _positions(now: "Snapshot", examples: Examples, views: int) -> Positions:
     digests, numbers = keys_of(examples.digests[~examples.quarantined], views)
     if len(digests) == 0:
         raise MissingRowsError("no example outside of quarantine, so no feature set; add images")
-    positions = now.index.find(digests, numbers)
+    positions = now.index.find(words_of_rows(digests, numbers))
     if (absent := positions < 0).any():
         first = int(np.argmax(absent))
         raise MissingRowsError(
@@ -104,9 +105,18 @@ def _positions(now: "Snapshot", examples: Examples, views: int) -> Positions:
     return positions
 
 
-def _is_same(existing: Manifest, digest: str, of_pool: Manifest) -> bool:
-    same = existing.published is not None and existing.published.digest == digest
-    return same and existing.canary == of_pool.canary
+def _is_same(directory: Path, existing: Manifest, digest: str, of_pool: Manifest) -> bool:
+    """Whether a set has the content wanted already, or gets it by linking."""
+    if existing.published is None or existing.published.digest != digest:
+        return False
+    own = [info for info in existing.files if info not in of_pool.files]
+    return existing.canary == of_pool.canary and all(has_size(directory, info) for info in own)
+
+
+def has_size(directory: Path, info: FileInfo) -> bool:
+    """Whether a file is there with the size that a manifest says."""
+    path = directory / info.name
+    return os.path.lexists(path) and path.lstat().st_size == info.size
 
 
 def _existing(directory: Path) -> Manifest | None:

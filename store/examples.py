@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from store.columns import MAX_STRING, build, inspect
 from store.errors import ExamplesError, IntegrityError, StoreError, UnknownExampleError
 from store.files import MEND, bytes_of, open_regular, read_into, sha256_of
+from store.index import Index, Positions, words_of_strings
 from store.manifest import FileInfo
 from store.spec import canonical_json
 
@@ -124,7 +125,7 @@ class Examples:
         digest.update(self.quarantined.astype(np.uint8).tobytes())
         return digest.hexdigest()
 
-    def positions(self, ids: ArrayLike) -> NDArray[np.intp]:
+    def positions(self, ids: ArrayLike) -> Positions:
         """Where `ids` (bytes or str) stand.
 
         Raises:
@@ -134,12 +135,22 @@ class Examples:
         if wanted.dtype.kind == "U":
             wanted = np.char.encode(wanted, "utf-8")
         if wanted.size == 0:
-            return np.empty(0, np.intp)
-        found = np.minimum(np.searchsorted(self.ids, wanted), max(0, len(self.ids) - 1))
-        if len(self.ids) == 0 or np.any(unknown := self.ids[found] != wanted):
-            first = wanted[np.argmax(unknown)] if len(self.ids) else wanted[0]
+            return np.empty(0, np.int64)
+        width = -(-max(wanted.itemsize, self.ids.itemsize) // 8) * 8
+        found = self._index(width).find(words_of_strings(wanted, width))
+        if (unknown := found < 0).any():
+            first = wanted[np.argmax(unknown)]
             raise UnknownExampleError(f"id {first!r}: not among the {len(self)} examples")
-        return np.asarray(found, np.intp)
+        return found
+
+    def _index(self, width: int) -> Index:
+        if width not in self._indices:
+            self._indices[width] = Index(words_of_strings(self.ids, width))
+        return self._indices[width]
+
+    @cached_property
+    def _indices(self) -> dict[int, Index]:
+        return {}
 
     def to_bytes(self) -> bytes:
         """The file of these examples; the classes are in the manifest."""

@@ -10,13 +10,14 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from store import adopt, assemble, sweep
+from store import adopt, assemble, repair, sweep
 from store.canary import build_canary, load_canary
 from store.errors import ConflictError, SpecMismatchError, StoreNotFoundError
 from store.examples import Examples
-from store.manifest import Manifest, commit, load
+from store.index import Index, words_of_rows
+from store.manifest import Manifest, commit, load, versions
 from store.publish import make_directory, publish_bytes
-from store.rows import RowIndex, Rows
+from store.rows import Rows
 from store.shard import Digests, Views
 from store.spec import FeatureSpec
 from store.writer import FeatureWriter
@@ -30,7 +31,16 @@ class Snapshot:
 
     manifest: Manifest
     rows: Rows
-    index: RowIndex
+    index: Index
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows that exist, rows to compute, and the bytes of one, None where no row exists yet."""
+
+    existing: int
+    missing: int
+    row_bytes: int | None
 
 
 class Pool:
@@ -49,6 +59,12 @@ class Pool:
         self.spec = spec
         self.directory = self.root / spec.fingerprint
         self._snapshot: Snapshot | None = None
+
+    @classmethod
+    def all(cls, root: Path) -> "list[Pool]":
+        """The pools under `root` that have a manifest, by fingerprint."""
+        found = sorted(path for path in Path(root).glob("*") if versions(path))
+        return [cls(root, load(path)[1].spec) for path in found]
 
     def __len__(self) -> int:
         return self.manifest().rows
@@ -81,7 +97,7 @@ class Pool:
                 if self.manifest() == manifest:
                     raise
                 continue
-            self._snapshot = Snapshot(manifest, rows, RowIndex(*rows.keys()))
+            self._snapshot = Snapshot(manifest, rows, rows.index())
             return self._snapshot
 
     def missing(self, digests: Digests, views: int = 0) -> tuple[Digests, Views]:
@@ -95,7 +111,7 @@ class Pool:
             (m, 32) digests and (m,) views, unique, ordered by both.
         """
         wanted, numbers = assemble.keys_of(digests, views)
-        absent = self.snapshot().index.find(wanted, numbers) < 0
+        absent = self.snapshot().index.find(words_of_rows(wanted, numbers)) < 0
         return wanted[absent], numbers[absent]
 
     def writer(self) -> FeatureWriter:
@@ -130,10 +146,22 @@ class Pool:
         """Take over the rows of a feature set that was pulled; see `store.adopt`."""
         return adopt.adopt(self, Path(directory))
 
-    def sweep(self, lease: float = sweep.LEASE) -> list[Path]:
+    def plan(self, digests: Digests, views: int = 0) -> Plan:
+        """What a set of `digests` × views 0 to `views` would need, before anything is computed."""
+        wanted, numbers = assemble.keys_of(digests, views)
+        now = self.snapshot()
+        existing = int((now.index.find(words_of_rows(wanted, numbers)) >= 0).sum())
+        known = now.manifest.feature_shape is not None
+        return Plan(existing, len(wanted) - existing, now.rows.row_bytes if known else None)
+
+    def repair(self) -> list[repair.Damage]:
+        """Drop what is damaged, so that `missing` names its rows; see `store.repair`."""
+        return repair.repair(self)
+
+    def sweep(self, lease: float = sweep.LEASE, *, dry_run: bool = False) -> list[Path]:
         """Remove what no manifest names and nobody has touched for `lease` seconds."""
         with self.lock():
-            return sweep.sweep(self.directory, lease)
+            return sweep.sweep(self.directory, lease, dry_run=dry_run)
 
     def canary(self) -> NDArray[np.float32] | None:
         """The features of the probe images as they were when the pool began, None before that."""

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from store.errors import ConflictError, StorageError
-from store.files import open_regular, read_file
+from store.errors import ConflictError, IntegrityError, StorageError
+from store.files import MEND, open_regular, read_file
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -79,6 +79,24 @@ def share(source: Path, target: Path) -> None:
                 _copy(origin, temporary)
             os.replace(temporary, target)
             sync_directory(target.parent)
+    finally:
+        os.close(origin)
+
+
+def copy(source: Path, target: Path, size: int) -> None:
+    """Copy a file of `size` bytes, which may be hostile, to a name that is free.
+
+    Raises:
+        IntegrityError: it is no regular file, or of another size.
+        StorageError: the disk is full or fails, or permissions forbid it.
+    """
+    origin = open_regular(source)
+    try:
+        if os.fstat(origin).st_size != size:
+            raise IntegrityError(f"{source}: not the {size} bytes that its manifest says; {MEND}")
+        with _storage_errors(target), _temporary(target.parent) as temporary:
+            _copy(origin, temporary)
+            os.link(temporary, target)
     finally:
         os.close(origin)
 

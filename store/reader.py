@@ -14,8 +14,9 @@ from store.canary import load_canary
 from store.errors import IntegrityError, StoreNotFoundError, UnknownExampleError
 from store.examples import Examples
 from store.files import MEND
+from store.index import Positions, words_of_rows
 from store.manifest import Manifest, load
-from store.rows import Positions, RowIndex, Rows, widen
+from store.rows import Rows, widened
 
 log = logging.getLogger(__name__)
 
@@ -83,12 +84,14 @@ class FeatureSet:
 
     def _find_rows(self) -> NDArray[np.int64]:
         """(views + 1, n) the number of each example's row, -1 for those in quarantine."""
-        index = RowIndex(*self.table.keys())
+        index = self.table.index()
         rows = np.full((self.views + 1, len(self.examples)), -1, np.int64)
         live = ~self.examples.quarantined
         digests = self.examples.digests[live]
         for view in range(self.views + 1):
-            rows[view, live] = index.find(digests, np.full(len(digests), view, "<u2"))
+            rows[view, live] = index.find(
+                words_of_rows(digests, np.full(len(digests), view, np.uint16))
+            )
         if (absent := rows[:, live] < 0).any():
             raise IntegrityError(
                 f"{self.directory}: {absent.sum()} rows of its examples are missing; {MEND}"
@@ -151,8 +154,8 @@ class FeatureSet:
             seed: Of the order and the views; another one for every epoch.
             views: For each row, a view from 0 to this one is drawn.
 
-        Yields:
-            (size, …) float32 features and (size,) int32 labels.
+        Returns:
+            Pairs of (size, …) float32 features and (size,) int32 labels.
 
         Raises:
             UnknownExampleError: an id is not in the set, or in quarantine.
@@ -161,11 +164,14 @@ class FeatureSet:
         random = np.random.Generator(np.random.PCG64(seed))
         if shuffle:
             chosen = self._shuffled(chosen, block, random)
-        drawn = random.integers(0, self._view(views) + 1, len(chosen)) if views else None
-        for start in range(0, len(chosen), size):
-            batch = chosen[start : start + size]
-            view = 0 if drawn is None else drawn[start : start + size]
-            yield self._widened(self._rows[view, batch]), self.examples.labels[batch]
+        if views:
+            drawn = random.integers(0, self._view(views) + 1, len(chosen))
+            rows = self._rows[drawn, chosen]
+        else:
+            rows = self._rows[0, chosen]
+        labels = self.examples.labels[chosen]
+        parts = (labels[start : start + size] for start in range(0, len(labels), size))
+        return zip(map(widened, self.table.batches(rows, size)), parts, strict=True)
 
     def _shuffled(
         self, chosen: NDArray[np.intp], block: int, random: np.random.Generator
@@ -201,8 +207,14 @@ class FeatureSet:
             if self.table.dtype == np.float32:
                 self.table.take(rows[start:stop], out=features[start:stop])
             else:
-                widen(self.table.take(rows[start:stop]), out=features[start:stop])
+                features[start:stop] = widened(self.table.take(rows[start:stop]))
         return features
+
+    def to_dask(self, ids: ArrayLike | None = None, view: int = 0) -> Any:
+        """The features of `arrays` as a `dask.array`; see `store.lazy`."""
+        from store.lazy import to_dask
+
+        return to_dask(self, ids, view)
 
     def verify(self) -> None:
         """Check every byte of the opened files against the manifest.

@@ -1,76 +1,22 @@
-"""The rows of a manifest as one long table, and the index that finds a row by its key."""
+"""The rows of a manifest as one long table."""
 
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from store.errors import IntegrityError
-from store.files import MEND, bytes_of, read_into
+from store.files import bytes_of, read_into
+from store.index import Index, Positions, words_of_rows
 from store.manifest import Manifest
 from store.shard import Digests, Shard, Views
 
-Positions = NDArray[np.int64]
+Runs = list[tuple[int, int, int]]  # the shard's number, the offset there, bytes
 
-
-class RowIndex:
-    """Finds rows by (digest, view).
-
-    Keys are compared as 64-bit hashes with random coefficients, so that nobody can make them
-    collide, and then whole.
-
-    Args:
-        digests: (n, 32).
-        views: (n,).
-
-    Raises:
-        IntegrityError: two rows have the same key.
-    """
-
-    def __init__(self, digests: Digests, views: Views) -> None:
-        self._digests, self._views = _words(digests), views
-        for _ in range(8):
-            self._factors = np.frombuffer(os.urandom(40), np.uint64) | np.uint64(1)
-            hashes = self._hash(self._digests, views)
-            self._order = np.argsort(hashes)
-            self._hashes = hashes[self._order]
-            alike = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])
-            if len(alike) == 0:
-                return
-            self._refuse_duplicate(*self._order[alike[0] : alike[0] + 2])
-        raise IntegrityError(f"digests that cannot be SHA-256: they collide; {MEND}")
-
-    def __len__(self) -> int:
-        return len(self._hashes)
-
-    def find(self, digests: Digests, views: Views) -> Positions:
-        """(m,) the positions of keys, -1 where there is none."""
-        words = _words(digests)
-        wanted = self._hash(words, views)
-        if len(self) == 0:
-            return np.full(len(wanted), -1, np.int64)
-        sort = np.argsort(wanted)  # a sorted search stays in the cache: five times faster
-        slots = np.empty(len(wanted), np.int64)
-        slots[sort] = np.searchsorted(self._hashes, wanted[sort])
-        np.minimum(slots, len(self) - 1, out=slots)
-        found = self._order[slots]
-        same = (self._views[found] == views) & (self._digests[found] == words).all(axis=1)
-        return np.where(same, found, -1)
-
-    def _hash(self, words: NDArray[np.uint64], views: Views) -> NDArray[np.uint64]:
-        hashes: NDArray[np.uint64] = views.astype(np.uint64) * self._factors[4]
-        for word in range(4):
-            hashes += words[:, word] * self._factors[word]
-        return hashes
-
-    def _refuse_duplicate(self, one: np.intp, other: np.intp) -> None:
-        same = (self._digests[one] == self._digests[other]).all()
-        if same and self._views[one] == self._views[other]:
-            key = f"digest {self._digests[one].tobytes().hex()}, view {self._views[one]}"
-            raise IntegrityError(f"{key}: two rows have this key; {MEND}")
+_PLANNED = 1 << 14  # rows that are planned at once
 
 
 class Rows:
@@ -106,27 +52,52 @@ class Rows:
             digests[start:stop], views[start:stop] = shard.keys()
         return digests, views
 
+    def index(self) -> Index:
+        """The index of all keys; find with `words_of_rows`."""
+        return Index(words_of_rows(*self.keys()))
+
     def take(self, positions: Positions, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """(m, …) rows as they are stored, in the order of `positions`; into `out` if given."""
         rows = np.empty((len(positions), *self.feature_shape), self.dtype) if out is None else out
-        buffer = bytes_of(rows)
-        for shard, offset, start, stop in self._runs(positions):
-            read_into(shard.descriptor, buffer[start:stop], offset, shard.path)
+        for runs in self._runs(positions, max(1, len(positions))):
+            self._read(runs, rows)
         return rows
 
-    def _runs(self, positions: Positions) -> Iterator[tuple[Shard, int, int, int]]:
-        """Runs that lie side by side: the shard, the offset there, start and stop in the buffer."""
-        if len(positions) == 0:
-            return
-        numbers = np.searchsorted(self.starts, positions, side="right") - 1
-        offsets = self._offsets[numbers] + (positions - self.starts[numbers]) * self.row_bytes
-        apart = (np.diff(offsets) != self.row_bytes) | (np.diff(numbers) != 0)
-        firsts = np.flatnonzero(np.concatenate([[True], apart]))
-        starts = (firsts * self.row_bytes).tolist()
-        stops = [*starts[1:], len(positions) * self.row_bytes]
-        chosen = zip(numbers[firsts].tolist(), offsets[firsts].tolist(), strict=True)
-        for (number, offset), start, stop in zip(chosen, starts, stops, strict=True):
-            yield self.shards[number], offset, start, stop
+    def batches(self, positions: Positions, size: int) -> Iterator[NDArray[Any]]:
+        """Rows in batches of `size`, each one a new array."""
+        for start, runs in enumerate(self._runs(positions, size)):
+            count = min(size, len(positions) - start * size)
+            # No name for it here: a batch kept alive would push the next one out of the cache.
+            yield self._read(runs, np.empty((count, *self.feature_shape), self.dtype))
+
+    def _runs(self, positions: Positions, size: int) -> Iterator[Runs]:
+        """For each batch, its runs of rows that lie side by side.
+
+        Many batches are planned at once: for one alone, planning would take as long as reading.
+        """
+        window = size * max(1, _PLANNED // size)
+        for begin in range(0, len(positions), window):
+            part = positions[begin : begin + window]
+            numbers = np.searchsorted(self.starts, part, side="right") - 1
+            offsets = self._offsets[numbers] + (part - self.starts[numbers]) * self.row_bytes
+            breaks = np.ones(len(part), np.bool_)
+            breaks[1:] = (np.diff(offsets) != self.row_bytes) | (np.diff(numbers) != 0)
+            breaks[::size] = True
+            firsts = np.flatnonzero(breaks)
+            lengths = np.diff(firsts, append=len(part)) * self.row_bytes
+            cuts = np.searchsorted(firsts, np.arange(0, len(part) + size, size)).tolist()
+            columns = numbers[firsts].tolist(), offsets[firsts].tolist(), lengths.tolist()
+            for start, stop in pairwise(cuts):
+                yield list(zip(*(column[start:stop] for column in columns), strict=True))
+
+    def _read(self, runs: Runs, rows: NDArray[Any]) -> NDArray[Any]:
+        buffer, start = bytes_of(rows), 0
+        for number, offset, length in runs:
+            shard, stop = self.shards[number], start + length
+            if os.preadv(shard.descriptor, (buffer[start:stop],), offset) != length:
+                read_into(shard.descriptor, buffer[start:stop], offset, shard.path)
+            start = stop
+        return rows
 
     def close(self) -> None:
         """Close all shards."""
@@ -134,13 +105,12 @@ class Rows:
             shard.close()
 
 
-def _words(digests: Digests) -> NDArray[np.uint64]:
-    return np.ascontiguousarray(digests).view(np.uint64)
-
-
-def widen(rows: NDArray[np.float16], out: NDArray[np.float32]) -> NDArray[np.float32]:
-    """float16 as float32 into `out`, by a table: three times faster than `astype`."""
-    return np.take(_WIDENED, rows.view(np.uint16), out=out, mode="wrap")
+def widened(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """Rows as float32; float16 by a table, three times faster than `astype`."""
+    if rows.dtype != np.float16:
+        return rows
+    wide = np.empty(rows.shape, np.float32)
+    return np.take(_WIDENED, rows.view(np.uint16), out=wide, mode="wrap")
 
 
 _WIDENED = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)

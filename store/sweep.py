@@ -12,14 +12,14 @@ LEASE = 3600.0
 _KINDS = ("shard-", "examples-", "canary-", TEMPORARY_PREFIX)
 
 
-def sweep(directory: Path, lease: float) -> list[Path]:
+def sweep(directory: Path, lease: float, *, dry_run: bool = False) -> list[Path]:
     """Remove superseded manifests and unnamed files, if older than `lease` seconds.
 
     A manifest's age is counted from its successor, so that a reader that has just read it finds all
     its files for the length of a lease. Hold the pool's lock.
 
     Returns:
-        What was removed.
+        What was removed, or would be.
     """
     swept, found = [], versions(directory)
     for version, successor in pairwise(found):
@@ -31,7 +31,7 @@ def sweep(directory: Path, lease: float) -> list[Path]:
         unnamed = path.name.startswith(_KINDS) and path.name not in names
         if unnamed and _age(path) > lease:
             swept.append(path)
-    for path in swept:
+    for path in () if dry_run else swept:
         remove(path)
     return swept
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.errors import FeaturesError, SpecMismatchError
+from store.index import words_of_rows
 from store.manifest import Manifest, commit
 from store.publish import publish_bytes
 from store.shard import Digests, Views, build_shard, finite_rows
@@ -116,7 +117,7 @@ class FeatureWriter:
                 )
             # Asked anew on every try: where locks fail, another committer may have been faster.
             index = self.pool.snapshot().index
-            new = order[index.find(digests[order], views[order]) < 0]
+            new = order[index.find(words_of_rows(digests[order], views[order])) < 0]
             shards = []
             for part in _parts(new, features.nbytes // len(features)):
                 info, data = build_shard(features[part], digests[part], views[part])

@@ -1,0 +1,42 @@
+"""Taking in a feature set that somebody sent: copied, verified in full, and only then visible."""
+
+from pathlib import Path
+
+from store.errors import ConflictError, StoreNotFoundError
+from store.manifest import load, manifest_path, versions
+from store.publish import copy, make_directory, publish_bytes, remove
+from store.reader import FeatureSet
+
+
+def import_set(source: Path, target: Path) -> FeatureSet:
+    """Copy a received feature set, if every byte of it is right.
+
+    The copy is what gets verified, so that whoever owns `source` cannot change it afterwards. Only
+    files that the manifest names are copied.
+
+    Args:
+        source: The received directory.
+        target: A directory without a manifest, or a new one.
+
+    Raises:
+        IntegrityError: something is not what the manifest says; no copy is left.
+        ConflictError: there is a feature set at `target`.
+    """
+    _, manifest = load(source)
+    if versions(target):
+        raise ConflictError(f"{target}: has a manifest already; choose another name")
+    if manifest.published is None:
+        raise StoreNotFoundError(f"{source}: a pool, not a feature set")
+    make_directory(target)
+    copied: list[Path] = []
+    try:
+        for info in manifest.files:
+            copied.append(target / info.name)
+            copy(source / info.name, target / info.name, info.size)
+        FeatureSet(target, manifest, full=True).close()
+        publish_bytes(target, manifest_path(target, 1).name, manifest.to_bytes())
+    except BaseException:
+        for path in copied:
+            remove(path)
+        raise
+    return FeatureSet(target, manifest)
