@@ -62,6 +62,12 @@ class DownloadConfig:
                 raise ValueError(f"pattern: no regular expression ({error})") from None
         if self.in_place and self.source != "folder":
             raise ValueError(f"in_place: only images of source folder can stay, not {self.source}")
+        if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"sha256: 64 digits 0-9a-f, not {self.sha256!r}")
+        if self.source == "tfds" and not (self.name or self.data_dir):
+            raise ValueError("name: source tfds needs one, or data_dir of a prepared version")
+        if unknown := set(self.splits) - {"train", "validation", "test", "all"}:
+            raise ValueError(f"splits: keys train, validation, test or all, not {min(unknown)!r}")
 
 
 @dataclass(frozen=True)

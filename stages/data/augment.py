@@ -149,7 +149,8 @@ def affine(
     steps = [
         np.array([*step, [0, 0, 1]]) for step in (center, rotation, shift, shear, zoom, origin)
     ]
-    return np.linalg.multi_dot(steps)[:2]
+    whole: NDArray[np.float64] = np.linalg.multi_dot(steps)
+    return whole[:2]
 
 
 def uniform(digest: bytes, view: int, name: str) -> float:

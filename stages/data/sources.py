@@ -5,9 +5,11 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.data.archive import Archive
 from stages.data.folder import Folder
 from stages.data.sample import Sample
 from stages.data.source import Source, SourceExample
+from stages.data.tfds import Tfds
 
 if TYPE_CHECKING:
     from stages.download import DownloadConfig
@@ -17,6 +19,8 @@ __all__ = ["SOURCES", "Source", "SourceExample", "open_source"]
 SOURCES: dict[str, Callable[["DownloadConfig", Path], Any]] = {
     "sample": Sample,
     "folder": Folder,
+    "archive": Archive,
+    "tfds": Tfds,
 }
 
 

@@ -1,0 +1,168 @@
+"""Reading tar streams (POSIX ustar and pax, GNU long names) with bounded memory.
+
+The standard library reads a header of any size into memory, and has looped for ever on negative
+ones (CVE-2025-8194).
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, cast
+
+BLOCK = 512
+MAX_EXTENSION = 1 << 16  # bytes of a long name or a pax header
+MAX_EXTENSIONS = 8  # in a row
+REGULAR = (b"0", b"\0", b"7")
+FOLDER = b"5"
+LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL = EXTENSIONS = b"L", b"K", b"x", b"g"
+COPY = 1 << 20
+MAX_HEADERS = 10_000_000
+MAX_PADDING = 16 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A member; `content` is to be read before the next one is asked for."""
+
+    name: str
+    kind: bytes
+    size: int
+    content: IO[bytes]
+
+
+def is_header(block: bytes) -> bool:
+    """Whether a block is a tar header: its checksum is right."""
+    if len(block) < BLOCK or not any(block):
+        return False
+    unsigned = sum(block[:148]) + 8 * 0x20 + sum(block[156:BLOCK])
+    try:
+        return _number(block[148:156]) == unsigned
+    except ValueError:
+        return False
+
+
+def read(stream: IO[bytes]) -> Iterator[Entry]:
+    """All members but folders.
+
+    Raises:
+        ValueError: not a tar, or damaged.
+        EOFError: the stream ends before the tar does.
+    """
+    said, headers = _Extensions(), 0
+    while any(block := _exactly(stream, BLOCK)):
+        headers += 1
+        if not is_header(block) or headers > MAX_HEADERS:
+            raise ValueError("a header's checksum is wrong, or there are too many")
+        kind, size = block[156:157], _number(block[124:136])
+        if kind in EXTENSIONS:
+            said.take(kind, _exactly(stream, size + -size % BLOCK, MAX_EXTENSION)[:size])
+            continue
+        name, size = said.name or _name(block), size if said.size is None else said.size
+        said = _Extensions()
+        if kind == FOLDER or name.endswith("/"):
+            if size:
+                raise ValueError("a folder has content")
+            continue
+        content = _Content(stream, size)
+        yield Entry(name, kind, size, cast("IO[bytes]", content))
+        content.skip()
+    _to_the_end(stream)
+
+
+class _Extensions:
+    """What headers before a member's own say of it."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.size: int | None = None
+        self._taken = 0
+
+    def take(self, kind: bytes, data: bytes) -> None:
+        self._taken += 1
+        if self._taken > MAX_EXTENSIONS:
+            raise ValueError("too many extended headers in a row")
+        if kind == LONG_NAME:
+            self.name = _text(data.split(b"\0", 1)[0])
+        elif kind == PAX:
+            records = dict(_records(data))
+            self.name = _text(records.get(b"path", b"")) or self.name
+            self.size = int(records[b"size"]) if b"size" in records else self.size
+            if self.size is not None and self.size < 0:
+                raise ValueError("a negative size")
+
+
+class _Content(io.RawIOBase):
+    """The bytes of one member within the stream."""
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        self._stream = stream
+        self._left = size
+        self._padding = -size % BLOCK
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        wanted = min(self._left if size < 0 else size, self._left, COPY)
+        data = _exactly(self._stream, wanted)
+        self._left -= len(data)
+        return data
+
+    def skip(self) -> None:
+        while self._left:
+            self.read(min(COPY, self._left))
+        _exactly(self._stream, self._padding)
+
+
+def _exactly(stream: IO[bytes], size: int, limit: int = COPY) -> bytes:
+    if size > limit:
+        raise ValueError(f"a header of {size:,} bytes")
+    data = stream.read(size)
+    if len(data) != size:
+        raise EOFError("the archive is cut off")
+    return data
+
+
+def _to_the_end(stream: IO[bytes]) -> None:
+    """Read what is after the end, so that a compressor's own checksum is seen."""
+    padding = 0
+    while data := stream.read(COPY):
+        padding += len(data)
+        if padding > MAX_PADDING:
+            raise ValueError(f"more than {MAX_PADDING:,} bytes after the end")
+
+
+def _number(field: bytes) -> int:
+    """An octal field, or GNU's base 256; never negative."""
+    if field[0] & 0x80:
+        if field[0] & 0x40:
+            raise ValueError("a negative number in a header")
+        return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+    digits = field.split(b"\0", 1)[0].strip(b" ")
+    if not re.fullmatch(rb"[0-7]*", digits):
+        raise ValueError("a number in a header is none")
+    return int(digits or b"0", 8)
+
+
+def _name(block: bytes) -> str:
+    """The name of a ustar header, with its prefix."""
+    name = block[:100].split(b"\0", 1)[0]
+    prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
+    return _text(prefix + b"/" + name if prefix else name)
+
+
+def _records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The `length key=value` records of a pax header."""
+    position = 0
+    while position < len(data):
+        found = re.compile(rb"([0-9]{1,5}) ([^=]{1,255})=").match(data, position)
+        if not found or not found.end() < position + int(found[1]) <= len(data):
+            raise ValueError("a pax header is damaged")
+        end = position + int(found[1])
+        yield found[2], data[found.end() : end - 1]
+        position = end
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")

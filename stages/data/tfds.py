@@ -1,0 +1,165 @@
+"""Image classification datasets of TensorFlow Datasets, with the bytes that they store."""
+
+import hashlib
+import logging
+import re
+from array import array
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stages.data.digests import DigestTable
+from stages.data.folder import PART_NAMES
+from stages.data.png import encode_png
+from stages.data.source import SourceExample
+from stages.errors import DataError
+from store.examples import encode_id
+
+if TYPE_CHECKING:
+    from stages.download import DownloadConfig
+
+log = logging.getLogger(__name__)
+
+ALL = "all"  # the key of `splits` for examples that belong to no part
+FILE_NAME = re.compile(r"(?i)file_?name$")
+
+
+class Tfds:
+    """A dataset by name, prepared where it is not yet, or a prepared version's directory."""
+
+    def __init__(self, config: "DownloadConfig", workspace: Path) -> None:
+        """`config.name`, `config.data_dir`, `config.splits` and `config.label` say which."""
+        self._config = config
+        self._classes: tuple[str, ...] = ()
+        self._seen = DigestTable()
+        self._copies = array("q")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._classes
+
+    def examples(self) -> Iterator[SourceExample]:
+        """Examples in the order in which they are stored.
+
+        An id is the file name that the dataset keeps, else the image's digest: TFDS numbers its
+        examples anew whenever one is added.
+
+        Raises:
+            DataError: no such dataset or split, it cannot be prepared, or it is no image
+                classification dataset.
+        """
+        import tensorflow_datasets as tfds
+
+        builder = self._builder(tfds)
+        image, label, name = self._features(tfds, builder.info)
+        self._classes = tuple(
+            encode_id(text).decode() for text in builder.info.features[label].names
+        )
+        unlabelled = 0
+        for part, expression in self._splits(builder).items():
+            for record in _records(tfds, builder, expression, [image, label, name]):
+                number = int(record[label])
+                if not 0 <= number < len(self._classes):
+                    unlabelled += 1
+                    continue
+                data = _encoded(record[image])
+                prefix = f"{expression if part == ALL else part}/{self._classes[number]}"
+                yield SourceExample(
+                    self._identify(prefix, data, record.get(name)),
+                    self._classes[number],
+                    None if part == ALL else part,
+                    data,
+                )
+        if unlabelled:
+            log.warning("%s: %s examples without a label left out", builder.info.name, unlabelled)
+
+    def _builder(self, tfds: Any) -> Any:
+        config = self._config
+        try:
+            if config.name is None:
+                return tfds.builder_from_directory(config.data_dir)
+            builder = tfds.builder(config.name, data_dir=config.data_dir)
+            builder.download_and_prepare()
+        except Exception as error:  # noqa: BLE001 - TFDS raises whatever its dataset scripts raise
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise DataError(
+                f"tfds {config.name or config.data_dir}: cannot be prepared ({reason}); check"
+                " download.name, or point download.data_dir at a prepared version's directory"
+            ) from None
+        return builder
+
+    def _features(self, tfds: Any, info: Any) -> tuple[str, str, str]:
+        """The keys of image, label and, if there is one, file name."""
+        features: Mapping[str, Any] = info.features
+        supervised = info.supervised_keys or (None, None)
+        images = [key for key, feature in features.items() if _is_image(tfds, feature)]
+        labels = [
+            key
+            for key, feature in features.items()
+            if isinstance(feature, tfds.features.ClassLabel)
+        ]
+        image = supervised[0] if supervised[0] in images else _only(images)
+        asked = self._config.label
+        label = asked or (supervised[1] if supervised[1] in labels else _only(labels))
+        if image is None or label not in labels:
+            raise DataError(
+                f"tfds {info.name}: needs one image and one class feature; has images"
+                f" {images or 'none'} and classes {labels or 'none'}: set download.label to one"
+            )
+        names = [key for key in features if FILE_NAME.search(key)]
+        return image, label, _only(names) or ""
+
+    def _splits(self, builder: Any) -> Mapping[str, str]:
+        if self._config.splits:
+            return self._config.splits
+        own = {name: PART_NAMES.get(name.lower()) for name in builder.info.splits}
+        if len(own) < 2 or None in own.values():  # a lone split is no split
+            return {ALL: "+".join(own)}
+        return {part: name for name, part in own.items() if part}
+
+    def _identify(self, prefix: str, data: bytes, name: Any) -> str:
+        known = isinstance(name, bytes)
+        text = encode_id(name.decode("utf-8", "surrogateescape")).decode() if known else ""
+        identifier = f"{prefix}/{text or hashlib.sha256(data).hexdigest()[:32]}"
+        row = self._seen.add(hashlib.sha256(identifier.encode()).digest())
+        if row == len(self._copies):
+            self._copies.append(1)
+            return identifier
+        self._copies[row] += 1
+        return f"{identifier}~{self._copies[row]}"
+
+
+def _records(tfds: Any, builder: Any, expression: str, keys: list[str]) -> Iterator[dict[str, Any]]:
+    """The wanted features of every example, images as they are stored."""
+    image, wanted = keys[0], {key for key in keys if key}
+    skip = {image: tfds.decode.SkipDecoding()}
+    decoders = tfds.decode.PartialDecoding(wanted, decoders=skip)
+    order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    try:
+        dataset = builder.as_dataset(
+            split=expression, shuffle_files=False, decoders=decoders, read_config=order
+        )
+    except (ValueError, AssertionError, KeyError, OSError) as error:
+        known = ", ".join(builder.info.splits) or "none: it is not prepared"
+        raise DataError(
+            f"tfds {builder.info.name}: no split {expression!r}"
+            f" ({' '.join(str(error).split())[:120]}); known: {known}"
+        ) from None
+    yield from tfds.as_numpy(dataset)
+
+
+def _is_image(tfds: Any, feature: Any) -> bool:
+    if isinstance(feature, tfds.features.Image):
+        return True
+    shape: tuple[int | None, ...] = getattr(feature, "shape", None) or ()
+    return len(shape) == 3 and shape[-1] in (1, 3) and np.dtype(feature.np_dtype) == np.uint8
+
+
+def _encoded(image: Any) -> bytes:
+    return image if isinstance(image, bytes) else encode_png(np.asarray(image))
+
+
+def _only(keys: list[str]) -> str | None:
+    return keys[0] if len(keys) == 1 else None

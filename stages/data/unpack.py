@@ -1,0 +1,246 @@
+"""Our own extractor for untrusted archives: regular files only, checked as a whole beforehand.
+
+The standard library's extractors follow links, overwrite, and read headers of any size into memory;
+their filters have been bypassed (CVE-2025-4517). Here a first pass over all members refuses the
+archive before anything is written; the second writes.
+"""
+
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import stat
+import struct
+import unicodedata
+import zipfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+from stages.data import tar
+from stages.data.folder import is_licence
+from stages.data.packs import open_regular
+from stages.errors import DataError
+
+MAX_MEMBERS = 3_000_000
+MAX_UNPACKED = 1 << 40
+MAX_RATIO = 200  # unpacked bytes per packed byte, beyond SLACK
+SLACK = 16 << 20
+MAX_DIRECTORY = 256 << 20  # bytes of a zip's central directory
+MAX_NAME = 1024
+MAX_DEPTH = 32
+BLOCK = 1 << 20
+DRIVE = re.compile(r"\A[A-Za-z]:")
+
+
+class HostileArchiveError(DataError):
+    """An archive that tries what no dataset needs; nothing of it was written."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A regular file in an archive."""
+
+    name: str
+    size: int
+    content: IO[bytes]
+
+
+def unpack(archive: Path, directory: Path) -> int:
+    """Unpack a .tar, .tar.gz or .zip into an empty directory; the number of files.
+
+    Raises:
+        HostileArchiveError: a name leads out of the directory, a member is no regular file, two
+            names collide, or the caps are exceeded. Nothing was written.
+        DataError: the archive is damaged, of another kind, or the disk too small.
+    """
+    check = _Checker(archive, archive.stat().st_size)
+    with _members(archive) as members:
+        for member in members:
+            check.add(member.name, member.size)
+    if check.unpacked > (free := shutil.disk_usage(directory.parent).free):
+        raise DataError(
+            f"{directory}: {free:,} bytes free, {check.unpacked:,} to unpack; make room"
+        )
+    count = 0
+    with _members(archive) as members:
+        for member in members:
+            parts = split_name(archive, member.name)
+            if not any(part.startswith((".", "__MACOSX")) for part in parts) and not is_licence(
+                parts[-1]
+            ):
+                _write(member, directory.joinpath(*parts))
+                count += 1
+    return count
+
+
+def split_name(archive: Path, name: str) -> list[str]:
+    """The parts of a member's name, all of them safe.
+
+    Raises:
+        HostileArchiveError: the name is absolute, leads upwards, has a drive, a backslash or a
+            control character, or is too long.
+    """
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    unprintable = any(ord(character) < 0x20 or ord(character) == 0x7F for character in name)
+    if name.startswith("/") or ".." in parts or DRIVE.match(name) or "\\" in name or unprintable:
+        raise HostileArchiveError(
+            f"{archive}: member {name[:100]!r} leads out; get another archive"
+        )
+    encoded = [len(os.fsencode(part)) for part in parts]
+    if not parts or max(encoded) > 255 or sum(encoded) > MAX_NAME or len(parts) > MAX_DEPTH:
+        raise HostileArchiveError(
+            f"{archive}: member {name[:100]!r} has an unusable name; get another archive"
+        )
+    return parts
+
+
+class _Checker:
+    """What the first pass counts and compares."""
+
+    def __init__(self, archive: Path, packed: int) -> None:
+        self.unpacked = 0
+        self._archive = archive
+        self._limit = min(MAX_UNPACKED, MAX_RATIO * packed + SLACK)
+        self._files: set[bytes] = set()
+        self._folders: dict[bytes, bytes] = {}
+
+    def add(self, name: str, size: int) -> None:
+        self.unpacked += size
+        if self.unpacked > self._limit:
+            raise HostileArchiveError(
+                f"{self._archive}: unpacks to more than {self._limit:,} bytes, which images do not;"
+                " get another archive"
+            )
+        parts = split_name(self._archive, name)
+        folded, exact = (_key(form) for form in (_fold("/".join(parts)), "/".join(parts)))
+        if len(self._files) >= MAX_MEMBERS:
+            raise HostileArchiveError(
+                f"{self._archive}: more than {MAX_MEMBERS:,} files; unpack it by hand and use"
+                " download.source: folder"
+            )
+        if folded in self._files or folded in self._folders:
+            self._collide(name)
+        self._files.add(folded)
+        for depth in range(1, len(parts)):
+            folder = "/".join(parts[:depth])
+            folded, exact = _key(_fold(folder)), _key(folder)
+            if folded in self._files or self._folders.setdefault(folded, exact) != exact:
+                self._collide(name)
+
+    def _collide(self, name: str) -> None:
+        raise HostileArchiveError(
+            f"{self._archive}: member {name[:100]!r} collides with another one that differs at most"
+            " in case or accents; get another archive"
+        )
+
+
+def _fold(name: str) -> str:
+    """What a file system that knows no case and no Unicode forms takes for the same name."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _key(name: str) -> bytes:
+    """16 bytes instead of a name: an archive may have millions."""
+    return hashlib.blake2b(os.fsencode(name), digest_size=16).digest()
+
+
+def _write(member: Member, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o644), "wb") as file:
+        left = member.size
+        while left:
+            block = member.content.read(min(BLOCK, left))
+            if not block:
+                raise EOFError(f"{member.name} ends early")
+            file.write(block)
+            left -= len(block)
+        if member.content.read(1):
+            raise ValueError(f"{member.name} is longer than declared")
+
+
+@contextmanager
+def _members(archive: Path) -> Iterator[Iterator[Member]]:
+    """All regular files of an archive, each to be read before the next."""
+    try:
+        with os.fdopen(open_regular(archive), "rb") as file, _open(archive, file) as members:
+            yield members
+    except DataError:
+        raise
+    except Exception as error:  # noqa: BLE001 - decompressors raise anything on hostile bytes
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise DataError(f"{archive}: damaged archive ({reason}); fetch it again") from None
+
+
+def _open(archive: Path, file: IO[bytes]) -> AbstractContextManager[Iterator[Member]]:
+    start = file.read(512)
+    file.seek(0)
+    if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _open_zip(archive, file)
+    if start.startswith(b"\x1f\x8b"):
+        return _open_tar(archive, cast("IO[bytes]", gzip.GzipFile(fileobj=file)))
+    if start[257:262] == b"ustar" or tar.is_header(start):
+        return _open_tar(archive, file)
+    raise DataError(
+        f"{archive}: not a .tar, .tar.gz or .zip file (begins with {start[:8].hex(' ')}); unpack it"
+        " by hand and use download.source: folder"
+    )
+
+
+@contextmanager
+def _open_tar(archive: Path, stream: IO[bytes]) -> Iterator[Iterator[Member]]:
+    def members() -> Iterator[Member]:
+        for entry in tar.read(stream):
+            if entry.kind not in tar.REGULAR:
+                raise _no_file(archive, entry.name)
+            yield Member(entry.name, entry.size, entry.content)
+
+    yield members()
+
+
+@contextmanager
+def _open_zip(archive: Path, file: IO[bytes]) -> Iterator[Iterator[Member]]:
+    _check_directory(archive, file)
+    with zipfile.ZipFile(file) as opened:
+        entries = [entry for entry in opened.infolist() if not entry.is_dir()]
+        size = os.fstat(file.fileno()).st_size
+        if sum(entry.compress_size for entry in entries) > size:
+            raise HostileArchiveError(f"{archive}: members overlap; get another archive")
+
+        def members() -> Iterator[Member]:
+            for entry in entries:
+                mode = entry.external_attr >> 16
+                if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+                    raise _no_file(archive, entry.filename)
+                if entry.flag_bits & 1:
+                    raise DataError(f"{archive}: encrypted; decrypt it and pin the new sha256")
+                with opened.open(entry) as content:
+                    yield Member(entry.orig_filename, entry.file_size, content)
+
+        yield members()
+
+
+def _check_directory(archive: Path, file: IO[bytes]) -> None:
+    """Refuse a central directory that would not fit into memory (APPNOTE 4.3.16, 4.3.14)."""
+    size = os.fstat(file.fileno()).st_size
+    tail = os.pread(file.fileno(), 1 << 17, max(0, size - (1 << 17)))
+    directory = 0
+    if (at := tail.rfind(b"PK\x05\x06")) >= 0 and at + 16 <= len(tail):
+        (directory,) = struct.unpack_from("<I", tail, at + 12)
+    if (at := tail.rfind(b"PK\x06\x06")) >= 0 and at + 48 <= len(tail):
+        directory = max(directory % 0xFFFFFFFF, *struct.unpack_from("<Q", tail, at + 40))
+    if directory > MAX_DIRECTORY:
+        raise HostileArchiveError(
+            f"{archive}: a central directory of {directory:,} bytes, at most {MAX_DIRECTORY:,} are"
+            " read; unpack it by hand and use download.source: folder"
+        )
+
+
+def _no_file(archive: Path, name: str) -> HostileArchiveError:
+    return HostileArchiveError(
+        f"{archive}: member {name[:100]!r} is a link or device, not a file; get another archive"
+    )
