@@ -67,7 +67,8 @@ def run(
     heads = _load(models, rows, split, name)
     validation = answer(heads, rows, split.ids("validation"))
     found = {head: {"validation": _scores(validation[head], config)} for head in heads}
-    best = _choose(found, config, heads)
+    ranked = _rank(found, config)
+    best = ranked[0]
     final = _final(config, best, heads)
     test = answer({head: heads[head] for head in final}, rows, split.ids("test"))
     for head, predictions in test.items():
@@ -76,7 +77,7 @@ def run(
     for head in heads:
         parts = {"validation": validation[head]} | ({"test": test[head]} if head in test else {})
         _write_head(output / "heads" / head, heads[head], parts, head)
-    document = {"best": best, "heads": {head: _entry(heads[head], found[head]) for head in heads}}
+    document = {"best": best, "heads": {head: _entry(heads[head], found[head]) for head in ranked}}
     _write_set(output, document, heads, best, test.get(best, validation[best]))
     logger.info("%s: best of %d heads is %s: %s", name, len(heads), best, found[best])
     return document
@@ -97,15 +98,13 @@ def _scores(predictions: Predictions, config: EvaluateConfig) -> dict[str, float
     return metrics.scores(predictions, config.top_k) if len(predictions.labels) else {}
 
 
-def _choose(
-    found: Mapping[str, Mapping[str, Mapping[str, float]]],
-    config: EvaluateConfig,
-    heads: Mapping[str, Head],
-) -> str:
-    """The best head by validation; the only one, where there is one."""
-    if len(heads) == 1:
-        return next(iter(heads))
-    if not all(found[head]["validation"] for head in heads):
+def _rank(
+    found: Mapping[str, Mapping[str, Mapping[str, float]]], config: EvaluateConfig
+) -> list[str]:
+    """The heads by validation, best first; a single one needs no validation images."""
+    if len(found) == 1:
+        return list(found)
+    if not all(parts["validation"] for parts in found.values()):
         raise DataError("evaluate: no validation images to choose by; see split.fractions")
 
     def rank(head: str) -> tuple[float, float, str]:
@@ -113,7 +112,7 @@ def _choose(
         sign = 1 if config.select == "log_loss" else -1
         return sign * scores[config.select], scores["log_loss"], head
 
-    return min(heads, key=rank)
+    return sorted(found, key=rank)
 
 
 def _final(config: EvaluateConfig, best: str, heads: Mapping[str, Head]) -> Sequence[str]:
@@ -188,8 +187,7 @@ def _write_set(
         (head, *(entry["validation"].get(column, "") for column in columns))
         for head, entry in document["heads"].items()
     )
-    ranked = sorted(rows, key=lambda row: (row[0] != best, -float(row[1] or 0), row[0]))
-    _write_csv(output / "heads" / "leaderboard.csv", ("head", *columns), ranked)
+    _write_csv(output / "heads" / "leaderboard.csv", ("head", *columns), rows)
     histories = {head: loaded.history for head, loaded in heads.items()}
     plots.all_curves(output / "curves.svg", histories, best)
     counts = metrics.confusion(judged)

@@ -124,6 +124,8 @@ def _check(where: str, params: HeadParams, rows: FeatureSet) -> None:
 def _head(
     params: HeadParams, trained: Trained, rows: FeatureSet, data: tuple[str, ...], where: str
 ) -> Head:
+    if len(trained.history) and trained.history.best_epoch is None:
+        logger.warning("%s: diverged, its weights are the initial ones; lower learning_rate", where)
     try:
         return Head(
             params=params,

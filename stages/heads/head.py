@@ -91,7 +91,7 @@ class Head:
         Raises:
             DataError: the features have another width.
         """
-        rows = features.reshape(len(features), -1)
+        rows = features.reshape(len(features), math.prod(features.shape[1:]))
         if rows.shape[1] != self.width:
             raise DataError(f"head: features of {rows.shape[1]} values, expected {self.width}")
         answers = [self._answer(rows[k : k + ROWS]) for k in range(0, len(rows), ROWS)]

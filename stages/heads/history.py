@@ -29,11 +29,14 @@ class History:
 
     @property
     def best_epoch(self) -> int | None:
-        """The epoch, from 1, whose weights are kept: lowest validation loss, the last if none."""
+        """The epoch, from 1, whose weights are kept: lowest validation loss, or the last.
+
+        None where there were no epochs, or no loss was ever finite.
+        """
         losses = np.array(self.curves["val_loss"])
-        if not len(losses):
-            return None
-        return int(np.nanargmin(losses)) + 1 if np.isfinite(losses).any() else len(losses)
+        if np.isfinite(losses).any():
+            return int(np.nanargmin(losses)) + 1
+        return len(losses) if np.isfinite(self.curves["loss"]).any() else None
 
     @property
     def overfitting_from(self) -> int | None:

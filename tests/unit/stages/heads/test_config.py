@@ -1,0 +1,90 @@
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.heads.config import HeadConfig, HeadParams, expand
+from stages.heads.table import HEADS
+
+
+def test_without_lists_an_entry_is_one_head_of_its_own_name():
+    assert list(expand({"linear": HeadConfig()})) == ["linear"]
+
+
+def test_lists_span_a_grid_whose_names_say_its_values():
+    heads = expand({"a": HeadConfig(learning_rate=(1e-3, 1e-5), weight_decay=(0.0, 0.01))})
+    assert list(heads) == ["a-lr0.001-wd0", "a-lr0.001-wd0.01", "a-lr1e-05-wd0", "a-lr1e-05-wd0.01"]
+    assert heads["a-lr1e-05-wd0.01"].learning_rate == 1e-5
+    assert heads["a-lr1e-05-wd0.01"].weight_decay == 0.01
+
+
+def test_adding_a_value_renames_no_head():
+    one = expand({"a": HeadConfig(seed=(1,))})
+    two = expand({"a": HeadConfig(seed=(1, 2))})
+    assert one.items() <= two.items()
+
+
+def test_units_in_a_list_are_a_grid_and_in_a_list_of_lists_layers():
+    heads = expand({"m": HeadConfig(kind="mlp", units=(64, (128, 32)))})
+    assert {name: params.units for name, params in heads.items()} == {
+        "m-u64": (64,),
+        "m-u128x32": (128, 32),
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"learning_rate": 0}, "learning_rate"),
+        ({"learning_rate": (0.1, -1.0)}, "learning_rate"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"patience": -1}, "patience"),
+        ({"momentum": 2.0}, "momentum"),
+        ({"seed": ()}, "seed"),
+        ({"seed": (1, 1)}, "seed"),
+        ({"seed": 1 << 32}, "seed"),
+        ({"class_weights": {"cat": -1.0}}, "class_weights"),
+        ({"kind": "mlp", "units": 0}, "units"),
+        ({"kind": "mlp", "units": ((),)}, "units"),
+        ({"units": 64}, "units"),
+    ],
+)
+def test_a_value_that_means_nothing_is_refused_by_its_key(values, key):
+    with pytest.raises(ValueError, match=key):
+        HeadConfig(**values)
+
+
+def test_two_entries_may_not_make_heads_of_one_name():
+    with pytest.raises(ValueError, match="a-s1"):
+        expand({"a": HeadConfig(seed=(1,)), "a-s1": HeadConfig()})
+
+
+def test_weight_decay_is_keras_default_where_not_given():
+    assert expand({"a": HeadConfig()})["a"].weight_decay == 0
+    assert expand({"a": HeadConfig(optimizer="adamw")})["a"].weight_decay == 0.004
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_params_survive_json(kind):
+    (params,) = expand({"a": HeadConfig(kind=kind)}).values()
+    assert HeadParams.from_json(params.to_json()) == params
+
+
+@given(st.sampled_from(sorted(HEADS["mlp"].keys - {"units", "class_weights"})))
+def test_the_fingerprint_covers_every_key_that_the_kind_reads(key):
+    (params,) = expand({"a": HeadConfig(kind="mlp")}).values()
+    value = getattr(params, key)
+    other = "other" if isinstance(value, str) else not value if value in (0, True) else value * 2
+    changed = dataclasses.replace(params, **{key: other})
+    assert changed.fingerprint("set") != params.fingerprint("set")
+
+
+def test_the_fingerprint_covers_the_data_and_nothing_that_is_not_read():
+    (params,) = expand({"a": HeadConfig()}).values()
+    assert params.fingerprint("set", "split") != params.fingerprint("set", "other")
+    unread = dataclasses.replace(params, activation="linear")
+    assert unread.fingerprint("set") == params.fingerprint("set")

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from stages.heads.metrics import (
+    Predictions,
+    calibration_error,
+    class_table,
+    confusion,
+    reliability,
+    scores,
+)
+
+CLASSES = ("a", "b", "c")
+PREDICTIONS = Predictions(
+    ids=np.array([b"1", b"2", b"3", b"4"]),
+    labels=np.array([0, 0, 1, 1], np.int32),
+    probabilities=np.array([[0.8, 0.1, 0.1], [0.3, 0.4, 0.3], [0.2, 0.7, 0.1], [0.1, 0.3, 0.6]]),
+    classes=CLASSES,
+)
+
+
+def test_scores_by_hand():
+    found = scores(PREDICTIONS, 2)
+    assert found["accuracy"] == 0.5
+    assert found["top_2"] == 0.75
+    # F1: a 2/3, b 1/2, c 0
+    assert found["f1_macro"] == pytest.approx((2 / 3 + 1 / 2) / 3, abs=1e-6)
+    expected = -np.log([0.8, 0.3, 0.7, 0.3]).mean()
+    assert found["log_loss"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_top_k_needs_more_classes_than_k():
+    assert "top_3" not in scores(PREDICTIONS, 3)
+
+
+def test_a_class_without_images_breaks_nothing():
+    assert class_table(PREDICTIONS)[2] == {
+        "class": "c",
+        "images": 0,
+        "precision": 0,
+        "recall": 0,
+        "f1": 0,
+    }
+
+
+def test_confusion_has_true_rows():
+    assert confusion(PREDICTIONS).tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
+
+
+def test_calibration_error_by_hand():
+    # confidences 0.8, 0.4, 0.7, 0.6 in bins of their own; right, wrong, right, wrong
+    assert calibration_error(PREDICTIONS) == pytest.approx((0.2 + 0.4 + 0.3 + 0.6) / 4)
+    assert sum(row["images"] for row in reliability(PREDICTIONS)) == 4
+
+
+def test_certainty_falls_into_the_last_bin():
+    sure = Predictions(np.array([b"1"]), np.array([0]), np.array([[1.0, 0.0]]), ("a", "b"))
+    assert calibration_error(sure) == 0
+
+
+def test_a_calibrated_head_has_a_small_error_and_an_overconfident_one_a_large():
+    random = np.random.default_rng(0)
+    p = random.uniform(0.5, 1, 20_000)
+    labels = (random.uniform(size=20_000) > p).astype(np.int32)
+    ids = np.arange(20_000).astype("S")
+    honest = Predictions(ids, labels, np.stack([p, 1 - p], 1), ("a", "b"))
+    sharp = p**4 / (p**4 + (1 - p) ** 4)
+    boastful = Predictions(ids, labels, np.stack([sharp, 1 - sharp], 1), ("a", "b"))
+    assert calibration_error(honest) < 0.02
+    assert calibration_error(boastful) > 0.1

@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_class_weight
+
+from stages.heads import rows as module
+from stages.heads.rows import (
+    ArrayRows,
+    StoredRows,
+    Task,
+    ahead,
+    fit_scale,
+    open_rows,
+    weigh_classes,
+)
+from tests.unit.stages.heads.sets import blobs, publish
+
+CLASSES = ("a", "b", "c")
+
+
+@pytest.fixture
+def task():
+    features, labels = blobs(2500, 7, 3)
+    rows = ArrayRows(features * 5 + 3, labels=labels, classes=CLASSES, key=9)
+    return Task(rows, np.arange(0, 2500, 2), np.arange(1, 2500, 2))
+
+
+def test_an_epoch_shows_every_training_row_once_with_its_label(task):
+    batches = list(task.epoch(0, 100))
+    features = np.concatenate([batch for batch, _ in batches])
+    labels = np.concatenate([batch for _, batch in batches])
+    expected = task.rows.take(task.train)
+    assert [len(batch) for batch, _ in batches] == [100] * 12 + [50]
+    order = np.lexsort(features.T)
+    assert np.array_equal(features[order], expected[np.lexsort(expected.T)])
+    assert np.array_equal(labels[order], task.rows.labels[task.train][np.lexsort(expected.T)])
+
+
+def test_the_order_belongs_to_set_and_epoch_not_to_the_size_of_a_read(task):
+    def whole(epoch, size):
+        return np.concatenate([features for features, _ in task.epoch(epoch, size)])
+
+    assert np.array_equal(whole(3, 64), whole(3, 1000))
+    assert not np.array_equal(whole(3, 64), whole(4, 64))
+
+
+def test_stored_rows_are_those_in_memory(tmp_path):
+    features, labels = blobs(300, 6, 3)
+    stored = StoredRows(publish(tmp_path, features, labels, classes=CLASSES, views=2))
+    memory = stored.in_memory(2)
+    some = np.array([5, 299, 0, 7])
+    views = np.array([0, 2, 1, 1])
+    assert np.array_equal(stored.take(some, views), memory.take(some, views))
+    assert stored.take(some, views) == pytest.approx(
+        features[some] + views[:, None] / 100, abs=1e-6
+    )
+    assert stored.key == memory.key
+
+
+def test_views_are_drawn_anew_for_every_epoch(tmp_path):
+    features, labels = blobs(300, 6, 3)
+    rows = open_rows(publish(tmp_path, features, labels, classes=CLASSES, views=3), 3)
+    task = Task(rows, np.arange(300), np.arange(0))
+
+    def shifts(epoch):
+        order = task.train[task._random(0, epoch).permutation(300)]
+        (batch, _), *_ = task.epoch(epoch, 300, views=3)
+        views = np.rint((batch - features[order]).mean(1) * 100)
+        return views[np.argsort(order)]
+
+    first, second = shifts(0), shifts(1)
+    assert set(first) == {0, 1, 2, 3}
+    assert not np.array_equal(first, second)
+    assert np.bincount(first.astype(int)).min() > 40
+
+
+def test_large_sets_stay_in_the_store(tmp_path, monkeypatch):
+    features, labels = blobs(300, 6, 3)
+    rows = publish(tmp_path, features, labels, classes=CLASSES)
+    assert isinstance(open_rows(rows), ArrayRows)
+    monkeypatch.setattr(module, "memory_limit", lambda: 8 * 300 * 6 * 4 - 1)
+    assert isinstance(open_rows(rows), StoredRows)
+
+
+def test_the_memory_limit_is_that_of_this_process():
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (1 << 36, hard))
+    try:
+        assert module.memory_limit() <= 1 << 36
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def test_the_scale_is_fitted_on_training_rows_only(task):
+    mean, scale = fit_scale(task)
+    expected = StandardScaler().fit(task.rows.take(task.train).astype(np.float64))
+    assert mean == pytest.approx(expected.mean_, abs=1e-5)
+    assert scale == pytest.approx(expected.scale_, rel=1e-5)
+
+
+def test_a_constant_feature_is_only_shifted():
+    rows = ArrayRows(
+        np.full((40, 2), 1000.1, np.float32), labels=np.zeros(40, np.int32), classes=CLASSES
+    )
+    _, scale = fit_scale(Task(rows, np.arange(40), np.arange(0)))
+    assert scale.tolist() == [1, 1]
+
+
+def test_balanced_weights_are_scikit_learns():
+    labels = np.array([0] * 5 + [1] * 20 + [2] * 75, np.int32)
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    assert weigh_classes("balanced", labels, CLASSES) == pytest.approx(expected)
+    assert weigh_classes("none", labels, CLASSES).tolist() == [1, 1, 1]
+    assert weigh_classes({"b": 3.0}, labels, CLASSES).tolist() == [1, 3, 1]
+
+
+def test_reading_ahead_keeps_order_and_errors():
+    assert [x[0] for x in ahead(iter([(1, 1), (2, 2), (3, 3)]))] == [1, 2, 3]
+
+    def failing():
+        yield 1, 1
+        raise OSError("disk")
+
+    batches = ahead(failing())
+    next(batches)
+    with pytest.raises(OSError, match="disk"):
+        next(batches)

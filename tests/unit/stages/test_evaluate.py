@@ -1,0 +1,199 @@
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from sklearn.metrics import accuracy_score
+
+from stages import evaluate, train
+from stages.data.splits import Splits
+from stages.errors import ConfigError, DataError
+from stages.evaluate import EvaluateConfig
+from stages.heads.config import HeadConfig
+from stages.heads.head import Head
+from stages.train import TrainConfig
+from store import FeatureSet
+from tests.unit.stages.heads.sets import blobs, publish, split
+
+HEADS = {
+    "good": HeadConfig(learning_rate=0.01, epochs=10),
+    "bad": HeadConfig(learning_rate=1e-5, epochs=1),
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("project")
+    rows = publish(root, *blobs(400, 8, 3, spread=1.5), classes=("cat", "dog", "emu"))
+    split(root, rows)
+    train.run(
+        TrainConfig(heads=HEADS),
+        "set",
+        features=root / "features",
+        splits=root / "splits",
+        cache=root / "cache",
+        output=root / "models",
+    )
+    return root
+
+
+def run(root, output, config=EvaluateConfig(top_k=2), models=None):  # noqa: B008
+    return evaluate.run(
+        config,
+        "set",
+        features=root / "features",
+        splits=root / "splits",
+        models=models or root / "models",
+        output=output,
+    )
+
+
+def table(path):
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_best_by_validation_alone_is_scored_on_test(root, tmp_path):
+    document = run(root, tmp_path)
+    assert document == json.loads((tmp_path / "metrics.json").read_text())
+    assert document["best"] == "good"
+    assert set(document["heads"]["good"]) >= {"validation", "test"}
+    assert "test" not in document["heads"]["bad"]
+    assert {row["part"] for row in table(tmp_path / "heads/bad/predictions.csv")} == {"validation"}
+
+
+def test_scores_are_those_of_the_stored_features(root, tmp_path):
+    document = run(root, tmp_path)
+    rows = FeatureSet.open(root / "features")
+    head = Head.load(root / "models" / "good")
+    for part in ("validation", "test"):
+        features, labels = rows.arrays(Splits.open(root / "splits").ids(part))
+        expected = accuracy_score(labels, head.logits(features).argmax(1))
+        assert document["heads"]["good"][part]["accuracy"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_predictions_carry_the_ids_of_their_part(root, tmp_path):
+    run(root, tmp_path)
+    found = table(tmp_path / "heads/good/predictions.csv")
+    for part in ("validation", "test"):
+        ids = [row["id"].encode() for row in found if row["part"] == part]
+        assert ids == Splits.open(root / "splits").ids(part).tolist()
+
+
+def test_the_choice_does_not_look_at_the_test_split(root, tmp_path):
+    """With the test images' labels turned around, the choice stays and the test score falls."""
+    before = run(root, tmp_path / "before")
+    features, labels = blobs(400, 8, 3, spread=1.5)
+    tested = Splits.open(root / "splits").ids("test")
+    rows = FeatureSet.open(root / "features")
+    labels[rows.examples.positions(tested)] = (labels[rows.examples.positions(tested)] + 1) % 3
+    other = tmp_path / "other"
+    publish(other, features, labels, classes=("cat", "dog", "emu"))
+    shutil.copytree(root / "splits", other / "splits")
+    train.run(
+        TrainConfig(heads=HEADS),
+        "set",
+        features=other / "features",
+        splits=other / "splits",
+        cache=other / "cache",
+        output=other / "models",
+    )
+    after = run(other, tmp_path / "after")
+    assert after["best"] == before["best"]
+    scores = [x["heads"]["good"]["validation"]["accuracy"] for x in (before, after)]
+    assert abs(scores[0] - scores[1]) < 0.05
+    assert after["heads"]["good"]["test"]["accuracy"] < 0.4
+
+
+def test_named_heads_are_final(root, tmp_path):
+    document = run(root, tmp_path, EvaluateConfig(final=("bad",)))
+    assert "test" in document["heads"]["bad"]
+    assert "test" not in document["heads"]["good"]
+    with pytest.raises(ConfigError, match="no head 'worst'; known: bad, good"):
+        run(root, tmp_path, EvaluateConfig(final=("worst",)))
+
+
+@pytest.mark.parametrize("select", ["accuracy", "f1_macro", "log_loss"])
+def test_every_score_can_choose(root, tmp_path, select):
+    assert run(root, tmp_path, EvaluateConfig(select=select))["best"] == "good"
+
+
+def test_the_leaderboard_names_all_heads_best_first(root, tmp_path):
+    run(root, tmp_path)
+    assert [row["head"] for row in table(tmp_path / "heads/leaderboard.csv")] == ["good", "bad"]
+
+
+def test_files_for_dvc_and_for_people_are_there_and_the_same_each_time(root, tmp_path):
+    run(root, tmp_path / "one")
+    run(root, tmp_path / "two")
+    names = {str(p.relative_to(tmp_path / "one")) for p in (tmp_path / "one").rglob("*.*")}
+    assert names == {
+        "metrics.json",
+        "curves.svg",
+        "confusion.svg",
+        "heads/leaderboard.csv",
+        *(f"heads/{h}/{f}.csv" for h in HEADS for f in ("classes", "confusion", "predictions")),
+        *(f"heads/good/{f}.svg" for f in ("curves", "confusion", "reliability")),
+    }
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_heads_that_are_gone_leave_no_results(root, tmp_path):
+    run(root, tmp_path / "results")
+    shutil.copytree(root / "models" / "good", tmp_path / "models" / "good")
+    run(root, tmp_path / "results", models=tmp_path / "models")
+    assert not (tmp_path / "results" / "heads" / "bad").exists()
+
+
+@pytest.mark.fault(17, 24)
+def test_heads_of_other_data_are_refused(root, tmp_path):
+    rows = publish(tmp_path, *blobs(400, 8, 3, seed=1), classes=("cat", "dog", "emu"))
+    split(tmp_path, rows)
+    with pytest.raises(DataError, match="changed; run: cryobase train set"):
+        run(tmp_path, tmp_path / "results", models=root / "models")
+
+
+def test_no_heads_is_an_error_that_says_what_to_run(root, tmp_path):
+    with pytest.raises(DataError, match="no heads; run: cryobase train set"):
+        run(root, tmp_path, models=tmp_path / "none")
+
+
+def test_evaluating_loads_no_tensorflow(root, tmp_path):
+    script = f"""
+import sys
+from pathlib import Path
+from stages import evaluate
+root = Path({str(root)!r})
+evaluate.run(evaluate.EvaluateConfig(), "set", features=root / "features",
+    splits=root / "splits", models=root / "models", output=Path({str(tmp_path)!r}))
+sys.exit("tensorflow" in sys.modules or "keras" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_top_k_must_be_positive():
+    with pytest.raises(ValueError, match="top_k"):
+        EvaluateConfig(top_k=0)
+
+
+def test_without_validation_images_only_a_single_head_can_be_best(tmp_path):
+    rows = publish(tmp_path, *blobs(90, 4, 3), classes=("cat", "dog", "emu"))
+    split(tmp_path, rows, fractions=(0.7, 0.0, 0.3))
+
+    def results(**heads):
+        train.run(
+            TrainConfig(heads=heads),
+            "set",
+            features=tmp_path / "features",
+            splits=tmp_path / "splits",
+            cache=tmp_path / "cache",
+            output=tmp_path / "models",
+        )
+        return run(tmp_path, tmp_path / "results")
+
+    assert results(a=HeadConfig(epochs=2))["heads"]["a"]["test"]["accuracy"] > 0
+    with pytest.raises(DataError, match="no validation images"):
+        results(a=HeadConfig(epochs=2), b=HeadConfig(epochs=1))
