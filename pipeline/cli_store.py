@@ -58,9 +58,8 @@ def verify(
 
     for directory in [_directory(name)] if name else _directories(Layout.here()):
         found = FeatureSet.open(directory, full=full)
-        typer.echo(
-            f"{directory.name}: {len(found):,} images, {'every byte' if full else 'structure'} right"
-        )
+        checked = "every byte" if full else "structure"
+        typer.echo(f"{directory.name}: {len(found):,} images, {checked} right")
 
 
 @app.command()

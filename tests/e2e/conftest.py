@@ -49,7 +49,7 @@ class Project:
     def run(self, *command: str, check: bool = True, **variables: str) -> str:
         """Run a command with this environment's programs first in PATH; all that it prints."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "PYTHONWARNINGS": "default", **variables}
+        environment = {**os.environ, "PATH": path, **variables}
         environment.pop("DVC_ROOT", None)
         result = subprocess.run(
             command,

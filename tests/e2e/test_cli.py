@@ -52,7 +52,7 @@ def bare(tmp_path_factory) -> Project:
         (["no-such-command"], 2, "No such command"),
         (["extract", "nope"], 2, "extract.sets has no 'nope'; known: lite0-160"),
         (["split"], 3, "cryobase download"),
-        (["train"], 3, "cryobase"),
+        (["train"], 4, "cryobase extract"),
     ],
 )
 def test_an_error_is_one_line_and_an_exit_code(bare, command, code, found):
