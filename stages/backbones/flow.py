@@ -7,7 +7,6 @@ number of images. Batches arrive in order, whichever was ready first.
 """
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.backbones.engines import Engine
+from stages.backbones.machine import cores
+from stages.backbones.trunk import Engine
 from stages.data.decoding import UndecodableImageError
 
 logger = logging.getLogger(__name__)
@@ -29,12 +29,6 @@ IMAGES_PER_TASK = 8
 REPORT_SECONDS = 10.0
 
 Pixels = NDArray[np.float32]
-
-
-def cores() -> int:
-    """The processors that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 class Batch(NamedTuple):

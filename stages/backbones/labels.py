@@ -32,7 +32,7 @@ def imagenet_labels() -> tuple[str, ...]:
 
 
 def top_labels(backbone: str, images: Sequence[bytes], *, top: int = 5) -> list[list[Label]]:
-    """The likeliest ImageNet labels of encoded images, cropped at the centre.
+    """The likeliest ImageNet labels of encoded images, each seen whole.
 
     Args:
         backbone: a key of `BACKBONES`.
@@ -43,7 +43,7 @@ def top_labels(backbone: str, images: Sequence[bytes], *, top: int = 5) -> list[
         UndecodableImageError: an image cannot be decoded.
         MissingWeightsError: the weights of the base with its classifier cannot be had.
     """
-    pixels = PixelSpec(image_size=BACKBONES[backbone].image_size, aspect="crop")
+    pixels = PixelSpec(image_size=BACKBONES[backbone].image_size, aspect="pad")
     batch = np.stack([load(image, pixels) for image in images])
     probabilities = np.asarray(classifier(backbone)(batch, training=False))
     names = imagenet_labels()

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.backbones import canary
-from stages.backbones.engines import Engine, Trunk, start_engine
+from stages.backbones.engines import start_engine
 from stages.backbones.flow import Flow
+from stages.backbones.trunk import Engine, Trunk
 from stages.backbones.weights import WeightsFile
 from stages.data.pixels import PixelSpec, load
 from stages.data.raw import RawImages

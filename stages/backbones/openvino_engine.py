@@ -1,0 +1,138 @@
+"""The fast engine on processors: OpenVINO, from a model that was converted once and kept.
+
+A kept model needs neither Keras nor TensorFlow. Beside it lie the reference's features of the canary
+images, so that it can be held against them wherever it is loaded.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.backbones import canary
+from stages.backbones.machine import cores
+from stages.backbones.trunk import Trunk, padded
+from stages.backbones.weights import cache_directory
+
+MODEL = "model.xml"
+REFERENCE = "reference.npz"
+# Large batches fall out of the processor's cache; bases whose weights do not fit into it anyway
+# gain from reading them once for more images. Measured: docs/backbones.md, Engines.
+SMALL_BATCH, LARGE_BATCH, LARGE_WEIGHTS = 4, 16, 1 << 25
+SETTINGS = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "f32"}
+
+logger = logging.getLogger(__name__)
+
+
+class OpenVinoEngine:
+    """A compiled model with one stream per core."""
+
+    name = "openvino"
+
+    def __init__(self, trunk: Trunk, outputs: Sequence[str], batch_size: int) -> None:
+        """Compile the kept model, or convert and keep one.
+
+        Raises:
+            DriftError: it does not reproduce TensorFlow's features of the canary images.
+        """
+        self.streams = cores()
+        directory = cache_directory() / "openvino" / _key(trunk, outputs)
+        if not (directory / MODEL).exists():
+            _convert(trunk, outputs, directory)
+        try:
+            self._compile(directory, trunk.image_size, batch_size)
+            self._check(directory, trunk)
+        except (OSError, RuntimeError, ValueError, canary.DriftError):
+            shutil.rmtree(directory, ignore_errors=True)  # damaged, or of another machine
+            _convert(trunk, outputs, directory)
+            self._compile(directory, trunk.image_size, batch_size)
+            self._check(directory, trunk)
+
+    def __call__(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Features of pixels; see `Engine`."""
+        features = [np.empty((len(batch), *shape), np.float32) for shape in self.shapes]
+        request = self._requests.get()
+        try:
+            for start in range(0, len(batch), self._batch_size):
+                part = batch[start : start + self._batch_size]
+                request.infer([padded(part, self._batch_size)], share_inputs=True)
+                for kept, port in zip(features, self._ports, strict=True):
+                    found = request.get_tensor(port).data
+                    kept[start : start + len(part)] = found[: len(part)]
+        finally:
+            self._requests.put(request)
+        return features
+
+    def _compile(self, directory: Path, image_size: int, batch_size: int) -> None:
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(directory / MODEL)
+        large = (directory / MODEL).with_suffix(".bin").stat().st_size > LARGE_WEIGHTS
+        self._batch_size = min(batch_size, LARGE_BATCH if large else SMALL_BATCH)
+        model.reshape([self._batch_size, image_size, image_size, 3])
+        settings = {**SETTINGS, "NUM_STREAMS": str(self.streams)}
+        compiled = core.compile_model(model, "CPU", settings)
+        self._ports = sorted(compiled.outputs, key=_number)
+        self.shapes = [tuple(port.shape)[1:] for port in self._ports]
+        self._requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(self.streams):
+            self._requests.put(compiled.create_infer_request())
+
+    def _check(self, directory: Path, trunk: Trunk) -> None:
+        found = self(canary.canary_images(trunk.image_size))
+        with np.load(directory / REFERENCE) as kept:
+            for number, features in enumerate(found):
+                canary.check(features, kept[str(number)], f"{trunk.backbone} with {self.name}")
+
+
+def _number(port: Any) -> int:
+    """Which output: Keras' export names them output_0, output_1, …"""
+    return min(int(name.rpartition("_")[2]) for name in port.names if name.startswith("output_"))
+
+
+def _key(trunk: Trunk, outputs: Sequence[str]) -> str:
+    """All that decides what a kept model computes."""
+    parts = {
+        "backbone": trunk.backbone,
+        "weights": trunk.weights.sha256,
+        "image_size": trunk.image_size,
+        "preprocessing": trunk.preprocessing,
+        "outputs": list(outputs),
+        "versions": [version(name) for name in ("openvino", "keras", "tensorflow")],
+        "canary": [canary.COUNT, canary.SEED],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _convert(trunk: Trunk, outputs: Sequence[str], directory: Path) -> None:
+    """Convert the Keras model and keep it, in full precision, with the reference's features."""
+    import openvino
+
+    logger.info("%s: converting for OpenVINO, once", trunk.backbone)
+    model = trunk.model(outputs)
+    found = model(canary.canary_images(trunk.image_size), training=False)
+    reference = [np.asarray(one) for one in (found if isinstance(found, list) else [found])]
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
+        model.export(f"{scratch}/saved", verbose=False)
+        converted = openvino.Core().read_model(f"{scratch}/saved")
+        kept = Path(scratch, "kept")
+        kept.mkdir()
+        openvino.save_model(converted, kept / MODEL, compress_to_fp16=False)
+        np.savez(kept / REFERENCE, **{str(n): one for n, one in enumerate(reference)})
+        try:
+            os.rename(kept, directory)
+        except OSError:
+            if not (directory / MODEL).exists():  # else another process was faster
+                raise
