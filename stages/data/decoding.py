@@ -3,6 +3,7 @@
 import io
 import re
 import struct
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -94,14 +95,15 @@ def _decode_jpeg(
     rgb: NDArray[np.uint8]
     try:
         rgb = simplejpeg.decode_jpeg(data, **options)
+    except KeyError:  # a chroma subsampling that simplejpeg has no name for
+        return _decode_with_pillow(data, header, accurate, smallest)
     except ValueError as error:
         if not HARMLESS.search(str(error)):
             raise
-    else:
-        return rgb
-    # The strict decoder stopped at its first warning. Pillow refuses a file that is cut further on.
-    _decode_with_pillow(data, header, accurate, smallest)
-    rgb = simplejpeg.decode_jpeg(data, strict=False, **options)
+        # The strict decoder stopped at its first warning; Pillow refuses a file that is cut later.
+        rgb = _decode_with_pillow(data, header, accurate, smallest)
+        with suppress(ValueError):  # a warning in the header is always strict
+            rgb = simplejpeg.decode_jpeg(data, strict=False, **options)
     return rgb
 
 

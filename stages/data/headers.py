@@ -4,11 +4,10 @@ import re
 import struct
 from dataclasses import dataclass
 
-import simplejpeg
-
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb
 MAX_SIDE = 65_535
 EXIF_ORIENTATION = 0x0112
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers of a JPEG
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "BMP": "bmp", "WEBP": "webp"}
 
 # Beginnings of files that people put among images; the words become reasons of quarantine.
@@ -104,26 +103,23 @@ def orientation_of(tiff: bytes) -> int:
 
 
 def _read_jpeg(data: bytes) -> Header:
-    height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    channels = 4 if colorspace in ("CMYK", "YCCK") else 3
-    return Header("JPEG", height, width, channels, orientation_of(_jpeg_exif(data)))
-
-
-def _jpeg_exif(data: bytes) -> bytes:
-    """The TIFF structure of the first Exif segment (ITU T.81, annex B), or nothing."""
-    position = 2
-    while position + 10 <= len(data) and data[position] == 0xFF:
+    """Size from the frame header, orientation from an Exif segment before it (ITU T.81, annex B)."""
+    orientation, position = 1, 2
+    while position < len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:  # fill byte
             position += 1
             continue
-        if marker in (0xD9, 0xDA):
-            break
         (length,) = struct.unpack_from(">H", data, position + 2)
+        if marker in FRAMES:
+            height, width, channels = struct.unpack_from(">HHB", data, position + 5)
+            return Header("JPEG", height, width, channels, orientation)
         if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
-            return data[position + 10 : position + 2 + length]
+            orientation = orientation_of(data[position + 10 : position + 2 + length])
+        if marker == 0xDA:
+            break
         position += 2 + length
-    return b""
+    raise ValueError("JPEG without a frame")
 
 
 def _read_png(data: bytes) -> Header:
