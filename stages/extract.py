@@ -10,6 +10,7 @@ import numpy as np
 
 from stages.backbones.table import BACKBONES
 from stages.backbones.weights import WeightsFile, locate_weights
+from stages.data.augment import Augmentation
 from stages.errors import DataError
 from store import Examples, FeatureSpec, Pool
 
@@ -52,7 +53,7 @@ class SetConfig:
     output: str = "avg"
     dtype: Literal["float16", "float32"] = "float16"
     views: int = 0
-    augmentation: None = None
+    augmentation: Augmentation | None = None
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
@@ -81,11 +82,14 @@ class ExtractConfig:
         engine: "auto" takes the fastest that reproduces the TensorFlow reference.
         workers: Dask workers to start; 0 means this process.
         batch_size: images per forward pass.
+        max_bytes: refuse to compute more bytes of rows than this; None leaves it to the free space.
+        sets: the feature sets by name.
     """
 
     engine: Literal["auto", "tensorflow", "openvino"] = "auto"
     workers: int = 0
     batch_size: int = 32
+    max_bytes: int | None = None
     sets: Mapping[str, SetConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -93,6 +97,8 @@ class ExtractConfig:
             raise ValueError("workers: 0 or more")
         if not 1 <= self.batch_size <= 4096:
             raise ValueError("batch_size: 1 to 4096")
+        if self.max_bytes is not None and self.max_bytes < 1:
+            raise ValueError("max_bytes: 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,18 +157,24 @@ def run(config: ExtractConfig, name: str, *, raw: Path, pool: Path, output: Path
         DriftError: the features of the canary images changed.
         DataError: images are missing or changed since they were downloaded.
     """
-    from stages.backbones import passes
+    from stages.backbones.passes import compute
+    from stages.backbones.plan import Images, Target
 
-    images = passes.Images(raw)
+    images = Images(raw)
     if not len(images.digests):
         raise DataError(f"{raw}: no image that can be decoded; run `cryobase download` again")
     weights = weights_of(config.sets[name])
     own, *siblings = _views_wanted(config, name, weights.sha256).items()
-    targets = [passes.Target(Pool(pool, spec), views) for spec, views in (own, *siblings)]
+    targets = [Target(Pool(pool, spec), views) for spec, views in (own, *siblings)]
     adopted = targets[0].pool.adopt(output)
     missing = len(targets[0].pool.missing(images.digests, targets[0].views)[0])
-    computed = passes.compute(
-        targets, images, weights, engine=config.engine, batch_size=config.batch_size
+    computed = compute(
+        targets,
+        images,
+        weights,
+        engine=config.engine,
+        batch_size=config.batch_size,
+        max_bytes=config.max_bytes,
     )
     examples = _quarantined(images.examples, computed.failures)
     targets[0].pool.publish(output, examples, config.sets[name].views)
@@ -193,7 +205,9 @@ def _spec(config: SetConfig, weights_sha256: str) -> FeatureSpec:
         preprocessing=own if config.preprocessing == "own" else config.preprocessing,
         output=config.output,
         dtype=config.dtype,
-        augmentation=None,
+        augmentation=config.augmentation.to_json()
+        if config.augmentation and config.views
+        else None,
         extractor_version=EXTRACTOR_VERSION,
     )
 

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 DEPTH = 4
 IMAGES_PER_TASK = 8
-REPORT_SECONDS = 10.0
+TELL_SECONDS = 10.0
 
 Pixels = NDArray[np.float32]
 
@@ -175,19 +175,19 @@ class Progress:
 
     def __init__(self, count: int, times: Times) -> None:
         self._count, self._times = count, times
-        self._done, self._late = 0, 0
-        self._started = self._reported = time.monotonic()
+        self._done = self._before = 0
+        self._started = self._told = time.monotonic()
 
     def advance(self, rows: int) -> None:
-        """Count rows as done, and report if it is time."""
+        """Count rows as done, and tell if it is time."""
         now = time.monotonic()
-        if not self._done:  # the first batch had to wait for the engine: no rate to go by
-            self._started, self._late = now, rows
+        if not self._done:  # the first batch waited for the engine, which says nothing of the rate
+            self._started, self._before = now, rows
         self._done += rows
-        if now - self._reported < REPORT_SECONDS:
+        if now - self._told < TELL_SECONDS or self._done == self._before:
             return
-        self._reported = now
-        rate = max(1, self._done - self._late) / max(now - self._started, 1e-9)
+        self._told = now
+        rate = (self._done - self._before) / (now - self._started)
         logger.info(
             "%s of %s rows, %.0f rows/s, %.0f s left, slowest: %s",
             f"{self._done:,}",

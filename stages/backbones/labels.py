@@ -19,7 +19,7 @@ from stages.errors import ConfigError, MissingWeightsError
 class Label(NamedTuple):
     """One of ImageNet's 1,000 classes (names from WordNet), and its probability."""
 
-    index: int
+    number: int
     name: str
     probability: float
 

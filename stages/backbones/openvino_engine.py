@@ -1,7 +1,7 @@
 """The fast engine on processors: OpenVINO, from a model that was converted once and kept.
 
-A kept model needs neither Keras nor TensorFlow. Beside it lie the reference's features of the canary
-images, so that it can be held against them wherever it is loaded.
+A kept model needs neither Keras nor TensorFlow. Beside it lie the reference's features of the
+canary images, so that it can be held against them wherever it is loaded.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ REFERENCE = "reference.npz"
 # gain from reading them once for more images. Measured: docs/backbones.md, Engines.
 SMALL_BATCH, LARGE_BATCH, LARGE_WEIGHTS = 4, 16, 1 << 25
 SETTINGS = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "f32"}
+
+DAMAGE = (OSError, RuntimeError, ValueError, KeyError, EOFError, BadZipFile, canary.DriftError)
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +50,16 @@ class OpenVinoEngine:
         """
         self.streams = cores()
         directory = cache_directory() / "openvino" / _key(trunk, outputs)
-        if not (directory / MODEL).exists():
-            _convert(trunk, outputs, directory)
-        try:
-            self._compile(directory, trunk.image_size, batch_size)
-            self._check(directory, trunk)
-        except (OSError, RuntimeError, ValueError, canary.DriftError):
-            shutil.rmtree(directory, ignore_errors=True)  # damaged, or of another machine
-            _convert(trunk, outputs, directory)
-            self._compile(directory, trunk.image_size, batch_size)
-            self._check(directory, trunk)
+        if (directory / MODEL).exists():
+            try:
+                self._load(trunk, directory, batch_size)
+            except DAMAGE as error:
+                logger.info("%s: removed, it cannot be used: %s", directory, error)
+                shutil.rmtree(directory, ignore_errors=True)
+            else:
+                return
+        _convert(trunk, outputs, directory)
+        self._load(trunk, directory, batch_size)
 
     def __call__(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Features of pixels; see `Engine`."""
@@ -89,11 +92,12 @@ class OpenVinoEngine:
         for _ in range(self.streams):
             self._requests.put(compiled.create_infer_request())
 
-    def _check(self, directory: Path, trunk: Trunk) -> None:
+    def _load(self, trunk: Trunk, directory: Path, batch_size: int) -> None:
+        self._compile(directory, trunk.image_size, batch_size)
         found = self(canary.canary_images(trunk.image_size))
         with np.load(directory / REFERENCE) as kept:
             for number, features in enumerate(found):
-                canary.check(features, kept[str(number)], f"{trunk.backbone} with {self.name}")
+                canary.check(features, kept[f"arr_{number}"], f"{trunk.backbone} with {self.name}")
 
 
 def _number(port: Any) -> int:
@@ -130,7 +134,7 @@ def _convert(trunk: Trunk, outputs: Sequence[str], directory: Path) -> None:
         kept = Path(scratch, "kept")
         kept.mkdir()
         openvino.save_model(converted, kept / MODEL, compress_to_fp16=False)
-        np.savez(kept / REFERENCE, **{str(n): one for n, one in enumerate(reference)})
+        np.savez(kept / REFERENCE, *reference)
         try:
             os.rename(kept, directory)
         except OSError:

@@ -24,11 +24,10 @@ class TensorFlowEngine:
         self._lock = Lock()
         shape = (batch_size, trunk.image_size, trunk.image_size, 3)
 
-        @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)])
-        def forward(batch: tf.Tensor) -> list[tf.Tensor]:
-            return tf.nest.flatten(model(batch, training=False))
-
-        self._forward = forward
+        self._forward = tf.function(
+            lambda batch: tf.nest.flatten(model(batch, training=False)),
+            input_signature=[tf.TensorSpec(shape, tf.float32)],
+        )
 
     def __call__(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Features of pixels; see `Engine`."""
