@@ -1,0 +1,111 @@
+"""A folder as people have it: mixed formats, broken files, odd names; nothing stops or shifts."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages import download, evaluate, extract, split, train
+from stages.backbones.build import build
+from stages.backbones.weights import locate_weights
+from stages.data.pixels import PixelSpec, load
+from stages.heads.config import HeadConfig
+from store import FeatureSet
+from tests.images import CLASSES, picture
+
+SIZE = 48
+BROKEN = {
+    "red/truncated.jpg": "truncated",
+    "green/words.jpg": "not a JPEG",
+    "blue/empty.png": "empty",
+}
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("messy")
+    for label, name in enumerate(CLASSES):
+        (root / name).mkdir()
+        for number in range(15):
+            kind = FORMATS[number % len(FORMATS)]
+            image = Image.fromarray(picture(label, number, 40 + 7 * number))
+            path = (
+                root / name / f"{'größe 写真' if number % 2 else 'photo'} {number}.{kind.lower()}"
+            )
+            image.save(path, kind)
+    whole = io.BytesIO()
+    Image.fromarray(picture(0, 99, 200)).save(whole, "JPEG")
+    (root / "red" / "truncated.jpg").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    (root / "green" / "words.jpg").write_text("these are words")
+    (root / "blue" / "empty.png").write_bytes(b"")
+    (root / "LICENSE.txt").write_text("not an image either")
+    return root
+
+
+@pytest.fixture(scope="module")
+def done(folder, tmp_path_factory) -> Path:
+    """A project's directory after all stages."""
+    root = tmp_path_factory.mktemp("project")
+    download.run(
+        download.DownloadConfig(source="folder", path=str(folder)), output=root / "data/raw"
+    )
+    shares = split.SplitConfig(train=0.6, validation=0.2, test=0.2)
+    split.run(shares, raw=root / "data/raw", output=root / "data/splits")
+    small = extract.SetConfig(backbone="efficientnet_lite0", weights="none", image_size=SIZE)
+    config = extract.ExtractConfig(engine="tensorflow", sets={"small": small})
+    extract.run(
+        config,
+        "small",
+        raw=root / "data/raw",
+        pool=root / "pool",
+        output=root / "features/small",
+    )
+    where = {"features": root / "features/small", "splits": root / "data/splits"}
+    heads = train.TrainConfig(heads={"linear": HeadConfig(epochs=3)})
+    train.run(heads, "small", **where, cache=root / "heads", output=root / "models/small")
+    evaluate.run(
+        evaluate.EvaluateConfig(),
+        "small",
+        **where,
+        models=root / "models/small",
+        output=root / "results/small",
+    )
+    return root
+
+
+@pytest.mark.fault(1, 7, 20)
+def test_broken_files_are_listed_with_their_reasons(done):
+    listed = (done / "data/raw/quarantined.csv").read_text(encoding="utf-8")
+    for name, reason in BROKEN.items():
+        (line,) = [line for line in listed.splitlines() if line.startswith(name)]
+        assert reason in line
+
+
+def test_the_run_ends_with_a_scored_head(done):
+    assert (done / "results/small/metrics.json").exists()
+    assert len(FeatureSet.open(done / "features/small")) == len(CLASSES) * 15
+
+
+def test_no_row_is_misaligned(done, folder):
+    """Ids lead back to files, files to pixels, pixels to the stored features of that id."""
+    features = FeatureSet.open(done / "features/small", full=True)
+    weights = locate_weights("efficientnet_lite0", "none").path
+    base = build(
+        "efficientnet_lite0",
+        weights,
+        image_size=SIZE,
+        preprocessing=features.spec.preprocessing,
+        outputs=["avg"],
+    )
+    stored, labels = features.arrays(features.ids)
+    files = [folder / identifier.decode() for identifier in features.ids]
+    pixels = np.stack([load(path.read_bytes(), PixelSpec(image_size=SIZE)) for path in files])
+    computed = np.asarray(base.predict(pixels, verbose=0)).reshape(stored.shape)
+    spread = computed.std()
+    np.testing.assert_allclose(stored, computed, atol=2e-3 * spread, rtol=1e-3)
+    assert [CLASSES[label] for label in labels] == [path.parent.name for path in files]
+    swapped = np.roll(computed, 1, axis=0)
+    assert np.abs(stored - swapped).max() > 0.1 * spread  # the comparison can tell rows apart
