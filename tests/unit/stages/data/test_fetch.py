@@ -1,0 +1,235 @@
+"""Fetching from servers that are slow, break off, lie, redirect and change their minds."""
+
+import hashlib
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from stages.data import fetch as fetching
+from stages.data.fetch import Patience, fetch
+from stages.errors import DataError
+
+CONTENT = np.random.default_rng(0).bytes(3_000_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+QUICK = Patience(silence=0.5, crawl=0.3, pause=0.001)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers each request by the next of the server's behaviours; the last one stays."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        behaviours = self.server.behaviours
+        behaviour = behaviours.pop(0) if len(behaviours) > 1 else behaviours[0]
+        self.server.requests.append(dict(self.headers))
+        self.close_connection = True
+        behaviour(self)
+
+    def log_message(self, *_):
+        pass
+
+    def start(self):
+        """How much of the content the client asks to skip."""
+        asked = self.headers.get("Range")
+        return int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+
+    def head(self, code, length=None, **headers):
+        self.send_response(code)
+        if length is not None:
+            self.send_header("Content-Length", str(length))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+
+
+def good(handler, content=CONTENT, until=None, etag=None):
+    """Serve ranges properly; break the connection off at `until`."""
+    headers = {"ETag": etag} if etag else {}
+    start = handler.start()
+    if_range = handler.headers.get("If-Range")
+    if start and (if_range is None or if_range == etag):
+        span = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        handler.head(206, len(content) - start, Content_Range=span, **headers)
+    else:
+        start = 0
+        handler.head(200, len(content), **headers)
+    handler.wfile.write(content[start:until])
+
+
+def breaking_at(until, **options):
+    return lambda handler: good(handler, until=until, **options)
+
+
+@pytest.fixture
+def server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        running.daemon_threads = True
+        running.requests = []
+        running.url = f"http://127.0.0.1:{running.server_port}/flowers.tgz"
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def test_a_good_server(server, tmp_path):
+    server.behaviours = [good]
+    assert fetch(server.url, SHA256, tmp_path, QUICK).read_bytes() == CONTENT
+    assert len(server.requests) == 1
+    fetch(server.url, SHA256, tmp_path, QUICK)
+    assert len(server.requests) == 1, "what is complete is not fetched again"
+
+
+@pytest.mark.fault(59)
+def test_a_broken_connection_is_resumed_where_it_broke(server, tmp_path):
+    server.behaviours = [breaking_at(1_000_000), breaking_at(2_500_000), good]
+    assert fetch(server.url, SHA256, tmp_path, QUICK).read_bytes() == CONTENT
+    assert [request.get("Range") for request in server.requests] == [
+        None, "bytes=1000000-", "bytes=2500000-",
+    ]  # fmt: skip
+
+
+@pytest.mark.fault(59)
+def test_an_interrupted_run_is_resumed_by_the_next(server, tmp_path):
+    server.behaviours = [breaking_at(2_000_000)]
+    with pytest.raises(DataError, match="2,000,000 bytes are kept"):
+        fetch(server.url, SHA256, tmp_path, QUICK)
+    assert len(server.requests) <= 2 * fetching.ATTEMPTS
+    server.behaviours = [good]
+    server.requests.clear()
+    assert fetch(server.url, SHA256, tmp_path, QUICK).read_bytes() == CONTENT
+    assert server.requests[0]["Range"] == "bytes=2000000-"
+
+
+@pytest.mark.fault(59)
+@pytest.mark.parametrize("code", [500, 503, 429])
+def test_passing_errors_are_tried_again(server, tmp_path, code):
+    server.behaviours = [lambda handler: handler.head(code, 0), good]
+    assert fetch(server.url, SHA256, tmp_path, QUICK).read_bytes() == CONTENT
+
+
+@pytest.mark.fault(59)
+def test_lasting_errors_are_not(server, tmp_path):
+    server.behaviours = [lambda handler: handler.head(404, 0)]
+    with pytest.raises(DataError, match="404"):
+        fetch(server.url, SHA256, tmp_path, QUICK)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.fault(59)
+def test_a_reset_and_a_silent_server_end_in_one_line(server, tmp_path):
+    server.behaviours = [lambda handler: handler.connection.close()]
+    with pytest.raises(DataError, match="after 5 attempts"):
+        fetch(server.url, SHA256, tmp_path, QUICK)
+    server.behaviours = [lambda handler: time.sleep(1)]
+    with pytest.raises(DataError, match="no answer in time"):
+        fetch(server.url, SHA256, tmp_path, Patience(silence=0.05, pause=0.001))
+
+
+@pytest.mark.fault(59)
+def test_a_dripping_server_is_given_up(server, tmp_path):
+    def drip(handler):
+        handler.head(200, len(CONTENT))
+        for byte in CONTENT[:200]:
+            handler.wfile.write(bytes([byte]))
+            time.sleep(0.02)
+
+    server.behaviours = [drip, good]
+    assert fetch(server.url, SHA256, tmp_path, QUICK).read_bytes() == CONTENT
+    assert server.requests[1]["Range"] != "bytes=200-", "the first attempt was cut short"
+
+
+@pytest.mark.fault(59)
+@pytest.mark.parametrize(
+    "target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x", "gopher://x/", "//"]
+)
+def test_redirects_elsewhere_are_refused(server, tmp_path, target):
+    server.behaviours = [lambda handler: handler.head(302, 0, Location=target)]
+    with pytest.raises(DataError):
+        fetch(server.url, SHA256, tmp_path, QUICK)
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.fault(59)
+def test_redirects_to_http_are_followed_but_not_from_https_or_in_circles(server, tmp_path):
+    server.behaviours = [lambda handler: handler.head(302, 0, Location="/elsewhere"), good]
+    assert fetch(server.url, SHA256, tmp_path, QUICK).read_bytes() == CONTENT
+    server.behaviours = [lambda handler: handler.head(302, 0, Location=handler.path)]
+    with pytest.raises(DataError, match="302"):
+        fetch(server.url, SHA256, tmp_path / "circle", QUICK)
+    request = fetching.urllib.request.Request("https://example.org/a")
+    with pytest.raises(DataError, match="never from https to http"):
+        fetching._CarefulRedirects().http_error_302(
+            request, fetching.urllib.request.io.BytesIO(), 302, "", {"Location": "http://a.org/"}
+        )
+
+
+@pytest.mark.fault(60)
+@pytest.mark.parametrize("length", [1_000_000, 4_000_000, None])
+def test_a_lying_or_missing_length_ends_in_the_right_bytes_or_an_error(server, tmp_path, length):
+    def lie(handler):
+        handler.head(200, length)
+        handler.wfile.write(CONTENT)
+
+    server.behaviours = [lie]
+    if length is None:
+        assert fetch(server.url, SHA256, tmp_path, QUICK).read_bytes() == CONTENT
+    else:
+        with pytest.raises(DataError, match=r"sha256|ended after"):
+            fetch(server.url, SHA256, tmp_path, QUICK)
+
+
+@pytest.mark.fault(60)
+def test_a_length_beyond_the_disk_is_refused_before_fetching(server, tmp_path):
+    server.behaviours = [lambda handler: handler.head(200, 10**12)]
+    with pytest.raises(DataError, match="make room"):
+        fetch(server.url, SHA256, tmp_path, QUICK)
+    server.behaviours = [lambda handler: handler.head(200, 10**15)]
+    with pytest.raises(DataError, match="more than"):
+        fetch(server.url, SHA256, tmp_path, QUICK)
+
+
+@pytest.mark.fault(60)
+@pytest.mark.parametrize("etags", [('"old"', '"new"'), (None, None)])
+def test_a_file_that_changes_between_resumes_is_fetched_anew(server, tmp_path, etags):
+    """With an ETag the server sends the new file whole; without, the digest shows the mixture."""
+    old = np.random.default_rng(9).bytes(len(CONTENT))
+    first = lambda handler: good(handler, old, until=2_000_000, etag=etags[0])  # noqa: E731
+    server.behaviours = [first, lambda handler: good(handler, etag=etags[1])]
+    assert fetch(server.url, SHA256, tmp_path, QUICK).read_bytes() == CONTENT
+
+
+@pytest.mark.fault(60)
+def test_a_file_that_became_shorter_or_a_wrong_range_is_fetched_anew(server, tmp_path):
+    wrong = lambda handler: handler.head(206, 5, Content_Range="bytes 0-4/5")  # noqa: E731
+    gone = lambda handler: handler.head(416, 0)  # noqa: E731
+    server.behaviours = [breaking_at(1_000_000), wrong, gone, good]
+    assert fetch(server.url, SHA256, tmp_path, QUICK).read_bytes() == CONTENT
+
+
+@pytest.mark.fault(14)
+def test_another_file_than_pinned_is_refused_and_not_kept(server, tmp_path):
+    server.behaviours = [good]
+    with pytest.raises(DataError, match="sha256"):
+        fetch(server.url, "0" * 64, tmp_path, QUICK)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.fault(61)
+def test_without_a_pinned_digest_the_message_gives_it(server, tmp_path):
+    server.behaviours = [good]
+    with pytest.raises(DataError, match=f"set download.sha256: {SHA256}"):
+        fetch(server.url, None, tmp_path, QUICK)
+    fetch(server.url, SHA256, tmp_path, QUICK)
+    assert len(server.requests) == 1, "once pinned, it need not be fetched again"
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "flowers.tgz", "ftp://a/b", "http://"])
+def test_other_addresses_are_refused(url, tmp_path):
+    with pytest.raises(DataError, match=r"download\.url"):
+        fetch(url, SHA256, tmp_path, QUICK)
