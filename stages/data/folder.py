@@ -61,9 +61,10 @@ class Folder:
         parts = {name: part for name, part in map(_as_part, tops.directories) if part}
         if "train" in parts.values() and len(parts) == len(tops.directories):
             for name, part in parts.items():
-                yield from self._labelled(self._root / name, name + "/", part)
+                folder = self._root / name
+                yield from self._labelled(folder, _children(folder), f"{name}/", part)
         else:
-            yield from self._labelled(self._root, "", None)
+            yield from self._labelled(self._root, tops, "", None)
         if self._unlabelled:
             log.warning("%s: %s files without a label left out", self._root, self._unlabelled)
         if not self._classes:
@@ -72,21 +73,23 @@ class Folder:
                 " download.pattern where the file names hold the labels"
             )
 
-    def _labelled(self, folder: Path, prefix: str, part: str | None) -> Iterator[SourceExample]:
+    def _labelled(
+        self, folder: Path, children: "_Children", prefix: str, part: str | None
+    ) -> Iterator[SourceExample]:
         if self._pattern:
-            for path, name in _files(folder, prefix):
+            for path, name in _files(folder, children, prefix):
                 if label := _match(self._pattern, os.path.basename(name)):
                     self._classes.add(label)
                     yield SourceExample(_text(name), label, part, path)
                 else:
                     self._unlabelled += 1
             return
-        children = _children(folder)
         self._unlabelled += len(children.files)
         for name in children.directories:
             label = _text(name)
             self._classes.add(label)
-            for path, inner in _files(folder / name, f"{prefix}{name}/"):
+            inside = folder / name
+            for path, inner in _files(inside, _children(inside), f"{prefix}{name}/"):
                 yield SourceExample(_text(inner), label, part, path)
 
 
@@ -111,13 +114,13 @@ def _children(folder: Path) -> _Children:
     return _Children(sorted(directories, key=os.fsencode), sorted(files, key=os.fsencode))
 
 
-def _files(folder: Path, prefix: str) -> Iterator[tuple[Path, str]]:
+def _files(folder: Path, children: _Children, prefix: str) -> Iterator[tuple[Path, str]]:
     """Every file below a folder that may be an image, with its name below the root."""
-    children = _children(folder)
     for name in children.files:
         yield folder / name, prefix + name
     for name in children.directories:
-        yield from _files(folder / name, f"{prefix}{name}/")
+        inside = folder / name
+        yield from _files(inside, _children(inside), f"{prefix}{name}/")
 
 
 def is_licence(name: str) -> bool:

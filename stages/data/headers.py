@@ -103,7 +103,7 @@ def orientation_of(tiff: bytes) -> int:
 
 
 def _read_jpeg(data: bytes) -> Header:
-    """Size from the frame header, orientation from an Exif segment before it (ITU T.81, annex B)."""
+    """Size from the frame header (ITU T.81, annex B), orientation from Exif before it."""
     orientation, position = 1, 2
     while position < len(data) and data[position] == 0xFF:
         marker = data[position + 1]

@@ -128,7 +128,7 @@ def write(directory: Path, index: Index) -> None:
         "source": dict(index.source),
     }
     replace(directory / RECORD, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
-    _sweep(directory, {name, *(pack.name for pack in index.packs)})
+    sweep(directory, {name, *(pack.name for pack in index.packs)})
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -145,7 +145,7 @@ def replace(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _sweep(directory: Path, named: set[str]) -> None:
+def sweep(directory: Path, named: set[str]) -> None:
     """Remove packs and indices that nothing names, and what an interrupted run left behind."""
     for path in directory.iterdir():
         ours = PACK_NAME.match(path.name) or INDEX_NAME.match(path.name)

@@ -75,12 +75,11 @@ class Ingest:
         try:
             data, digest, length = _read(example.image)
         except (DataError, OSError):
-            reason = "cannot be read: missing, not permitted, or no regular file"
-            return _Image(
-                example, hashlib.sha256(reason.encode()).digest(), 0, b"", reason, NOTHING
-            )
+            data, digest, length = b"", UNREADABLE_DIGEST, 0
         if self._known.find(digest) is not None:
             return _Image(example, digest, length)
+        if digest == UNREADABLE_DIGEST:
+            return _Image(example, digest, 0, b"", UNREADABLE, NOTHING)
         try:
             header = decoding.inspect(data)
             decoding.decode(data)
@@ -214,6 +213,7 @@ def _usable(directory: Path, in_place: str | None) -> Index:
         old = index.read(directory)
     except DataError as error:
         log.warning("%s; all images are read again", error)
+        index.sweep(directory, set())
         return Index.empty()
     keep = old.reason > 0
     if in_place:
@@ -227,7 +227,9 @@ def _usable(directory: Path, in_place: str | None) -> Index:
 
 
 def _is_whole(directory: Path, pack: Pack) -> bool:
-    try:
-        return (directory / pack.name).lstat().st_size == pack.bytes
-    except OSError:
-        return False
+    """Whether a pack is there; a cut one is removed, so that its name is free again."""
+    path = directory / pack.name
+    if path.is_file() and path.lstat().st_size == pack.bytes:
+        return True
+    path.unlink(missing_ok=True)
+    return False

@@ -73,9 +73,8 @@ class RawImages:
             path = Path(index.in_place) / decode_id(name)
             data = _read_in_place(path, int(index.length[row]))
         if hashlib.sha256(data).digest() != index.digest[row].tobytes():
-            raise DataError(
-                f"{path}: the bytes of {name.decode()} changed; run `cryobase download` again"
-            )
+            mend = "run" if index.in_place else "delete this file and run"
+            raise DataError(f"{path}: {name.decode()} has changed; {mend} `cryobase download`")
         return data
 
 
