@@ -103,11 +103,11 @@ class Examples:
             raise ExamplesError("an id is not UTF-8; see store.encode_id") from None
         if np.any(wrong := self.ids[1:] <= self.ids[:-1]):
             where = int(np.argmax(wrong))
-            raise ExamplesError(f"id {self.ids[where + 1]!r}: twice, or not in order")
+            raise ExamplesError(f"id {bytes(self.ids[where + 1])!r}: twice, or not in order")
         if np.any(wrong := (self.labels < 0) | (self.labels >= len(self.classes))):
             where = int(np.argmax(wrong))
             raise ExamplesError(
-                f"id {self.ids[where]!r}: label outside of the {len(self.classes)} classes"
+                f"id {bytes(self.ids[where])!r}: label outside of the {len(self.classes)} classes"
             )
         if len(set(self.classes)) != len(self.classes):
             raise ExamplesError("a class name comes twice")
@@ -140,7 +140,7 @@ class Examples:
         found = self._index(width).find(words_of_strings(wanted, width))
         if (unknown := found < 0).any():
             first = wanted[np.argmax(unknown)]
-            raise UnknownExampleError(f"id {first!r}: not among the {len(self)} examples")
+            raise UnknownExampleError(f"id {bytes(first)!r}: not among the {len(self)} examples")
         return found
 
     def _index(self, width: int) -> Index:

@@ -61,7 +61,9 @@ class Index:
     def _hash(self, keys: Words) -> Words:
         hashes = np.zeros(len(keys), np.uint64)
         for word, factor in enumerate(self._factors):
-            hashes += keys[:, word] * factor
+            hashes ^= keys[:, word]
+            hashes *= factor
+            hashes ^= hashes >> np.uint64(32)  # the high bits, which no product carries down
         return hashes
 
 
@@ -76,4 +78,4 @@ def words_of_rows(digests: NDArray[np.uint8], views: NDArray[np.uint16]) -> Word
 def words_of_strings(strings: NDArray[np.bytes_], width: int) -> Words:
     """(n, width // 8) the keys of strings of at most `width` bytes, a multiple of 8."""
     padded: NDArray[Any] = np.ascontiguousarray(strings, f"S{width}")
-    return padded.view(np.uint64).reshape(len(strings), -1)
+    return padded.view(np.uint64).reshape(len(strings), width // 8)

@@ -191,7 +191,7 @@ class FeatureSet:
         chosen = self.examples.positions(ids)
         if (hidden := self.examples.quarantined[chosen]).any():
             first = self.examples.ids[chosen[np.argmax(hidden)]]
-            raise UnknownExampleError(f"id {first!r}: in quarantine, so without features")
+            raise UnknownExampleError(f"id {bytes(first)!r}: in quarantine, so without features")
         return chosen
 
     def _view(self, view: int) -> int:

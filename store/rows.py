@@ -1,20 +1,22 @@
 """The rows of a manifest as one long table."""
 
+import errno
 import os
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from store.errors import StorageError
 from store.files import bytes_of, read_into
 from store.index import Index, Positions, words_of_rows
 from store.manifest import Manifest
 from store.shard import Digests, Shard, Views
 
-Runs = list[tuple[int, int, int]]  # the shard's number, the offset there, bytes
+Runs = tuple[list[int], list[int], list[int]]  # descriptors, offsets and bytes of runs
 
 _PLANNED = 1 << 14  # rows that are planned at once
 
@@ -38,6 +40,8 @@ class Rows:
         ]
         counts = np.array([shard.info.rows for shard in self.shards], np.int64)
         self.starts: Positions = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._closed = False
+        self._descriptors = np.array([shard.descriptor for shard in self.shards], np.int64)
         self._offsets = np.array([shard.offset for shard in self.shards], np.int64)
 
     def __len__(self) -> int:
@@ -86,21 +90,31 @@ class Rows:
             firsts = np.flatnonzero(breaks)
             lengths = np.diff(firsts, append=len(part)) * self.row_bytes
             cuts = np.searchsorted(firsts, np.arange(0, len(part) + size, size)).tolist()
-            columns = numbers[firsts].tolist(), offsets[firsts].tolist(), lengths.tolist()
+            columns = self._descriptors[numbers[firsts]].tolist(), offsets[firsts].tolist()
+            sizes = lengths.tolist()
             for start, stop in pairwise(cuts):
-                yield list(zip(*(column[start:stop] for column in columns), strict=True))
+                yield columns[0][start:stop], columns[1][start:stop], sizes[start:stop]
 
     def _read(self, runs: Runs, rows: NDArray[Any]) -> NDArray[Any]:
-        buffer, start = bytes_of(rows), 0
-        for number, offset, length in runs:
-            shard, stop = self.shards[number], start + length
-            if os.preadv(shard.descriptor, (buffer[start:stop],), offset) != length:
-                read_into(shard.descriptor, buffer[start:stop], offset, shard.path)
-            start = stop
+        if self._closed:  # the numbers of its descriptors may be other files' by now
+            raise StorageError(errno.EBADF, "the feature set was closed")
+        descriptors, offsets, lengths = runs
+        buffer, stops = bytes_of(rows), list(accumulate(lengths))
+        parts = [(buffer[stop - size : stop],) for stop, size in zip(stops, lengths, strict=True)]
+        # `map`, because at a microsecond for each call a loop in Python would cost a third more.
+        if list(map(os.preadv, descriptors, parts, offsets)) != lengths:
+            self._read_again(runs, parts)
         return rows
+
+    def _read_again(self, runs: Runs, parts: list[tuple[memoryview]]) -> None:
+        """Read run by run after a short read: the end of a file that was cut, or a signal."""
+        paths = {shard.descriptor: shard.path for shard in self.shards}
+        for descriptor, (part,), offset in zip(runs[0], parts, runs[1], strict=True):
+            read_into(descriptor, part, offset, paths[descriptor])
 
     def close(self) -> None:
         """Close all shards."""
+        self._closed = True
         for shard in self.shards:
             shard.close()
 

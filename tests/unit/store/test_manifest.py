@@ -1,0 +1,192 @@
+import json
+from dataclasses import replace
+from functools import reduce
+from hashlib import sha256
+
+import pytest
+
+from store import ConflictError, IntegrityError, Manifest, StoreNotFoundError
+from store.manifest import commit, load, manifest_path, versions
+from store.publish import publish_bytes
+from store.spec import canonical_json
+from tests.scale import rounds
+from tests.unit.store.samples import published, spec
+
+
+@pytest.fixture
+def path(tmp_path):
+    return manifest_path(published(tmp_path), 1)
+
+
+def forged(value):
+    """The text of a manifest whose checksum is right, whatever it says."""
+    value.pop("checksum", None)
+    value["checksum"] = sha256(canonical_json(value)).hexdigest()
+    return canonical_json(value) + b"\n"
+
+
+def test_round_trip(path):
+    data = path.read_bytes()
+    assert Manifest.from_bytes(data, path).to_bytes() == data
+    assert forged(json.loads(data)) == data
+
+
+@pytest.mark.fault(39)
+def test_every_prefix_is_refused(path):
+    data = path.read_bytes()
+    for size in range(len(data)):
+        with pytest.raises(IntegrityError, match="no valid manifest"):
+            Manifest.from_bytes(data[:size], path)
+
+
+@pytest.mark.fault(39)
+def test_every_changed_byte_is_refused(path):
+    data = path.read_bytes()
+    for position in range(0, len(data), 10 // rounds(10)):
+        changed = bytearray(data)
+        changed[position] ^= 1 << position % 8
+        with pytest.raises(IntegrityError):
+            Manifest.from_bytes(bytes(changed), path)
+
+
+@pytest.mark.fault(39)
+def test_a_newer_schema_asks_for_an_upgrade(path):
+    value = json.loads(path.read_bytes())
+    with pytest.raises(IntegrityError, match="pip install -U"):
+        Manifest.from_bytes(forged(value | {"schema": 2}), path)
+
+
+SHARD = ("shards", 0)
+FORGERIES = [
+    (SHARD, {"name": "../shard-" + "a" * 64 + ".h5"}),
+    (SHARD, {"name": "/etc/passwd"}),
+    (SHARD, {"name": "shard-" + "a" * 64 + ".h5"}),
+    (SHARD, {"sha256": "A" * 64}),
+    (SHARD, {"sha256": "a" * 64 + "\n"}),
+    (SHARD, {"rows": 0}),
+    (SHARD, {"rows": -1}),
+    (SHARD, {"rows": 1.5}),
+    (SHARD, {"rows": True}),
+    (SHARD, {"rows": 1 << 60}),
+    (SHARD, {"size": "1"}),
+    (SHARD, {"more": 1}),
+    (SHARD, {"digest": None}),
+    ((), {"feature_shape": None}),
+    ((), {"feature_shape": [0]}),
+    ((), {"feature_shape": [-5]}),
+    ((), {"feature_shape": ["5"]}),
+    ((), {"feature_shape": 5}),
+    ((), {"shards": {}}),
+    ((), {"spec": None}),
+    ((), {"spec": {}}),
+    ((), {"fingerprint": "a" * 64}),
+    ((), {"format": "other"}),
+    ((), {"schema": 0}),
+    ((), {"schema": "1"}),
+    ((), {"more": 1}),
+    ((), {"canary": []}),
+    ((), {"published": []}),
+    (("published",), {"classes": ["a", "a"]}),
+    (("published",), {"classes": [1]}),
+    (("published",), {"classes": "ab"}),
+    (("published",), {"views": 1 << 16}),
+    (("published",), {"digest": "x"}),
+    (("published",), {"examples": None}),
+    (("published",), {"count": -1}),
+    (("published", "examples"), {"name": "examples-../../x"}),
+]
+
+
+@pytest.mark.fault(17, 23, 27, 37, 38)
+@pytest.mark.parametrize("number", range(len(FORGERIES)))
+def test_a_forged_manifest_is_refused(path, number):
+    value = json.loads(path.read_bytes())
+    place, changes = FORGERIES[number]
+    reduce(lambda part, key: part[key], place, value).update(changes)
+    with pytest.raises(IntegrityError, match=r"manifest-1\.json"):
+        Manifest.from_bytes(forged(value), path)
+
+
+@pytest.mark.fault(37)
+def test_a_shard_that_comes_twice_is_refused(path):
+    value = json.loads(path.read_bytes())
+    value["shards"].append(value["shards"][0])
+    with pytest.raises(IntegrityError, match="comes twice"):
+        Manifest.from_bytes(forged(value), path)
+
+
+HOSTILE = [
+    b"",
+    b"[]",
+    b"null",
+    b'{"format":"cryobase-features","format":"cryobase-features"}',
+    b"[" * 100_000,
+    b'{"a":' * 100_000,
+    b'{"format":"cryobase-features","schema":NaN}',
+    b'{"format":"cryobase-features","schema":1e999}',
+    b'{"format":"cryobase-features","schema":' + b"9" * 10_000 + b"}",
+    b"\xff\xfe",
+    b'"\\ud800"',
+]
+
+
+@pytest.mark.fault(23)
+@pytest.mark.parametrize("number", range(len(HOSTILE)))
+def test_hostile_json_is_refused(path, number):
+    with pytest.raises(IntegrityError, match=r"manifest-1\.json"):
+        Manifest.from_bytes(HOSTILE[number], path)
+
+
+def test_the_newest_version_counts_by_number(tmp_path):
+    for version in (1, 2, 10):
+        publish_bytes(tmp_path, f"manifest-{version}.json", Manifest(spec=spec()).to_bytes())
+    for name in ("manifest-11.json.tmp", "manifest-012.json", "manifest--3.json", "manifest-.json"):
+        (tmp_path / name).write_text("")
+    assert versions(tmp_path) == [1, 2, 10]
+    assert load(tmp_path)[0] == 10
+
+
+def test_no_manifest_is_an_error(tmp_path):
+    with pytest.raises(StoreNotFoundError, match="dvc pull"):
+        load(tmp_path / "absent")
+
+
+@pytest.mark.fault(43)
+def test_the_loser_of_a_race_reads_again(tmp_path):
+    tries = []
+
+    def change(current):
+        tries.append(current)
+        if len(tries) == 1:  # another committer is faster
+            publish_bytes(tmp_path, "manifest-1.json", Manifest(spec=spec()).to_bytes())
+        return replace(current or Manifest(spec=spec()), feature_shape=(4,))
+
+    version, manifest = commit(tmp_path, change)
+    assert (version, manifest.feature_shape, tries[0]) == (2, (4,), None)
+    assert tries[1] == Manifest(spec=spec())
+
+
+@pytest.mark.fault(43)
+def test_a_version_that_was_swept_is_no_gap_to_commit_into(tmp_path):
+    old = Manifest(spec=spec(), feature_shape=(1,))
+    publish_bytes(tmp_path, "manifest-1.json", old.to_bytes())
+
+    def change(current):
+        if current == old:  # meanwhile others commit 2 and 3, and a sweep removes 2
+            publish_bytes(tmp_path, "manifest-3.json", Manifest(spec=spec()).to_bytes())
+        return replace(current, feature_shape=(7,))
+
+    version, manifest = commit(tmp_path, change)
+    assert version == 4
+    assert load(tmp_path) == (4, manifest)
+
+
+def test_nothing_changed_publishes_nothing(tmp_path):
+    commit(tmp_path, lambda _: Manifest(spec=spec()))
+    assert commit(tmp_path, lambda current: current)[0] == 1
+
+
+def test_another_manifest_of_the_same_version_is_not_overwritten(tmp_path):
+    publish_bytes(tmp_path, "manifest-1.json", Manifest(spec=spec()).to_bytes())
+    with pytest.raises(ConflictError):
+        publish_bytes(tmp_path, "manifest-1.json", b"other")
