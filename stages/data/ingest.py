@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 MAX_ID_BYTES = 512
 MOSTLY_DEAD = 0.5  # of a pack's bytes unused, and it is written anew
 SAY_EVERY = 10.0  # seconds
+UNREADABLE = "cannot be read: missing, not permitted, or no regular file"
+UNREADABLE_DIGEST = hashlib.sha256(UNREADABLE.encode()).digest()
 NOTHING = headers.Header("", 0, 0)
 
 

@@ -31,7 +31,7 @@ class RawImages:
             DataError: there is no index, or it is damaged.
         """
         index = indices.read(directory)
-        examples = Examples.create(
+        examples = Examples(
             ids=index.ids,
             digests=index.digest[index.images],
             labels=index.labels,
