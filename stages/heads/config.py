@@ -21,7 +21,7 @@ GRID = {  # key of a grid -> its mark in the names of the heads
 }
 HEAD_VERSION = 1  # bump when the same params no longer train the same head
 
-Kind = Literal["linear", "mlp"]
+Kind = Literal["linear", "mlp", "ridge"]
 Optimizer = Literal["adam", "adamw", "sgd", "rmsprop"]
 ClassWeights = Literal["none", "balanced"] | Mapping[str, float]
 
@@ -49,6 +49,7 @@ class HeadConfig:
         output: `softmax`, or for two classes one `sigmoid` unit.
         views: how many stored augmented views to draw from beside the plain one, anew each epoch.
         seed: of initial weights and dropout.
+        penalty: of a `ridge` head, on the squares of its weights; `alpha` of `RidgeClassifier`.
     """
 
     kind: Kind = "linear"
@@ -67,6 +68,7 @@ class HeadConfig:
     output: Literal["softmax", "sigmoid"] = "softmax"
     views: int = 0
     seed: int | tuple[int, ...] = 0
+    penalty: float | tuple[float, ...] = 1.0
 
     def __post_init__(self) -> None:
         for point in self.points().values():
@@ -124,6 +126,7 @@ class HeadParams:
     output: str = "softmax"
     views: int = 0
     seed: int = 0
+    penalty: float = 1.0
 
     @classmethod
     def of(cls, config: HeadConfig, choice: Mapping[str, Any]) -> "HeadParams":
@@ -145,7 +148,7 @@ class HeadParams:
             raise ValueError("dropout: must be at least 0 and below 1")
         if not 0 <= self.momentum <= 1:
             raise ValueError("momentum: must be from 0 to 1")
-        for key in ("learning_rate", "epochs", "batch_size"):
+        for key in ("learning_rate", "epochs", "batch_size", "penalty"):
             if not (getattr(self, key) > 0 and math.isfinite(getattr(self, key))):
                 raise ValueError(f"{key}: must be positive")
         for key in ("weight_decay", "patience", "seed", "views"):

@@ -53,7 +53,14 @@ def _scan(task: Task, heads: Mapping[str, HeadParams]) -> dict[str, Trained]:
     return train(task, heads)
 
 
+def _solve(task: Task, heads: Mapping[str, HeadParams]) -> dict[str, Trained]:
+    from stages.heads.ridge import train
+
+    return train(task, heads)
+
+
 HEADS: dict[str, HeadKind] = {
     "linear": HeadKind(ITERATED, _scan),
     "mlp": HeadKind(ITERATED | {"activation", "units"}, _scan, hidden=True),
+    "ridge": HeadKind(FITTED | {"penalty"}, _solve),
 }

@@ -1,0 +1,111 @@
+"""Heads trained in one scan, beside Keras' `fit` of the same heads, one after the other.
+
+Both sides start from float32 arrays in memory (the `stored` ones of ours: from a float16 feature
+set, row by row), take the same batches of 32 with Adam, and include building and compiling.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from stages.heads.config import HeadConfig, expand
+from stages.heads.rows import ArrayRows, Rows, StoredRows, Task
+from stages.train import train
+from tests.unit.stages.heads.sets import SPEC, blobs, publish
+
+WIDTH, CLASSES = 1280, 10
+NAMES = tuple(f"class {k}" for k in range(CLASSES))
+FITS = 3  # how many of the peer's runs are timed; the others cost the same
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+@cache
+def _rows(count: int) -> ArrayRows:
+    features, labels = blobs(count, WIDTH, CLASSES, spread=8)
+    return ArrayRows(features, labels=labels, classes=NAMES)
+
+
+def _scan(rows: Rows, config: HeadConfig) -> float:
+    """Seconds for all heads of a config together."""
+    task = Task(rows, np.arange(len(rows.labels)), np.arange(0))
+    return _seconds(lambda: train(task, expand({"head": config})))
+
+
+def _fit(count: int, units: tuple[int, ...], epochs: int) -> float:
+    """Seconds for one head by Keras, the median of some."""
+    import keras
+
+    rows = _rows(count)
+    features = rows.take(np.arange(count))
+
+    def fit() -> None:
+        hidden = [keras.layers.Dense(n, activation="relu") for n in units]
+        model = keras.Sequential([keras.Input((WIDTH,)), *hidden, keras.layers.Dense(CLASSES)])
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.fit(features, rows.labels, batch_size=32, epochs=epochs, verbose=0)
+
+    return statistics.median(_seconds(fit) for _ in range(FITS))
+
+
+def _linear52(epochs: int) -> HeadConfig:
+    rates = tuple(float(rate) for rate in np.geomspace(1e-4, 3e-3, 13))
+    decays = (0.0, 1e-4, 1e-3, 1e-2)
+    return HeadConfig(
+        learning_rate=rates, weight_decay=decays, epochs=epochs, patience=0, standardize=False
+    )
+
+
+@cache
+def _linear_seconds() -> tuple[float, float]:
+    """52 linear heads in one scan and one `fit`, 10 epochs of 4,000 rows."""
+    fit = _fit(4000, (), 10)
+    return _scan(_rows(4000), _linear52(10)), fit
+
+
+@cache
+def _stored_seconds() -> tuple[float, float]:
+    """The same, 3 epochs of 60,000 rows that ours reads from the store in every epoch."""
+    fit = _fit(60_000, (), 3)
+    rows = _rows(60_000)
+    with tempfile.TemporaryDirectory() as directory:
+        spec = SPEC.from_json({**SPEC.to_json(), "dtype": "float16"})
+        features = rows.take(np.arange(60_000))
+        stored = publish(Path(directory), features, rows.labels, classes=NAMES, spec=spec)
+        return _scan(StoredRows(stored), _linear52(3)), fit
+
+
+@cache
+def _mlp_seconds() -> tuple[float, float]:
+    """16 heads of 256 hidden units and one `fit`, 5 epochs of 4,000 rows."""
+    fit = _fit(4000, (256,), 5)
+    config = HeadConfig(kind="mlp", seed=tuple(range(16)), epochs=5, patience=0, standardize=False)
+    return _scan(_rows(4000), config), fit
+
+
+def _times_faster(seconds: Callable[[], tuple[float, float]], heads: int) -> float:
+    ours, fit = seconds()
+    return heads * fit / ours
+
+
+def _share_of_one(seconds: Callable[[], tuple[float, float]]) -> float:
+    ours, fit = seconds()
+    return ours / fit
+
+
+BENCHMARKS: dict[str, Callable[[], float]] = {
+    "heads.linear52_vs_fit": lambda: _times_faster(_linear_seconds, 52),
+    "heads.linear52_vs_one_fit": lambda: _share_of_one(_linear_seconds),
+    "heads.linear52_stored_vs_fit": lambda: _times_faster(_stored_seconds, 52),
+    "heads.linear52_stored_vs_one_fit": lambda: _share_of_one(_stored_seconds),
+    "heads.mlp16_vs_fit": lambda: _times_faster(_mlp_seconds, 16),
+}
