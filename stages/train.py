@@ -13,7 +13,7 @@ from stages.heads import finished
 from stages.heads.config import HeadConfig, HeadParams, expand
 from stages.heads.head import Head
 from stages.heads.rows import Task, open_rows
-from stages.heads.table import HEADS
+from stages.heads.table import train
 from stages.heads.trained import Trained
 from store import FeatureSet
 
@@ -77,15 +77,6 @@ def run(
     reused = [head for head in heads if head not in missing]
     logger.info("%s: %d heads trained, %d reused", name, len(missing), len(reused))
     return TrainSummary(tuple(missing), tuple(reused))
-
-
-def train(task: Task, heads: Mapping[str, HeadParams]) -> dict[str, Trained]:
-    """Train heads of any kind on one task; each comes out as if it had been trained alone."""
-    trained: dict[str, Trained] = {}
-    for kind in dict.fromkeys(params.kind for params in heads.values()):
-        those = {name: params for name, params in heads.items() if params.kind == kind}
-        trained |= HEADS[kind].train(task, those)
-    return {name: trained[name] for name in heads}
 
 
 def task_of(rows: FeatureSet, split: Splits, views: int = 0) -> Task:

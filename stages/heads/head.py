@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stages.errors import DataError
 from stages.heads.config import HeadParams
 from stages.heads.history import History
-from stages.heads.trained import Layer
+from stages.heads.trained import Layer, forward
 from store import FeatureSpec
 from store.publish import publish_bytes
 
@@ -98,14 +98,8 @@ class Head:
         return np.concatenate(answers or [np.empty((0, self.outputs), np.float32)])
 
     def _answer(self, rows: NDArray[Any]) -> NDArray[np.float32]:
-        x = rows.astype(np.float32)
-        if self.mean is not None and self.scale is not None:
-            x = (x - self.mean) / self.scale
-        for kernel, bias in self.layers[:-1]:
-            x = x @ kernel + bias
-            x = np.maximum(x, 0) if self.params.activation == "relu" else x
-        kernel, bias = self.layers[-1]
-        return x @ kernel + bias
+        x = rows.astype(np.float32, copy=False)
+        return forward(x, self.layers, self.mean, self.scale, self.params.activation)
 
     def probabilities(self, features: NDArray[Any]) -> NDArray[np.float64]:
         """Probabilities (n, classes) of features (n, ...)."""

@@ -16,7 +16,7 @@ from stages.errors import ConfigError
 from stages.heads.config import HeadParams
 from stages.heads.history import History
 from stages.heads.rows import Batch, Floats, Task, ahead, memory_limit, weigh_classes
-from stages.heads.trained import Layer, Trained
+from stages.heads.trained import Layer, Trained, forward
 
 Doubles = NDArray[np.float64]
 MAX_TEMPERATURE = 100.0
@@ -167,10 +167,7 @@ def _tempered(task: Task, trained: Mapping[str, Trained]) -> dict[str, Trained]:
     outputs: dict[str, list[Doubles]] = {name: [] for name in trained}
     for features, _ in task.in_order(task.validation):
         for name, one in trained.items():
-            x = features
-            if one.mean is not None and one.scale is not None:
-                x = (features - one.mean) / one.scale
-            logits = x @ one.layers[0][0] + one.layers[0][1]
+            logits = forward(features, one.layers, one.mean, one.scale)
             outputs[name].append(logits.astype(np.float64))
     labels = task.rows.labels[task.validation]
     tempered = {}

@@ -64,3 +64,12 @@ HEADS: dict[str, HeadKind] = {
     "mlp": HeadKind(ITERATED | {"activation", "units"}, _scan, hidden=True),
     "ridge": HeadKind(FITTED | {"penalty"}, _solve),
 }
+
+
+def train(task: Task, heads: Mapping[str, HeadParams]) -> dict[str, Trained]:
+    """Train heads of any kind on one task; each comes out as if it had been trained alone."""
+    trained: dict[str, Trained] = {}
+    for kind in dict.fromkeys(params.kind for params in heads.values()):
+        those = {name: params for name, params in heads.items() if params.kind == kind}
+        trained |= HEADS[kind].train(task, those)
+    return {name: trained[name] for name in heads}

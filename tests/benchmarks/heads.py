@@ -15,7 +15,7 @@ import numpy as np
 
 from stages.heads.config import HeadConfig, expand
 from stages.heads.rows import ArrayRows, Rows, StoredRows, Task
-from stages.train import train
+from stages.heads.table import train
 from tests.unit.stages.heads.sets import SPEC, blobs, publish
 
 WIDTH, CLASSES = 1280, 10

@@ -9,7 +9,7 @@ from stages.heads import ridge
 from stages.heads.config import HeadConfig, expand
 from stages.heads.ridge import Gram, accumulate, temperature
 from stages.heads.rows import ArrayRows, Task
-from stages.train import train
+from stages.heads.table import train
 from tests.unit.stages.heads.sets import blobs
 
 CLASSES = ("a", "b", "c", "d")

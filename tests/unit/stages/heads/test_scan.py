@@ -6,7 +6,7 @@ import pytest
 from stages.heads.config import HeadConfig, expand
 from stages.heads.head import Head
 from stages.heads.rows import ArrayRows, Task
-from stages.train import train
+from stages.heads.table import train
 from tests.unit.stages.heads.sets import SPEC, blobs
 
 WIDTH = 24
