@@ -5,14 +5,14 @@ import io
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from stages.data import index
-from stages.data.ingest import Ingest
+from stages.data.ingest import Ingest, is_whole
 from stages.data.sources import SOURCES, open_source
 from stages.errors import DataError
 
@@ -64,6 +64,8 @@ class DownloadConfig:
             raise ValueError(f"in_place: only images of source folder can stay, not {self.source}")
         if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise ValueError(f"sha256: 64 digits 0-9a-f, not {self.sha256!r}")
+        if self.source == "archive" and self.url is None and self.path == "dvc.yaml":
+            raise ValueError("path: source archive needs a local archive, or url")
         if self.source == "tfds" and not (self.name or self.data_dir):
             raise ValueError("name: source tfds needs one, or data_dir of a prepared version")
         if unknown := set(self.splits) - {"train", "validation", "test", "all"}:
@@ -87,19 +89,46 @@ def run(config: DownloadConfig, *, output: Path) -> DownloadSummary:
         DataError: no image at all, or the source cannot be read.
     """
     output.mkdir(parents=True, exist_ok=True)
+    found, new = _as_before(config, output), 0
+    if found is None:
+        found, new = _bring_up_to_date(config, output)
+    bad = np.flatnonzero(found.quarantined)
+    log.info(
+        "found %s images of %s classes, %s of them new",
+        f"{len(found.ids):,}", f"{len(found.classes):,}", f"{new:,}",
+    )  # fmt: skip
+    _say_quarantined(output, found, bad)
+    return DownloadSummary(len(found.ids), len(found.classes), new, len(bad))
+
+
+def _as_before(config: DownloadConfig, output: Path) -> index.Index | None:
+    """The last index, if it came from the pinned archive that is asked for again."""
+    if not (identity := _identity(config)) or not (output / index.RECORD).exists():
+        return None
+    try:
+        old = index.read(output)
+    except DataError:
+        return None
+    whole = all(is_whole(output, pack) for pack in old.packs)
+    return old if whole and old.source == identity else None
+
+
+def _identity(config: DownloadConfig) -> dict[str, str | None]:
+    """What decides the images of a pinned archive; nothing can be said of other sources."""
+    if config.source != "archive" or config.sha256 is None:
+        return {}
+    return {"archive": config.sha256, "pattern": config.pattern}
+
+
+def _bring_up_to_date(config: DownloadConfig, output: Path) -> tuple[index.Index, int]:
     ingest = Ingest(output, in_place=config.path if config.in_place else None)
     with open_source(config, output.with_name(f"{output.name}.incoming")) as source:
-        found = ingest.run(source)
+        found = replace(ingest.run(source), source=_identity(config))
     bad = np.flatnonzero(found.quarantined)
     _refuse_nothing(config, found, bad)
     _write_quarantine(output, found, bad)
     index.write(output, found)
-    log.info(
-        "found %s images of %s classes, %s of them new",
-        f"{len(found.ids):,}", f"{len(found.classes):,}", f"{ingest.decoded:,}",
-    )  # fmt: skip
-    _say_quarantined(output, found, bad)
-    return DownloadSummary(len(found.ids), len(found.classes), ingest.decoded, len(bad))
+    return found, ingest.decoded
 
 
 def _refuse_nothing(config: DownloadConfig, found: index.Index, bad: np.ndarray) -> None:

@@ -222,13 +222,13 @@ def _usable(directory: Path, in_place: str | None) -> Index:
         keep |= True
         old.pack[:] = index.NO_PACK
     else:
-        whole = np.array([*(_is_whole(directory, pack) for pack in old.packs), False])
+        whole = np.array([*(is_whole(directory, pack) for pack in old.packs), False])
         keep |= whole[old.pack]  # NO_PACK looks at the last one
     kept = {name: getattr(old, name)[keep] for name in index.IMAGE_COLUMNS}
     return replace(Index.empty(), **kept, reasons=old.reasons, packs=old.packs)
 
 
-def _is_whole(directory: Path, pack: Pack) -> bool:
+def is_whole(directory: Path, pack: Pack) -> bool:
     """Whether a pack is there; a cut one is removed, so that its name is free again."""
     path = directory / pack.name
     if path.is_file() and path.lstat().st_size == pack.bytes:

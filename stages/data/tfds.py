@@ -94,12 +94,9 @@ class Tfds:
         """The keys of image, label and, if there is one, file name."""
         features: Mapping[str, Any] = info.features
         supervised = info.supervised_keys or (None, None)
-        images = [key for key, feature in features.items() if _is_image(tfds, feature)]
-        labels = [
-            key
-            for key, feature in features.items()
-            if isinstance(feature, tfds.features.ClassLabel)
-        ]
+        keys = sorted(features)
+        images = [key for key in keys if _is_image(tfds, features[key])]
+        labels = [key for key in keys if isinstance(features[key], tfds.features.ClassLabel)]
         image = supervised[0] if supervised[0] in images else _only(images)
         asked = self._config.label
         label = asked or (supervised[1] if supervised[1] in labels else _only(labels))
@@ -108,7 +105,7 @@ class Tfds:
                 f"tfds {info.name}: needs one image and one class feature; has images"
                 f" {images or 'none'} and classes {labels or 'none'}: set download.label to one"
             )
-        names = [key for key in features if FILE_NAME.search(key)]
+        names = [key for key in keys if FILE_NAME.search(key)]
         return image, label, _only(names) or ""
 
     def _splits(self, builder: Any) -> Mapping[str, str]:

@@ -1,0 +1,121 @@
+"""TensorFlow Datasets as a source: really built ones, prepared directories, and mocked names."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from stages.data.pixels import decode
+from stages.data.png import encode_png
+from stages.data.raw import RawImages
+from stages.download import DownloadConfig, run
+from stages.errors import DataError
+
+tfds = pytest.importorskip("tensorflow_datasets")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:::tensorflow_datasets.*"),
+    pytest.mark.filterwarnings("ignore:::etils.*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """(data_dir, directory of one version) of both datasets, by name."""
+    from tests.unit.stages.data.flowers_dataset import MadeArrays, MadeFlowers
+
+    data_dir = tmp_path_factory.mktemp("tfds")
+    builders = [made(data_dir=data_dir) for made in (MadeFlowers, MadeArrays)]
+    for builder in builders:
+        builder.download_and_prepare()
+    return data_dir, {builder.name: str(builder.data_path) for builder in builders}
+
+
+def fetch(output, **options):
+    run(DownloadConfig(source="tfds", **options), output=output)
+    return RawImages.open(output)
+
+
+def test_a_built_dataset_by_name_keeps_bytes_names_labels_and_parts(prepared, tmp_path):
+    from tests.unit.stages.data.flowers_dataset import PER_SPLIT, jpeg
+
+    images = fetch(tmp_path, name="made_flowers", data_dir=str(prepared[0]))
+    assert images.examples.classes == ("tulip", "daisy"), "in the dataset's order"
+    expected = {
+        f"{split}/{['tulip', 'daisy'][n % 2]}/{split}_{n}.jpg": jpeg(split, n)
+        for split, count in PER_SPLIT.items() for n in range(count)
+    }  # fmt: skip
+    found = {
+        identifier.decode(): images.read(position)
+        for position, identifier in enumerate(images.examples.ids)
+    }
+    assert found == expected
+    for identifier, part, label in zip(
+        images.examples.ids, images.parts, images.examples.labels, strict=True
+    ):
+        assert identifier.startswith(part + b"/" + images.examples.classes[label].encode())
+
+
+def test_split_expressions(prepared, tmp_path):
+    splits = {"train": "train[:50%]", "validation": "train[50%:75%]", "test": "test"}
+    images = fetch(tmp_path, data_dir=prepared[1]["made_flowers"], splits=splits)
+    parts, counts = np.unique(images.parts, return_counts=True)
+    assert dict(zip(parts.tolist(), counts.tolist(), strict=True)) == {
+        b"train": 4, b"validation": 2, b"test": 4,
+    }  # fmt: skip
+    together = fetch(
+        tmp_path / "all", data_dir=prepared[1]["made_flowers"], splits={"all": "train+test"}
+    )
+    assert len(together) == 12
+    assert set(together.parts.tolist()) == {b""}
+
+
+def test_raw_arrays_become_png_once_and_copies_get_ids_of_their_own(prepared, tmp_path, caplog):
+    images = fetch(tmp_path, data_dir=prepared[1]["made_arrays"], label="kind")
+    assert len(images) == 8, "one of nine has no label"
+    assert "1 examples without a label left out" in caplog.text
+    assert len(images.index.digest) == 7, "two of them are the same image"
+    for position in range(8):
+        pixels = decode(images.read(position))
+        assert images.read(position) == encode_png(pixels)
+    copies = [identifier for identifier in images.examples.ids if identifier.endswith(b"~2")]
+    assert len(copies) == 1
+    assert set(images.parts.tolist()) == {b""}, "a lone split is no split"
+
+
+def test_the_same_again_decodes_nothing(prepared, tmp_path):
+    options = {"source": "tfds", "data_dir": prepared[1]["made_flowers"]}
+    assert run(DownloadConfig(**options), output=tmp_path).new == 12
+    assert run(DownloadConfig(**options), output=tmp_path).new == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "no_such_dataset"}, "no_such_dataset"),
+        ({"data_dir": "/nowhere"}, "nowhere"),
+        ({"data_dir": "made_arrays"}, "set download.label"),
+        ({"data_dir": "made_arrays", "label": "colour"}, "'kind', 'side'"),
+        ({"data_dir": "made_flowers", "splits": {"train": "dev"}}, "known: .*train"),
+    ],
+)
+def test_what_cannot_be_read_is_an_error_in_one_line(prepared, tmp_path, options, message):
+    directory = prepared[1].get(options.get("data_dir"))
+    options |= {"data_dir": directory} if directory else {}
+    with pytest.raises(DataError, match=message) as caught:
+        fetch(tmp_path, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "classes"), [("cats_vs_dogs", 2), ("tf_flowers", 5)])
+def test_datasets_that_people_use_by_name(tmp_path, name, classes):
+    with tfds.testing.mock_data(num_examples=20):
+        images = fetch(tmp_path, name=name, data_dir=str(tmp_path))
+    assert len(images) == 20
+    assert len(images.examples.classes) == classes
+    assert not images.examples.quarantined.any()
+    for position in range(20):
+        data = images.read(position)
+        assert decode(data).shape[2] == 3
+        assert hashlib.sha256(data).digest() == images.examples.digests[position].tobytes()
