@@ -93,6 +93,16 @@ def reliability_plot(path: Path, rows: Sequence[Mapping[str, float]], error: flo
         axis.set(xlim=(0, 1.02), ylim=(0, 1.02))
 
 
+def data_curve(path: Path, curve: Sequence[tuple[int, float]]) -> None:
+    """Accuracy over the number of training images, which doubles from tick to tick."""
+    with _figure(path, 1, (4.5, 3.2)) as (axis,):
+        counts, accuracies = zip(*curve, strict=True)
+        axis.semilogx(counts, accuracies, color=BLUE, marker="o", base=2)
+        axis.set_xticks(counts, [f"{count:,}" for count in counts])
+        axis.minorticks_off()
+        axis.set(xlabel="training images", ylabel="accuracy")
+
+
 @contextmanager
 def _figure(path: Path, columns: int, size: tuple[float, float] = (9.0, 3.2)) -> Iterator[Any]:
     """Axes of a figure that is written to `path` in the end, without date or random ids."""

@@ -18,6 +18,7 @@ PLOTS = {
     "confusion_of_many": lambda path: plots.confusion_matrix(
         path, np.eye(50, dtype=int), [f"c{k}" for k in range(50)], "a head"
     ),
+    "data": lambda path: plots.data_curve(path, [(10, 0.5), (20, 0.7), (40, 0.75)]),
     "reliability": lambda path: plots.reliability_plot(
         path, [{"images": 5, "confidence": 0.7, "accuracy": 0.6}], 0.1
     ),

@@ -1,0 +1,185 @@
+"""How far the scores of a set can be trusted: folds, more data, labels, duplicates, leaks."""
+
+import csv
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.data.splits import PARTS, Splits
+from stages.errors import DataError
+from stages.heads import plots
+from stages.heads.config import HeadParams
+from stages.heads.head import CARD, Head
+from stages.heads.leaks import Pair, duplicates, leaks, near_duplicates
+from stages.heads.resample import OutOfFold, cross_validate, folds, learning_curve
+from stages.heads.rows import Positions, Rows, open_rows
+from stages.heads.suspects import Suspect, label_suspects
+from store import FeatureSet
+
+logger = logging.getLogger(__name__)
+
+FRACTIONS = (0.0625, 0.125, 0.25, 0.5, 1.0)
+FEWEST = 8  # training rows per class below which no fraction is tried
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What `investigate` looks into.
+
+    Attributes:
+        folds: into how many parts all rows but the test split's are divided.
+        repeats: how often, each time differently.
+        cosine: from which similarity of centred features two images count as near-duplicates.
+    """
+
+    folds: int = 5
+    repeats: int = 1
+    cosine: float = 0.97
+
+    def __post_init__(self) -> None:
+        if self.folds < 2 or self.repeats < 1 or not 0 < self.cosine <= 1:
+            raise ValueError("folds: at least 2; repeats: at least 1; cosine: above 0, at most 1")
+
+
+def investigate(
+    config: Evidence, *, features: Path, splits: Path, models: Path, best: str, output: Path
+) -> dict[str, Any]:
+    """Write the evidence for the heads of a set. The test split's labels are not looked at.
+
+    Args:
+        config: how much to look into.
+        features: directory of the set.
+        splits: directory of the splits.
+        models: directory of the trained heads.
+        best: the head chosen by validation, see `metrics.json`; its learning curve is drawn and its
+            answers are held against the labels.
+        output: gets `evidence.json`, `folds.csv`, `learning_curve.csv`, `learning_curve.svg`,
+            `suspects.csv`, `duplicates.csv` and `leaks.csv`.
+
+    Returns:
+        What `evidence.json` says.
+
+    Raises:
+        DataError: no such head.
+    """
+    stored, split = FeatureSet.open(features), Splits.open(splits)
+    params = _params(models, best)
+    rows = open_rows(stored, max(one.views for one in params.values()))
+    parts = {part: stored.examples.positions(split.ids(part)) for part in PARTS}
+    seen = np.sort(np.concatenate([parts["train"], parts["validation"]]))
+    tries = [
+        cross_validate(rows, seen, _fold(stored, seen, config, k), params)
+        for k in range(config.repeats)
+    ]
+    suspects = label_suspects(tries[0], best)
+    pairs, leaked = _alike(rows, stored, parts, config.cosine)
+    output.mkdir(parents=True, exist_ok=True)
+    _write_rows(output, stored, suspects, {"duplicates.csv": pairs, "leaks.csv": leaked})
+    summary = {
+        "best": best,
+        "folds": _write_folds(output / "folds.csv", tries),
+        "learning_curve": _write_curve(output, rows, parts, params[best]),
+        "suspects": sum(suspect.doubt > 0 for suspect in suspects),
+        "duplicates": sum(pair.exact for pair in pairs),
+        "near_duplicates": sum(not pair.exact for pair in pairs),
+        "leaks": len(leaked),
+    }
+    (output / "evidence.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def _params(models: Path, best: str) -> dict[str, HeadParams]:
+    cards = sorted(models.glob(f"*/{CARD}"))
+    params = {path.parent.name: Head.load(path.parent).params for path in cards}
+    if best not in params:
+        raise DataError(f"{models}: no head {best!r}; known: {', '.join(params) or 'none'}")
+    return params
+
+
+def _alike(
+    rows: Rows, stored: FeatureSet, parts: Mapping[str, Positions], cosine: float
+) -> tuple[list[Pair], list[Pair]]:
+    """Duplicates and near-duplicates, and those of them that cross into the test split."""
+    positions = np.concatenate(list(parts.values()))
+    pairs = duplicates(stored.examples.digests, positions)
+    pairs += near_duplicates(rows, stored.examples.digests, positions, cosine)
+    seen = np.concatenate([parts["train"], parts["validation"]])
+    return pairs, leaks(pairs, seen, parts["test"])
+
+
+def _fold(stored: FeatureSet, seen: Positions, config: Evidence, seed: int) -> NDArray[np.int64]:
+    examples = stored.examples
+    return folds(examples.labels[seen], examples.digests[seen], config.folds, seed)
+
+
+def _fractions(parts: Mapping[str, Positions], rows: Rows) -> Sequence[float]:
+    fewest = FEWEST * len(rows.classes)
+    return [f for f in FRACTIONS if f * len(parts["train"]) >= fewest] or [1.0]
+
+
+def _write_folds(path: Path, tries: Sequence[OutOfFold]) -> dict[str, dict[str, float]]:
+    """One row per head: mean and deviation of the accuracy over all folds, best first."""
+    table = {}
+    for head in tries[0].probabilities:
+        accuracies = np.concatenate([one.accuracies(head) for one in tries])
+        table[head] = {
+            "accuracy": round(float(accuracies.mean()), 6),
+            "deviation": round(float(accuracies.std(ddof=1)), 6),
+        }
+    table = dict(sorted(table.items(), key=lambda item: (-item[1]["accuracy"], item[0])))
+    rows = ((head, *row.values()) for head, row in table.items())
+    _write_csv(path, ("head", "accuracy", "deviation"), rows)
+    return table
+
+
+def _write_curve(
+    output: Path, rows: Rows, parts: Mapping[str, Positions], params: HeadParams
+) -> dict[str, Any]:
+    """The learning curve, and what the last doubling of the data brought."""
+    judged = parts["validation"] if len(parts["validation"]) else parts["train"]
+    fractions = _fractions(parts, rows)
+    curve = list(learning_curve(rows, parts["train"], judged, params, fractions))
+    _write_csv(output / "learning_curve.csv", ("images", "accuracy"), curve)
+    plots.data_curve(output / "learning_curve.svg", curve)
+    summary: dict[str, Any] = {"images": [n for n, _ in curve], "accuracy": [a for _, a in curve]}
+    if len(curve) > 1:
+        (_, before), (_, after) = curve[-2:]
+        error = (after * (1 - after) / len(judged)) ** 0.5
+        summary["last_doubling"] = round(after - before, 6)
+        summary["standard_error"] = round(error, 6)
+        summary["more_images_help"] = bool(after - before > error)
+    return summary
+
+
+def _write_rows(
+    output: Path,
+    stored: FeatureSet,
+    suspects: Sequence[Suspect],
+    tables: Mapping[str, Sequence[Pair]],
+) -> None:
+    ids = [example.decode() for example in stored.examples.ids]
+    classes = stored.classes
+    doubtful = (
+        (ids[one.position], classes[one.label], classes[one.predicted], one.doubt)
+        for one in suspects
+    )
+    _write_csv(output / "suspects.csv", ("id", "label", "looks_like", "doubt"), doubtful)
+    for name, pairs in tables.items():
+        rows = (
+            (ids[one.first], ids[one.second], f"{one.cosine:.4f}", "yes" if one.exact else "")
+            for one in pairs
+        )
+        _write_csv(output / name, ("first", "second", "cosine", "same_bytes"), rows)
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
