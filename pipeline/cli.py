@@ -155,6 +155,10 @@ def predict(
         Path | None,
         typer.Option(help="models/SET/HEAD or tuned/RUN; the best head by default."),
     ] = None,
+    imagenet: Annotated[
+        str | None,
+        typer.Option(metavar="BACKBONE", help="Show the base's own ImageNet labels instead."),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -163,7 +167,11 @@ def predict(
     from pipeline import predictions
 
     asked = [*(paths or []), *(file or []), *(directory or [])]
-    predictions.show(Layout.here(), asked, model=model, top=top, as_json=json, as_csv=csv)
+    if imagenet:
+        answers = predictions.of_backbone(imagenet, asked, top=top)
+    else:
+        answers = predictions.of_head(Layout.here(), asked, model=model, top=top)
+    predictions.show(answers, as_json=json, as_csv=csv)
 
 
 def main() -> NoReturn:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +12,76 @@ from pipeline import tables
 from pipeline.layout import Layout
 from pipeline.params import Params, load
 from stages.errors import DataError
-from stages.heads.predict import Classifier, Prediction, image_files
+from stages.heads.predict import Classifier, image_files
 
 
-def show(
-    layout: Layout,
-    paths: Sequence[Path],
-    *,
-    model: Path | None,
-    top: int,
-    as_json: bool,
-    as_csv: bool,
-) -> None:
-    """Print the most probable classes of image files.
+@dataclass(frozen=True)
+class Answers:
+    """What a model says: rows `{"file", "classes": [{"class", "probability"}]}`, or a reason."""
+
+    model: str
+    rows: list[dict[str, Any]]
+
+
+def of_head(layout: Layout, paths: Sequence[Path], *, model: Path | None, top: int) -> Answers:
+    """The likeliest classes by a trained head, or by the one with the best validation accuracy.
 
     Raises:
-        DataError: no file, or none of the files is an image.
+        DataError: no file, or no head.
     """
-    files = list(image_files(paths))
-    if not files:
-        raise DataError("predict: no image; name files or directories that hold some")
+    files = _files(paths)
     params = load(layout.params)
     head = model or _best_head(layout, params)
     weights = [one.weights for one in params.extract.sets.values()]
     classifier = Classifier.of_head(head, [*weights, "imagenet", "none"])
-    predictions = list(classifier.predict(files))
-    rows = [_row(one, classifier.classes, top) for one in predictions]
+    rows: list[dict[str, Any]] = []
+    for one in classifier.predict(files):
+        if one.probabilities is None:
+            rows.append({"file": str(one.path), "reason": one.reason})
+            continue
+        order = np.argsort(-one.probabilities, kind="stable")[:top]
+        found = [(classifier.classes[k], float(one.probabilities[k])) for k in order]
+        rows.append(_row(one.path, found))
+    return Answers(str(head), rows)
+
+
+def of_backbone(backbone: str, paths: Sequence[Path], *, top: int) -> Answers:
+    """The likeliest ImageNet labels by a base with its own classifier.
+
+    Raises:
+        DataError: no file.
+        UndecodableImageError: a file is no image.
+    """
+    from stages.backbones.labels import top_labels
+
+    files = _files(paths)
+    labels = top_labels(backbone, [file.read_bytes() for file in files], top=top)
+    rows = [
+        _row(file, [(label.name, label.probability) for label in found])
+        for file, found in zip(files, labels, strict=True)
+    ]
+    return Answers(backbone, rows)
+
+
+def show(answers: Answers, *, as_json: bool, as_csv: bool) -> None:
+    """Print the answers.
+
+    Raises:
+        DataError: none of the files is an image.
+    """
     if as_json:
-        tables.print_json({"model": str(head), "predictions": rows})
+        tables.print_json({"model": answers.model, "predictions": answers.rows})
     else:
-        tables.show([line for row in rows for line in _lines(row)], as_csv=as_csv)
-    if all(one.probabilities is None for one in predictions):
-        raise DataError(f"predict: none of {len(files)} files is an image; see the reasons above")
+        tables.show([line for row in answers.rows for line in _lines(row)], as_csv=as_csv)
+    if all("reason" in row for row in answers.rows):
+        raise DataError("predict: none of the files is an image; their reasons stand above")
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    files = list(image_files(paths))
+    if not files:
+        raise DataError("predict: no image; name files or directories that hold some")
+    return files
 
 
 def _best_head(layout: Layout, params: Params) -> Path:
@@ -59,15 +98,9 @@ def _best_head(layout: Layout, params: Params) -> Path:
     return max(candidates)[1]
 
 
-def _row(prediction: Prediction, classes: Sequence[str], top: int) -> dict[str, Any]:
-    if prediction.probabilities is None:
-        return {"file": str(prediction.path), "reason": prediction.reason}
-    order = np.argsort(-prediction.probabilities, kind="stable")[:top]
-    found = [
-        {"class": classes[k], "probability": round(float(prediction.probabilities[k]), 6)}
-        for k in order
-    ]
-    return {"file": str(prediction.path), "classes": found}
+def _row(path: Path, found: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    classes = [{"class": name, "probability": round(value, 6)} for name, value in found]
+    return {"file": str(path), "classes": classes}
 
 
 def _lines(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -75,10 +108,5 @@ def _lines(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for rank, one in enumerate(row.get("classes", ()), 1):
         yield {"file": row["file"], "rank": rank, **one, "reason": ""}
     if "reason" in row:
-        yield {
-            "file": row["file"],
-            "rank": "",
-            "class": "",
-            "probability": "",
-            "reason": row["reason"],
-        }
+        none = dict.fromkeys(("rank", "class", "probability"), "")
+        yield {"file": row["file"], **none, "reason": row["reason"]}

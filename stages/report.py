@@ -35,11 +35,15 @@ def run(
         runs: the results directory of each fine-tuning run, by name.
         output: the report's directory.
 
+    Results that are not here, because a colleague pulled only a part, are left out with a warning.
+
     Raises:
-        DataError: results are missing.
+        DataError: there are no results of any set or run.
     """
     heads = sorted(_head_rows(sets), key=lambda row: -row["validation accuracy"])
     tuned = list(_tuned_rows(runs))
+    if (sets or runs) and not (heads or tuned):
+        raise DataError("report: no results; run: cryobase evaluate")
     output.mkdir(parents=True, exist_ok=True)
     _write_csv(output / "heads.csv", heads)
     _write_csv(output / "finetune.csv", tuned)
@@ -47,7 +51,9 @@ def run(
         title=config.title,
         heads=heads,
         tuned=tuned,
-        pictures=list(_pictures({**sets, **{f"tuned/{name}": path for name, path in runs.items()}})),
+        pictures=list(
+            _pictures({**sets, **{f"tuned/{name}": path for name, path in runs.items()}})
+        ),
     )
     (output / "index.html").write_text(page, encoding="utf-8")
     for row in heads:
@@ -59,7 +65,7 @@ def run(
 def _head_rows(sets: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
     for name, directory in sets.items():
         metrics = _metrics(directory, f"cryobase evaluate {name}")
-        for head, parts in metrics["heads"].items():
+        for head, parts in metrics.get("heads", {}).items():
             row: dict[str, Any] = {"set": name, "head": head}
             row["best"] = "yes" if head == metrics["best"] else ""
             for part in ("validation", "test"):
@@ -72,7 +78,7 @@ def _tuned_rows(runs: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
     for name, directory in runs.items():
         metrics = _metrics(directory, f"cryobase finetune {name}")
         for model in ("start", "tuned"):
-            for part, scores in metrics[model].items():
+            for part, scores in metrics.get(model, {}).items():
                 kept = {score: scores[score] for score in SCORES}
                 yield {"run": name, "model": model, "part": part, **kept}
 
@@ -81,7 +87,8 @@ def _metrics(directory: Path, mend: str) -> Any:
     try:
         return json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{directory}: no metrics.json; run: {mend}") from None
+        logger.warning("%s: no metrics.json, so not in the report; run: %s", directory, mend)
+        return {}
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:

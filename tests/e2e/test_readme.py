@@ -1,0 +1,88 @@
+"""Every command of the README, run in the README's order in a fresh clone, on small images."""
+
+import re
+import stat
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from pipeline.cli import app
+from tests.e2e.conftest import ROOT, SMALL, Project, clone
+from tests.images import write_folder
+
+pytestmark = pytest.mark.e2e
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+# What a block must leave behind, found by a word of the block.
+LEAVES = {
+    "make repro": "models/lite0-160/linear/head.json",
+    "pip install": "report/index.html",
+    "predict": "results/lite0-160/metrics.json",
+    "finetune.runs.ft": "results/tuned/ft/metrics.json",
+    "git clone": "../colleague/results/lite0-160/metrics.json",
+}
+
+
+@pytest.fixture(scope="module")
+def readme(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A clone whose images and features are small, and whose installers do nothing."""
+    made = clone(tmp_path_factory.mktemp("readme") / "project")
+    images = write_folder(made.root.parent / "images", 20)
+    sets = {"lite0-160": SMALL["extract"]["sets"]["small"]}
+    made.params(
+        **{
+            **SMALL,
+            "download": {"source": "folder", "path": str(images)},
+            "extract": {"sets": sets},
+        }
+    )
+    write_folder(made.root / "photos", 1)
+    made.commit()
+    return made
+
+
+def run_block(project: Project, block: str) -> str:
+    """Run a block as a shell does; environments are not built again and tests do not nest."""
+    stub = project.root.parent / "bin" / "pip"
+    stub.parent.mkdir(exist_ok=True)
+    stub.write_text("#!/bin/sh\nexit 0\n")
+    stub.chmod(stub.stat().st_mode | stat.S_IEXEC)
+    script = block.replace("make repro", "make -o .venv/.installed -o env repro")
+    script = re.sub(r"^make test\b.*$", "make -n test", script, flags=re.MULTILINE)
+    return project.run("bash", "-ec", f'export PATH="{stub.parent}:$PATH"\n{script}')
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_a_block_of_the_readme_works(readme, number):
+    block = BLOCKS[number]
+    run_block(readme, block)
+    for word, path in LEAVES.items():
+        if word in block:
+            assert (readme.root / path).exists(), path
+
+
+def test_the_colleague_never_had_the_images(readme):
+    colleague = readme.root.parent / "colleague"
+    assert (colleague / "features" / "lite0-160").exists()
+    assert not (colleague / "data" / "raw").exists()
+
+
+def test_every_block_that_must_leave_something_exists():
+    for word in LEAVES:
+        assert any(word in block for block in BLOCKS), word
+
+
+def test_extras_that_are_named_exist():
+    declared = (ROOT / "pyproject.toml").read_text()
+    for extras in re.findall(r"\.\[([a-z,-]+)\]", README):
+        for extra in extras.split(","):
+            assert re.search(rf"^{extra} = \[", declared, flags=re.MULTILINE), extra
+
+
+def test_every_command_is_in_the_docs():
+    text = README + "".join(path.read_text() for path in Path(ROOT / "docs").glob("*.md"))
+    for name in get_command(app).commands:
+        assert re.search(rf"`(cryobase )?{name}\b|cryobase {name}\b", text), name
