@@ -1,40 +1,78 @@
 """Decoded images in batches, for training end to end."""
 
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.data.augment import Augmentation, augment
+from stages.data.parallel import ordered_map
 from stages.data.pixels import PixelSpec, load
 from stages.data.raw import RawImages
 
+Batch = tuple[NDArray[np.float32], NDArray[np.int32]]
 
-def image_batches(
-    images: RawImages,
-    ids: NDArray[np.bytes_],
-    spec: PixelSpec,
-    *,
-    batch_size: int,
-    shuffle_seed: int | None = None,
-) -> Any:
-    """A `tf.data.Dataset` of float32 pixels (batch, size, size, 3) in 0 to 255 and int32 labels.
+AHEAD = 8  # decoded images per thread that wait for a batch
 
-    Images are read and decoded ahead on all cores, in the order of `ids`, or in a new order each
-    epoch that depends on the seed alone.
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageStream:
+    """Batches of pixels as extraction sees them, read and decoded ahead in threads.
+
+    Attributes:
+        images: where they lie.
+        pixels: how they become squares.
+        batch_size: images in a batch; the last one may have fewer.
+        augmentation: what is done to them; None leaves them plain.
+        seed: decides, with the epoch and the image, how an image is changed.
     """
-    import tensorflow as tf
 
-    def read(position: NDArray[np.int64]) -> NDArray[np.float32]:
-        return load(images.read(int(position)), spec)
+    images: RawImages
+    pixels: PixelSpec
+    batch_size: int
+    augmentation: Augmentation | None = None
+    seed: int = 0
 
-    def decoded(position: Any, label: Any) -> tuple[Any, Any]:
-        pixels = tf.numpy_function(read, [position], tf.float32, stateful=False)
-        pixels.set_shape((spec.image_size, spec.image_size, 3))
-        return pixels, label
+    @property
+    def plain(self) -> "ImageStream":
+        """The same stream without augmentation, to judge by."""
+        return replace(self, augmentation=None)
 
-    positions = images.examples.positions(ids)
-    dataset = tf.data.Dataset.from_tensor_slices((positions, images.examples.labels[positions]))
-    if shuffle_seed is not None:
-        dataset = dataset.shuffle(max(1, len(positions)), seed=shuffle_seed)
-    dataset = dataset.map(decoded, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return dataset.batch(batch_size).prefetch(2)
+    def batches(self, ids: NDArray[np.bytes_], epoch: int = 0) -> Iterator[Batch]:
+        """Pixels (b, size, size, 3) in 0 to 255 and labels (b,) of the examples, in order.
+
+        Args:
+            ids: which examples.
+            epoch: every epoch changes an augmented image in another way; the plain ones stay.
+        """
+        positions = self.images.examples.positions(ids)
+        labels = self.images.examples.labels[positions]
+        decoded = ordered_map(
+            lambda position: self._image(int(position), epoch),
+            positions,
+            workers=os.cpu_count() or 1,
+            ahead=AHEAD,
+        )
+        for start in range(0, len(positions), self.batch_size):
+            batch = labels[start : start + self.batch_size]
+            yield np.stack([next(decoded) for _ in batch]), batch
+
+    def _image(self, position: int, epoch: int) -> NDArray[np.float32]:
+        image = load(self.images.read(position), self.pixels)
+        if self.augmentation is None:
+            return image
+        digest = self.images.examples.digests[position].tobytes()
+        return augment(image, self.augmentation, digest, live_view(self.seed, epoch))
+
+
+def live_view(seed: int, epoch: int) -> int:
+    """The number of the view that an epoch sees, never 0 and never one that is stored."""
+    return 1 << 31 | (seed * 65_537 + epoch) & 0x7FFF_FFFF
+
+
+def shuffled(ids: NDArray[Any], seed: int, epoch: int) -> NDArray[Any]:
+    """Another order for every epoch, that depends on nothing but the arguments."""
+    return np.random.default_rng((seed, epoch)).permutation(ids)

@@ -1,90 +1,277 @@
-"""Training a grafted model end to end: which layers learn, and the epochs."""
+"""Training a grafted model: its epochs, which of them is kept, and going on after a kill."""
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
-from stages.errors import ConfigError
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.data.stream import Batch, ImageStream, shuffled
+from stages.errors import DataError
+from stages.heads import checkpoints as saving
+from stages.heads import trunk
+from stages.heads.checkpoints import Checkpoints, Rows, State
+from stages.heads.optimization import (
+    OptimizerSettings,
+    Step,
+    compiled_step,
+    cross_entropy,
+    inference,
+    layer_factors,
+)
 
 logger = logging.getLogger(__name__)
 
+Keep = Literal["best", "smoothed", "last"]
 
-def unfreeze(base: Any, rule: str | Mapping[Any, Any]) -> list[str]:
-    """Let some layers of a base learn; the others, and every BatchNormalization, stay frozen.
+SMOOTHING = 0.8  # of the curve that `keep: smoothed` looks at
+HELD = 256 << 20  # bytes of the trunk's outputs for validation images that are kept in memory
 
-    Frozen BatchNormalization runs in inference mode, so its moving statistics do not change.
 
-    Args:
-        base: the backbone, a `keras.Model`.
-        rule: `none`, `all`, `{"from": layer's name}` or `{"last": n}`.
+class Examples(Protocol):
+    """Where training batches come from: images, or stored outputs of the frozen trunk."""
 
-    Returns:
-        The names of the layers that learn and have weights.
+    stored: bool
+
+    def __len__(self) -> int:
+        """The number of training examples."""
+        ...
+
+    def train(self, epoch: int) -> Iterator[Batch]:
+        """The training examples, in another order every epoch."""
+        ...
+
+    def validation(self) -> Iterator[Batch]:
+        """The validation examples, plain, always the same."""
+        ...
+
+    def batches_per_epoch(self) -> int:
+        """Training batches in an epoch."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Images:
+    """Training and validation images of a split."""
+
+    stream: ImageStream
+    train_ids: NDArray[np.bytes_]
+    validation_ids: NDArray[np.bytes_]
+    seed: int
+    stored = False
+
+    def __len__(self) -> int:
+        return len(self.train_ids)
+
+    def train(self, epoch: int) -> Iterator[Batch]:
+        return self.stream.batches(shuffled(self.train_ids, self.seed, epoch), epoch)
+
+    def validation(self) -> Iterator[Batch]:
+        return self.stream.plain.batches(self.validation_ids)
+
+    def batches_per_epoch(self) -> int:
+        return math.ceil(len(self) / self.stream.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How one phase trains.
+
+    Attributes:
+        optimizer: its optimizer and rates.
+        epochs: passes over the training images.
+        keep: which epoch's weights are kept: `best` by validation loss, where the phase's start
+            counts as epoch 0; `smoothed`, by the exponentially smoothed validation loss; `last`.
+        seed: of dropout.
+        cut: the layer to cut at where examples are stored, else the deepest place is taken.
+        scaled: whether the loss is scaled, for float16.
+        first: number of epochs that came before this phase.
+    """
+
+    optimizer: OptimizerSettings
+    epochs: int
+    keep: Keep
+    seed: int
+    cut: str | None = None
+    scaled: bool = False
+    first: int = 0
+
+
+class Phase:
+    """One phase of a tuning: a fixed set of learning layers and an optimizer.
+
+    Make it after `unfreeze`; the model then learns by `run`.
+    """
+
+    def __init__(self, model: Any, base: Any, examples: Examples, plan: Plan) -> None:
+        """Cut the model where learning begins.
+
+        Args:
+            model: from pixels to probabilities, with a layer `logits`.
+            base: the model whose layers are partly frozen; all other layers learn.
+            examples: what to learn from, and to be judged by.
+            plan: how.
+        """
+        import keras
+
+        whole = keras.Model(model.inputs[0], model.get_layer("logits").output)
+        cut = place_of_cut(whole, base, plan.cut)
+        lower, self.upper = trunk.split(whole, cut)
+        self.lower = None if examples.stored else lower
+        self.examples, self.plan = examples, plan
+        self.optimizer = plan.optimizer.build(scaled=plan.scaled)
+        self.optimizer.build(self.upper.trainable_variables)
+        factors = layer_factors(self.upper, base, plan.optimizer.layer_decay)
+        self._step = _rated(plan, examples, self.optimizer, self._compiled(factors))
+        self._answer = inference(self.upper)
+        self._below = self.lower and inference(self.lower)
+        self._held: list[Batch] | None = None
+
+    def _compiled(self, factors: list[float]) -> Step:
+        return compiled_step(
+            self.upper, self.lower, self.optimizer, factors, scaled=self.plan.scaled
+        )
+
+    def run(self, checkpoints: Checkpoints) -> Rows:
+        """Train from the start or from the last checkpoint; ends with the weights to be kept.
+
+        Returns:
+            A row per epoch, from 0: epoch, loss and accuracy (NaN for 0), val_loss, val_accuracy.
+
+        Raises:
+            DataError: the loss is no longer finite.
+        """
+        state = checkpoints.load()
+        if state is None:
+            state = self._state([self._judged(0, math.nan, math.nan)], 0)
+            checkpoints.save(state)
+        else:
+            saving.assign(self.upper.weights, state.weights)
+            saving.assign(self.optimizer.variables, state.slots)
+        for epoch in range(len(state.rows), self.plan.epochs + 1):
+            rows = [*state.rows, self._epoch(epoch)]
+            state = self._state(rows, kept_epoch(rows, self.plan.keep))
+            checkpoints.save(state)
+        saving.assign(self.upper.weights, checkpoints.weights(state.kept))
+        return state.rows
+
+    def _state(self, rows: Rows, kept: int) -> State:
+        weights = saving.arrays_of(self.upper.weights)
+        return State(rows, weights, saving.arrays_of(self.optimizer.variables), kept)
+
+    def _epoch(self, epoch: int) -> dict[str, float]:
+        """Train for one epoch, which depends on nothing but weights, optimizer, seed and number."""
+        _reseed(self.upper, self.plan.seed, self.plan.first + epoch)
+        total, right, seen = 0.0, 0, 0
+        for step, (inputs, labels) in enumerate(self.examples.train(self.plan.first + epoch)):
+            loss, logits = self._step(inputs, labels, step + self._steps * (epoch - 1))
+            total += float(loss) * len(labels)
+            right += int((_predicted(logits.numpy()) == labels).sum())
+            seen += len(labels)
+        if not math.isfinite(total):
+            raise DataError(f"epoch {epoch}: the loss is {total}; lower the learning_rate")
+        row = self._judged(epoch, total / seen, right / seen)
+        _tell(row, self.plan)
+        return row
+
+    @property
+    def _steps(self) -> int:
+        return self.examples.batches_per_epoch()
+
+    def _judged(self, epoch: int, loss: float, accuracy: float) -> dict[str, float]:
+        total, right, seen = 0.0, 0, 0
+        for inputs, labels in self._validation():
+            logits = self._answer(inputs)
+            total += float(cross_entropy(logits, labels).numpy().sum())
+            right += int((_predicted(logits.numpy()) == labels).sum())
+            seen += len(labels)
+        row = {"epoch": epoch, "loss": loss, "accuracy": accuracy}
+        return row | {"val_loss": total / seen, "val_accuracy": right / seen}
+
+    def _validation(self) -> Iterator[Batch]:
+        """Batches for the learning part; what the frozen part says of them is computed once."""
+        if self._below is None:
+            yield from self.examples.validation()
+        elif self._held is not None:
+            yield from self._held
+        else:
+            held: list[Batch] = []
+            size = 0
+            for images, labels in self.examples.validation():
+                outputs = self._below(images).numpy()
+                size += outputs.nbytes
+                held = [*held, (outputs, labels)] if size <= HELD else []
+                yield outputs, labels
+            self._held = held if size <= HELD else None
+
+
+def place_of_cut(whole: Any, base: Any, layer: str | None) -> trunk.Cut:
+    """Where to cut a model below everything that learns: the deepest place, or the layer named.
 
     Raises:
-        ConfigError: no layer has that name.
+        ConfigError: the named cut lies above a layer that learns, or is none.
     """
-    import keras
-
-    chosen = {layer.name for layer in _chosen(base, rule)}
-    base.trainable = True
-    for layer in base.layers:
-        normalises = isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = layer.name in chosen and not normalises
-    return [layer.name for layer in base.layers if layer.trainable and layer.weights]
+    below = {each.name for each in base.layers}
+    learning = {each.name for each in whole.layers if each.name not in below}
+    learning |= {each.name for each in base.layers if each.trainable_variables}
+    return trunk.deepest(whole, learning) if layer is None else trunk.at(whole, layer, learning)
 
 
-def _chosen(base: Any, rule: str | Mapping[Any, Any]) -> list[Any]:
-    layers = list(base.layers)
-    if isinstance(rule, str):
-        return layers if rule == "all" else []
-    if "last" in rule:
-        return layers[max(0, len(layers) - int(rule["last"])) :]
-    names = [layer.name for layer in layers]
-    if rule["from"] not in names:
-        known = ", ".join(name for name, layer in zip(names, layers, strict=True) if layer.weights)
-        raise ConfigError(f"unfreeze: no layer {rule['from']!r}; layers with weights: {known}")
-    return layers[names.index(rule["from"]) :]
+def kept_epoch(rows: Rows, keep: Keep) -> int:
+    """The epoch, counted in rows from 0, whose weights are kept; the first of equals."""
+    losses = [row["val_loss"] for row in rows]
+    if keep == "last":
+        return len(rows) - 1
+    if keep == "smoothed":
+        return 1 + int(np.argmin(smoothed(losses[1:])))
+    return int(np.argmin(losses))
 
 
-def fit(model: Any, train: Any, validation: Any, *, epochs: int) -> Iterator[dict[str, float]]:
-    """Train a compiled model; it ends with the weights of the best validation loss.
+def smoothed(values: list[float], factor: float = SMOOTHING) -> list[float]:
+    """Exponential smoothing: each point is `factor` of the one before and the rest of the value.
 
-    The model as it comes counts as epoch 0, so tuning never makes it worse on validation.
-
-    Args:
-        model: a compiled `keras.Model` with the metric `accuracy`.
-        train: batches to learn from.
-        validation: batches to judge by.
-        epochs: passes over `train`.
-
-    Yields:
-        One row per epoch: epoch, loss, accuracy (none for epoch 0), val_loss, val_accuracy.
+    As `smooth_curve` in Chollet, Deep Learning with Python, 1st edition, section 5.3.
     """
-    start = model.evaluate(validation, return_dict=True, verbose=0)
-    row = {"epoch": 0, "loss": math.nan, "accuracy": math.nan}
-    row |= {"val_loss": start["loss"], "val_accuracy": start["accuracy"]}
-    best, kept = row["val_loss"], model.get_weights()
-    yield row
-    for epoch in range(1, epochs + 1):
-        told = model.fit(
-            train,
-            validation_data=validation,
-            initial_epoch=epoch - 1,
-            epochs=epoch,
-            verbose=0,
-        ).history
-        row = {"epoch": epoch, **{key: float(values[0]) for key, values in told.items()}}
-        logger.info(
-            "epoch %d of %d: loss %.4f, validation loss %.4f, validation accuracy %.4f",
-            epoch,
-            epochs,
-            row["loss"],
-            row["val_loss"],
-            row["val_accuracy"],
-        )
-        if row["val_loss"] < best:
-            best, kept = row["val_loss"], model.get_weights()
-        yield row
-    model.set_weights(kept)
+    points: list[float] = []
+    for value in values:
+        points.append(points[-1] * factor + value * (1 - factor) if points else value)
+    return points
+
+
+def _rated(plan: Plan, examples: Examples, optimizer: Any, step: Step) -> Any:
+    """The step with its rate set first."""
+
+    def rated(inputs: Any, labels: Any, number: int) -> tuple[Any, Any]:
+        if plan.optimizer.warmup:
+            rate = plan.optimizer.rate(number, examples.batches_per_epoch())
+            optimizer.learning_rate = rate
+        return step(inputs, labels)
+
+    return rated
+
+
+def _reseed(model: Any, seed: int, epoch: int) -> None:
+    """Set the state of every random layer, so that an epoch does not depend on those before it."""
+    for number, layer in enumerate(model.layers):
+        generator = getattr(layer, "seed_generator", None)
+        if generator is not None:
+            drawn = np.random.default_rng((seed, epoch, number)).integers(0, 1 << 32, 2, np.uint32)
+            generator.state.assign(drawn)
+
+
+def _predicted(logits: NDArray[Any]) -> NDArray[Any]:
+    return (logits[:, 0] > 0).astype(np.int32) if logits.shape[1] == 1 else logits.argmax(axis=1)
+
+
+def _tell(row: dict[str, float], plan: Plan) -> None:
+    logger.info(
+        "epoch %d of %d: loss %.4f, validation loss %.4f, validation accuracy %.4f",
+        plan.first + row["epoch"],
+        plan.first + plan.epochs,
+        row["loss"],
+        row["val_loss"],
+        row["val_accuracy"],
+    )

@@ -1,0 +1,195 @@
+"""All phases of a tuning, one after the other, and what was seen on the way."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.data.raw import RawImages
+from stages.data.splits import Splits
+from stages.data.stream import ImageStream
+from stages.heads import tuned
+from stages.heads.checkpoints import Checkpoints, Rows
+from stages.heads.history import overfitting_onset
+from stages.heads.optimization import OptimizerSettings
+from stages.heads.starts import Start
+from stages.heads.tuning import Images, Phase, Plan, kept_epoch
+from stages.heads.unfreezing import unfreeze
+
+if TYPE_CHECKING:
+    from stages.finetune import FinetuneRun
+    from stages.finetune import Phase as PhaseConfig
+
+CHECKED = 8  # images that the graft check looks at
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run learns from: images, their split, where both lie, and the pool for trunks."""
+
+    images: RawImages
+    split: Splits
+    raw: Path
+    pool: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """The record of all phases.
+
+    Attributes:
+        rows: one per epoch, counted on through all phases from 0: phase (from 1), epoch, loss,
+            accuracy, val_loss, val_accuracy.
+        kept: the epoch of each phase whose weights were kept.
+        between: validation scores after each phase but the last.
+    """
+
+    rows: Rows
+    kept: tuple[int, ...]
+    between: tuple[dict[str, float], ...]
+
+    @property
+    def starts(self) -> list[int]:
+        """The first epoch of every phase but the first."""
+        phases = [row["phase"] for row in self.rows]
+        return [phases.index(phase) for phase in sorted(set(phases))[1:]]
+
+    @property
+    def overfitting_from(self) -> int | None:
+        """The epoch where overfitting sets in, see `history.overfitting_onset`."""
+        rows = self.rows[1:]
+        return overfitting_onset([row["loss"] for row in rows], [row["val_loss"] for row in rows])
+
+
+def train(
+    config: "FinetuneRun",
+    start: Start,
+    data: Data,
+    *,
+    directory: Path,
+    logs: Path | None,
+    scaled: bool,
+) -> Told:
+    """Run every phase; the model of `start` then has the weights that the last one kept.
+
+    Args:
+        config: the run.
+        start: the model, which is changed.
+        data: what it learns from.
+        directory: of the checkpoints.
+        logs: where logs for TensorBoard go, or None.
+        scaled: whether the loss is scaled, for float16.
+    """
+    stream = ImageStream(
+        images=data.images,
+        pixels=start.pixels,
+        batch_size=config.batch_size,
+        augmentation=config.augmentation,
+        seed=config.seed,
+    )
+    check_graft(start, stream, data.split)
+    rows: Rows = []
+    kept: list[int] = []
+    between: list[dict[str, float]] = []
+    first = 0
+    for number, phase in enumerate(config.phases, start=1):
+        if number > 1:
+            between.append(_scores_now(start, stream, data.split))
+        unfreeze(
+            start.base, phase.unfreeze, batch_normalization=phase.batch_normalization == "trainable"
+        )
+        plan = Plan(
+            optimizer=_optimizer(phase),
+            epochs=phase.epochs,
+            keep=phase.keep,
+            seed=config.seed,
+            scaled=scaled,
+            first=first,
+        )
+        examples = Images(
+            stream=stream,
+            train_ids=data.split.ids("train"),
+            validation_ids=data.split.ids("validation"),
+            seed=config.seed,
+        )
+        found = Phase(start.model, start.base, examples, plan).run(
+            Checkpoints(directory / f"phase-{number}")
+        )
+        kept.append(first + kept_epoch(found, phase.keep))
+        rows += [
+            {**row, "phase": number, "epoch": first + row["epoch"]}
+            for row in (found if number == 1 else found[1:])
+        ]
+        first += phase.epochs
+    if logs:
+        log_for_tensorboard(rows, logs)
+    return Told(rows=rows, kept=tuple(kept), between=tuple(between))
+
+
+def check_graft(start: Start, stream: ImageStream, split: Splits) -> None:
+    """Refuse to train a model that does not say what base and head say apart."""
+    images, _ = next(stream.plain.batches(split.ids("train")[:CHECKED]))
+    start.check(images)
+
+
+def _optimizer(phase: "PhaseConfig") -> OptimizerSettings:
+    return OptimizerSettings(
+        name=phase.optimizer,
+        learning_rate=phase.learning_rate,
+        momentum=phase.momentum,
+        weight_decay=phase.weight_decay,
+        layer_decay=phase.layer_decay,
+        warmup=phase.warmup,
+    )
+
+
+def _scores_now(start: Start, stream: ImageStream, split: Splits) -> dict[str, float]:
+    model = tuned.TunedModel(start.model, start.head.classes, start.pixels)
+    found = tuned.answers({"now": model}, stream, split.ids("validation"))
+    return tuned.scores_of(found)["now"]
+
+
+@contextlib.contextmanager
+def precision(policy: str) -> Iterator[bool]:
+    """Build and train under a Keras dtype policy; tells whether the loss must be scaled."""
+    from stages.backbones.frameworks import load_keras
+
+    keras = load_keras()
+    if policy == "auto":
+        import tensorflow as tf
+
+        policy = "mixed_float16" if tf.config.list_physical_devices("GPU") else "float32"
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield policy == "mixed_float16"
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def log_for_tensorboard(rows: Rows, directory: Path) -> None:
+    """Event files `train` and `validation` with loss and accuracy by epoch.
+
+    Written record by record, because `tf.summary` needs TensorBoard itself and puts time and host
+    into the file; the time of an event is the number of its epoch.
+    """
+    import tensorflow as tf
+    from tensorflow.core.framework.summary_pb2 import Summary
+    from tensorflow.core.util.event_pb2 import Event
+
+    for name, prefix in (("train", ""), ("validation", "val_")):
+        (directory / name).mkdir(parents=True, exist_ok=True)
+        path = directory / name / "events.out.tfevents.0.cryobase"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            writer.write(Event(file_version="brain.Event:2").SerializeToString())
+            for row in rows:
+                values = [
+                    Summary.Value(tag=curve, simple_value=row[prefix + curve])
+                    for curve in ("loss", "accuracy")
+                    if math.isfinite(row[prefix + curve])
+                ]
+                epoch = int(row["epoch"])
+                event = Event(wall_time=epoch, step=epoch, summary=Summary(value=values))
+                writer.write(event.SerializeToString())

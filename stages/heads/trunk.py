@@ -1,0 +1,109 @@
+"""Cutting a model in two: the frozen trunk below, what still learns above.
+
+A cut is valid where one tensor alone is live: everything that the output needs goes through it.
+Whatever lies below a cut and does not learn may run once per image instead of once per epoch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from stages.errors import ConfigError
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A place to cut.
+
+    Attributes:
+        layer: the layer whose output is the one live tensor; "" is the model's input.
+        tensor: that output, a `KerasTensor`.
+        below: names of the layers that it needs, itself among them.
+    """
+
+    layer: str
+    tensor: Any
+    below: frozenset[str]
+
+    @property
+    def values(self) -> int:
+        """Numbers per image."""
+        size = 1
+        for length in self.tensor.shape[1:]:
+            size *= int(length)
+        return size
+
+
+def cuts(model: Any) -> list[Cut]:
+    """Every valid cut of a functional model with one input and one output, from the input on.
+
+    Only outputs of layers are offered, not of bare operations: these have no name that lasts.
+    """
+    import keras
+
+    found = []
+    below: set[str] = set()
+    live: dict[int, int] = {}  # tensor -> how many operations still need it
+    uses = _uses(model)
+    for operation, inputs, output in _operations(model):
+        for tensor in inputs:
+            live[id(tensor)] -= 1
+            if not live[id(tensor)]:
+                del live[id(tensor)]
+        live[id(output)] = uses.get(id(output), 0)
+        layer = isinstance(operation, keras.layers.Layer)
+        if layer:
+            below.add(operation.name)
+        if layer and len(live) == 1:
+            name = "" if isinstance(operation, keras.layers.InputLayer) else operation.name
+            found.append(Cut(name, output, frozenset(below)))
+    return found
+
+
+def deepest(model: Any, learning: set[str]) -> Cut:
+    """The last cut with no learning layer below it; the input where the first layer learns."""
+    return [cut for cut in cuts(model) if not cut.below & learning][-1]
+
+
+def at(model: Any, layer: str, learning: set[str]) -> Cut:
+    """The cut at a layer's output.
+
+    Raises:
+        ConfigError: there is none with no learning layer below it; names those there are.
+    """
+    known = {cut.layer: cut for cut in cuts(model) if cut.layer and not cut.below & learning}
+    if layer not in known:
+        raise ConfigError(
+            f"trunk: {layer!r} is no place to cut, for more than its output is live there or"
+            f" a layer below it learns; places: {', '.join(known) or 'none'}"
+        )
+    return known[layer]
+
+
+def split(model: Any, cut: Cut) -> tuple[Any, Any]:
+    """The models below (None at the input) and above a cut; they share the layers of the whole."""
+    import keras
+
+    if not cut.layer:
+        return None, model
+    lower = keras.Model(model.inputs[0], cut.tensor, name="trunk")
+    upper = keras.Model(cut.tensor, model.outputs[0], name="upper")
+    return lower, upper
+
+
+def _operations(model: Any) -> Iterator[tuple[Any, list[Any], Any]]:
+    """Operation, inputs and output of every node, each after those that it needs."""
+    import keras
+
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            inputs = [] if node.is_input else keras.tree.flatten(node.arguments.keras_tensors)
+            yield node.operation, inputs, node.outputs[0]
+
+
+def _uses(model: Any) -> dict[int, int]:
+    uses: dict[int, int] = {}
+    for _, inputs, _ in _operations(model):
+        for tensor in inputs:
+            uses[id(tensor)] = uses.get(id(tensor), 0) + 1
+    return uses

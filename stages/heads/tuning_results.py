@@ -1,0 +1,159 @@
+"""What a tuning came to: scores of both saved models on the same images, tables, pictures."""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stages.data.raw import RawImages
+from stages.data.splits import Splits
+from stages.data.stream import ImageStream, shuffled
+from stages.heads import pictures, tuned
+from stages.heads.course import Told
+from stages.heads.metrics import Predictions
+
+if TYPE_CHECKING:
+    from stages.finetune import FinetuneRun
+
+SHOWN = 30  # images in the grid of predictions, and at most in the gallery of mistakes
+SHEET = 9  # views in the contact sheet
+COLUMNS = ("phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy")
+
+
+def write(
+    config: "FinetuneRun",
+    told: Told,
+    images: RawImages,
+    split: Splits,
+    *,
+    models: Path,
+    output: Path,
+) -> dict[str, Any]:
+    """Reload both models, score them, and write everything.
+
+    Args:
+        config: the run.
+        told: its record.
+        images: the images.
+        split: which of them judge.
+        models: directory of the saved pair.
+        output: gets `metrics.json`, `comparison.csv`, `history.csv`, `curves.svg`,
+            `predictions.svg`, `mistakes.svg` and `views.svg`.
+
+    Returns:
+        What `metrics.json` says.
+    """
+    pair = {
+        "start": tuned.TunedModel.load(models, tuned.START),
+        "tuned": tuned.TunedModel.load(models, tuned.TUNED),
+    }
+    stream = ImageStream(
+        images=images,
+        pixels=pair["tuned"].pixels,
+        batch_size=config.batch_size,
+        augmentation=config.augmentation,
+        seed=config.seed,
+    )
+    parts = ["validation", *(["test"] if config.final and len(split.ids("test")) else [])]
+    found = {part: tuned.answers(pair, stream, split.ids(part)) for part in parts}
+    scores: dict[str, Any] = {name: {} for name in pair}
+    for part in parts:
+        for name, each in tuned.scores_of(found[part]).items():
+            scores[name][part] = each
+    document = scores | _summary(told)
+    output.mkdir(parents=True, exist_ok=True)
+    _write_tables(output, scores, told)
+    _draw(
+        output,
+        config=config,
+        told=told,
+        stream=stream,
+        split=split,
+        predictions=found["validation"]["tuned"],
+    )
+    text = json.dumps(document, indent=2) + "\n"
+    (output / "metrics.json").write_text(text, encoding="utf-8")
+    return document
+
+
+def _summary(told: Told) -> dict[str, Any]:
+    between = {
+        f"phase_{number}": {"validation": scores}
+        for number, scores in enumerate(told.between, start=1)
+    }
+    return {
+        **between,
+        "epochs": len(told.rows) - 1,
+        "kept_epoch": told.kept[-1],
+        "overfitting_from": told.overfitting_from,
+    }
+
+
+def _write_tables(output: Path, scores: Mapping[str, Any], told: Told) -> None:
+    between = {f"phase_{k}": {"validation": each} for k, each in enumerate(told.between, start=1)}
+    ordered = {"start": scores["start"], **between, "tuned": scores["tuned"]}
+    table = [
+        {"model": model, "part": part, **values}
+        for model, parts in ordered.items()
+        for part, values in parts.items()
+    ]
+    _write_csv(output / "comparison.csv", list(table[0]), table)
+    history = [{name: _text(row[name]) for name in COLUMNS} for row in told.rows]
+    _write_csv(output / "history.csv", COLUMNS, history)
+
+
+def _text(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.9g}"
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _draw(
+    output: Path,
+    *,
+    config: "FinetuneRun",
+    told: Told,
+    stream: ImageStream,
+    split: Splits,
+    predictions: Predictions,
+) -> None:
+    pictures.curves(
+        output / "curves.svg",
+        told.rows,
+        phase_starts=told.starts,
+        kept=told.kept[-1],
+        overfitting_from=told.overfitting_from,
+        smoothing=config.smoothing,
+    )
+    chosen = shuffled(np.arange(len(predictions.ids)), config.seed, 0)[:SHOWN]
+    _grid(output / "predictions.svg", stream, predictions, chosen)
+    wrong = np.flatnonzero(predictions.predicted != predictions.labels)
+    worst = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:SHOWN]
+    _grid(output / "mistakes.svg", stream, predictions, worst)
+    example = split.ids("train")[:1]
+    views = [next(stream.batches(example, epoch))[0][0] for epoch in range(1, SHEET + 1)]
+    titles = [f"epoch {epoch}" for epoch in range(1, SHEET + 1)]
+    pictures.grid(output / "views.svg", views, titles, ["black"] * SHEET, columns=3)
+
+
+def _grid(path: Path, stream: ImageStream, predictions: Predictions, chosen: Any) -> None:
+    """Images titled with the prediction: blue where it is right, red with the true class if not."""
+    shown = [image for batch, _ in stream.plain.batches(predictions.ids[chosen]) for image in batch]
+    titles, colors = [], []
+    for position in chosen:
+        named = predictions.classes[int(predictions.predicted[position])]
+        true = predictions.classes[int(predictions.labels[position])]
+        right = named == true
+        percent = f"{predictions.confidence[position]:.0%}"
+        titles.append(f"{named} {percent}" if right else f"{named} {percent}\n({true})")
+        colors.append(pictures.BLUE if right else pictures.RED)
+    pictures.grid(path, shown, titles, colors, empty="no mistakes")
