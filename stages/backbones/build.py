@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def _load(backbone: str, base: Any, weights_file: Path) -> None:
             lite0.load_weights(base, weights_file)
         else:
             base.load_weights(str(weights_file))
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:300]
         raise MissingWeightsError(
             f"{weights_file}: these are no weights of {backbone} without its top: {reason};"

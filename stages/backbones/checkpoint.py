@@ -5,6 +5,7 @@ storage's length and bytes. The pickles can build nothing but what tensors are m
 """
 
 import pickle
+import struct
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -18,6 +19,12 @@ from stages.errors import DataError
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
 STORAGES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 
+# what the unpickler raises on bytes that are no pickle
+MALFORMED = (
+    pickle.UnpicklingError, struct.error, EOFError, ValueError, LookupError, TypeError,
+    AttributeError, ArithmeticError, MemoryError,
+)  # fmt: skip
+
 
 class _Tensor(NamedTuple):
     storage: tuple[Any, ...]  # ("storage", type, key, device, length, view)
@@ -26,8 +33,12 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-class _TensorUnpickler(pickle.Unpickler):
-    """Builds dictionaries, storages' names and tensors, and refuses every other class."""
+class _TensorUnpickler(pickle._Unpickler):
+    """Builds dictionaries, storages' names and tensors, and refuses every other class.
+
+    It derives from the unpickler in Python, because the one in C reserves as much memory as a forged
+    index asks for.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -53,7 +64,7 @@ def read_checkpoint(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as file:
             return _read(file)
-    except (pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
+    except MALFORMED as error:
         raise DataError(f"{path}: no checkpoint of PyTorch tensors: {error}") from None
 
 

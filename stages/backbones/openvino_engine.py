@@ -49,7 +49,7 @@ class OpenVinoEngine:
             DriftError: it does not reproduce TensorFlow's features of the canary images.
         """
         self.streams = cores()
-        directory = cache_directory() / "openvino" / _key(trunk, outputs)
+        directory = kept_directory(trunk, outputs)
         if (directory / MODEL).exists():
             try:
                 self._load(trunk, directory, batch_size)
@@ -95,7 +95,7 @@ class OpenVinoEngine:
     def _load(self, trunk: Trunk, directory: Path, batch_size: int) -> None:
         self._compile(directory, trunk.image_size, batch_size)
         found = self(canary.canary_images(trunk.image_size))
-        with np.load(directory / REFERENCE) as kept:
+        with (directory / REFERENCE).open("rb") as file, np.load(file) as kept:
             for number, features in enumerate(found):
                 canary.check(features, kept[f"arr_{number}"], f"{trunk.backbone} with {self.name}")
 
@@ -105,8 +105,8 @@ def _number(port: Any) -> int:
     return min(int(name.rpartition("_")[2]) for name in port.names if name.startswith("output_"))
 
 
-def _key(trunk: Trunk, outputs: Sequence[str]) -> str:
-    """All that decides what a kept model computes."""
+def kept_directory(trunk: Trunk, outputs: Sequence[str]) -> Path:
+    """Where a converted model is kept, named by all that decides what it computes."""
     parts = {
         "backbone": trunk.backbone,
         "weights": trunk.weights.sha256,
@@ -116,7 +116,8 @@ def _key(trunk: Trunk, outputs: Sequence[str]) -> str:
         "versions": [version(name) for name in ("openvino", "keras", "tensorflow")],
         "canary": [canary.COUNT, canary.SEED],
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return cache_directory() / "openvino" / key
 
 
 def _convert(trunk: Trunk, outputs: Sequence[str], directory: Path) -> None:

@@ -35,11 +35,11 @@ def make(backbone: str, path: Path) -> None:
             return
         logger.info("%s: making seeded weights at %s", backbone, path)
         partial = path.with_name(f"partial-{os.getpid()}-{path.name}")
-        _seeded_base(backbone).save_weights(str(partial))
+        seeded_base(backbone).save_weights(str(partial))
         partial.replace(path)
 
 
-def _seeded_base(backbone: str) -> Any:
+def seeded_base(backbone: str) -> Any:
     import keras
 
     row = BACKBONES[backbone]

