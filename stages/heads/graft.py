@@ -9,12 +9,13 @@ from stages.errors import DataError, MissingWeightsError
 from stages.heads.head import Head
 
 
-def graft_onto(head: Head, weights: str) -> Any:
+def graft_onto(head: Head, weights: str, *, preprocessing: str | None = None) -> Any:
     """Build the backbone that a head was trained on, with its preprocessing, and graft the head.
 
     Args:
         head: the head.
         weights: the backbone's, as in the feature set's params.
+        preprocessing: another one than that of the head's features, for diagnosis.
 
     Raises:
         DataError: the head's features come from several backbones, which take several inputs.
@@ -38,7 +39,7 @@ def graft_onto(head: Head, weights: str) -> Any:
         spec.backbone,
         found.path,
         image_size=spec.image_size,
-        preprocessing=spec.preprocessing,
+        preprocessing=preprocessing or spec.preprocessing,
         outputs=outputs,
     )
     return graft(backbone, head)

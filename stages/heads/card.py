@@ -1,0 +1,87 @@
+"""The model card: what a model is, what it was made of, how well it does, how to make it again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from stages.heads.graftcheck import Agreement
+from stages.heads.head import Head
+
+SCORES = ("accuracy", "f1_macro", "log_loss", "ece")
+
+
+def model_card(
+    name: str, head: Head, scores: Mapping[str, Mapping[str, float]], agreement: Agreement
+) -> str:
+    """A page of Markdown.
+
+    Args:
+        name: `<set>/<head>`.
+        head: the head.
+        scores: by part of the data, as in `metrics.json`.
+        agreement: what the graft check found.
+    """
+    params = "\n".join(
+        f"| {key} | {value} |" for key, value in sorted(head.params.to_json().items())
+    )
+    spec = "\n".join(f"| {key} | {value} |" for key, value in sorted(head.spec.to_json().items()))
+    return f"""# {name}
+
+A frozen {head.spec.backbone} with a {head.params.kind} head for {len(head.classes)} classes.
+
+- **Input**: float32 RGB images (n, {head.spec.image_size}, {head.spec.image_size}, 3), 0 to 255;
+  preprocessing is inside the model.
+- **Output**: {_output(head)}.
+- **Classes**: {", ".join(head.classes)}.
+
+## Scores
+
+{_score_table(scores)}
+
+The head was chosen on validation images. On {agreement.images} images the exported model gave
+logits within {agreement.deviation:.2g} standard deviations of the head's on stored features, and
+{agreement.equal_labels} equal labels.
+
+## Made of
+
+| digest | |
+|---|---|
+| feature set | `{head.data[0]}` |
+| split | `{head.data[-1]}` |
+| feature spec | `{head.spec.fingerprint}` |
+
+| feature spec | |
+|---|---|
+{spec}
+
+| head | |
+|---|---|
+{params}
+
+## Make it again
+
+In a checkout with the same `params.yaml` and data:
+
+```
+dvc repro evaluate@{name.partition("/")[0]}
+```
+"""
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    return "\n".join(f"| {key} | {value} |" for key, value in sorted(values.items()))
+
+
+def _output(head: Head) -> str:
+    if head.outputs == 1:
+        return f"the probability (n, 1) of {head.classes[1]!r}"
+    return f"probabilities (n, {len(head.classes)})"
+
+
+def _score_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = [
+        f"| {part} | {' | '.join(f'{scores[part][score]:.4f}' for score in SCORES)} |"
+        for part in ("validation", "test")
+        if scores.get(part)
+    ]
+    header = [f"| | {' | '.join(SCORES)} |", "|---" * (len(SCORES) + 1) + "|"]
+    return "\n".join([*header, *lines]) if lines else "None were computed."

@@ -1,0 +1,164 @@
+"""Whether a grafted model says of images what its head says of their stored features."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.backbones.preprocessing import PREPROCESSINGS
+from stages.data.pixels import PixelSpec, load
+from stages.data.raw import RawImages
+from stages.errors import StageError
+from stages.heads.head import Head
+from stages.heads.rows import Floats
+from store import FeatureSet
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 0.02  # of the logits' deviation: float16 features and other engines stay below 0.01
+ALIKE = 1e-3  # of a layer's deviation: the same layer on the same input
+BATCH = 32
+PROBES = 2  # images on which layers are held against each other
+
+Reference = Callable[[Head, str | None], Any]
+
+
+class GraftError(StageError, ArithmeticError):
+    """A grafted model does not do what its head was trained for; the message says where."""
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Images of a feature set, as files and as stored features.
+
+    Attributes:
+        features: the set.
+        images: where the files are.
+        ids: which of them.
+    """
+
+    features: FeatureSet
+    images: RawImages
+    ids: NDArray[np.bytes_]
+
+    def pixels(self) -> Iterator[Floats]:
+        """Batches (n, size, size, 3), RGB, 0 to 255."""
+        spec = PixelSpec.of(self.features.spec)
+        positions = self.images.examples.positions(self.ids)
+        for start in range(0, len(positions), BATCH):
+            some = positions[start : start + BATCH]
+            yield np.stack([load(self.images.read(int(position)), spec) for position in some])
+
+    def stored(self) -> Floats:
+        """The features (n, ...)."""
+        return self.features.arrays(self.ids)[0]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well a grafted model agrees with its head on stored features.
+
+    Attributes:
+        images: how many were compared.
+        deviation: the largest difference of logits, in standard deviations of the logits.
+        equal_labels: how many images get the same class from both.
+    """
+
+    images: int
+    deviation: float
+    equal_labels: int
+
+
+def check_graft(model: Any, head: Head, samples: Samples, reference: Reference) -> Agreement:
+    """Run a model on image files and hold its logits against the head's on the stored features.
+
+    Args:
+        model: the grafted model, perhaps saved and loaded again.
+        head: the head that it was made of.
+        samples: what it is tried on; their set's spec is the head's.
+        reference: makes the model anew from a head and, unless None, another preprocessing.
+
+    Raises:
+        GraftError: they differ; it names the first layer or the preprocessing that does.
+    """
+    if "logits" not in [layer.name for layer in model.layers]:
+        raise GraftError("graft check: the model lacks the layer 'logits'")
+    found = np.concatenate([_logits(model, batch) for batch in samples.pixels()])
+    expected = head.logits(samples.stored())
+    agreement = Agreement(
+        len(found), _deviation(found, expected), int((_labels(found) == _labels(expected)).sum())
+    )
+    if agreement.deviation > TOLERANCE or not np.isfinite(found).all():
+        few = replace(samples, ids=samples.ids[:PROBES])
+        raise GraftError(
+            f"graft check: logits differ by {agreement.deviation:.2g} of their deviation on"
+            f" {len(found)} images, {len(found) - agreement.equal_labels} labels change:"
+            f" {_cause(model, head, few, reference)}"
+        )
+    logger.info("graft check: %s", agreement)
+    return agreement
+
+
+def _cause(model: Any, head: Head, samples: Samples, reference: Reference) -> str:
+    """The first operation that differs from a fresh graft, or what the features came from."""
+    (pixels,) = samples.pixels()
+    if different := first_difference(model, reference(head, None), pixels):
+        return different
+    stored = head.logits(samples.stored())
+    used = head.spec.preprocessing
+    for name in sorted(set(PREPROCESSINGS) - {used}):
+        if _deviation(_logits(reference(head, name), pixels), stored) <= TOLERANCE:
+            return f"the stored features fit preprocessing {name!r}, not {used!r}"
+    return "the stored features are not what the backbone gives; run: cryobase store verify"
+
+
+def first_difference(model: Any, right: Any, pixels: Floats) -> str | None:
+    """The first operation, in the order of the graph, whose output is not that of `right`."""
+    import keras
+
+    mine = {operation.name: operation for operation in model.operations}
+    theirs = [operation for operation in right.operations if not _is_input(operation)]
+    for operation in theirs:
+        if operation.name not in mine:
+            return f"the model lacks the layer {operation.name!r}"
+    outputs = [
+        _run(keras.Model(whole.inputs, [chosen[one.name].output for one in theirs]), pixels)
+        for whole, chosen in ((model, mine), (right, {one.name: one for one in theirs}))
+    ]
+    weighted = False
+    for operation, found, expected in zip(theirs, *outputs, strict=True):
+        weighted = weighted or bool(getattr(operation, "weights", ()))
+        if _deviation(found, expected) > ALIKE:
+            what = "layer" if weighted else "preprocessing, operation"
+            return f"the {what} {operation.name!r} gives something else"
+    return None
+
+
+def _is_input(operation: Any) -> bool:
+    return type(operation).__name__ == "InputLayer"
+
+
+def _logits(model: Any, pixels: Floats) -> Floats:
+    import keras
+
+    return np.asarray(_run(keras.Model(model.inputs, model.get_layer("logits").output), pixels))
+
+
+def _run(model: Any, pixels: Floats) -> Any:
+    found = model(pixels, training=False)
+    if isinstance(found, list | tuple):
+        return [np.asarray(one) for one in found]
+    return np.asarray(found)
+
+
+def _deviation(found: Any, expected: Any) -> float:
+    """The largest difference in standard deviations of what was expected."""
+    difference = np.abs(np.asarray(found, np.float64) - expected).max(initial=0)
+    return float(difference / max(float(np.std(expected)), 1e-12))
+
+
+def _labels(logits: Floats) -> NDArray[Any]:
+    return np.asarray(logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(1))

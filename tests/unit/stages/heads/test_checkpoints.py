@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from stages.heads.checkpoints import Checkpoints, State
+
+
+def state(epoch: int, kept: int) -> State:
+    rows = [{"epoch": k, "val_loss": float(k), "loss": float("nan")} for k in range(epoch + 1)]
+    weights = [np.full((2, 3), epoch, np.float32), np.full(2, -epoch, np.float32)]
+    return State(rows, weights, [np.array(epoch, np.int64)], kept)
+
+
+def test_the_newest_state_comes_back(tmp_path):
+    saved = Checkpoints(tmp_path)
+    assert saved.load() is None
+    for epoch in range(3):
+        saved.save(state(epoch, 0))
+    loaded = saved.load()
+    assert [row["epoch"] for row in loaded.rows] == [0, 1, 2]
+    assert np.isnan(loaded.rows[0]["loss"])
+    assert loaded.kept == 0
+    for found, expected in zip(
+        loaded.weights + loaded.slots, state(2, 0).weights + state(2, 0).slots, strict=True
+    ):
+        assert found.dtype == expected.dtype
+        assert np.array_equal(found, expected)
+
+
+def test_the_weights_to_be_kept_stay_and_others_go(tmp_path):
+    saved = Checkpoints(tmp_path)
+    for epoch, kept in enumerate([0, 1, 1, 1]):
+        saved.save(state(epoch, kept))
+    assert {path.name for path in tmp_path.iterdir()} == {"epoch-00001.npz", "epoch-00003.npz"}
+    assert np.array_equal(saved.weights(1)[0], np.full((2, 3), 1))
+
+
+@pytest.mark.parametrize("size", [0, 10, 500])
+def test_a_damaged_file_is_passed_over(tmp_path, size):
+    saved = Checkpoints(tmp_path)
+    for epoch in range(3):
+        saved.save(state(epoch, 1 if epoch else 0))
+    newest = tmp_path / "epoch-00002.npz"
+    newest.write_bytes(newest.read_bytes()[:size])
+    assert len(saved.load().rows) == 2
+
+
+def test_clear_removes_everything(tmp_path):
+    saved = Checkpoints(tmp_path / "run")
+    saved.save(state(0, 0))
+    saved.clear()
+    assert not (tmp_path / "run").exists()
