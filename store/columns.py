@@ -87,7 +87,11 @@ def inspect(descriptor: int, path: Path, names: Sequence[str]) -> dict[str, Colu
     if os.pread(descriptor, len(_SIGNATURE), 0) != _SIGNATURE:
         raise IntegrityError(f"{path}: no HDF5 file with superblock version 3; {MEND}")
     try:
-        with h5py.File(f"/dev/fd/{descriptor}", "r", locking=False) as file:
+        # Not /dev/fd/N: HDF5 resolves that link, and fails once somebody has unlinked the file.
+        with (
+            open(descriptor, "rb", buffering=0, closefd=False) as raw,
+            h5py.File(raw, "r", locking=False) as file,
+        ):
             columns = _columns(file.id, names)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, OverflowError) as error:
         fact = str(error).partition("\n")[0]

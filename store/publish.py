@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from store.errors import ConflictError, IntegrityError, StorageError
+from store.errors import ConflictError, IntegrityError, StorageError, StoreError
 from store.files import MEND, open_regular, read_file
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -62,13 +62,12 @@ def share(source: Path, target: Path) -> None:
         StoreNotFoundError: there is no source.
         StorageError: the disk is full or fails, or permissions forbid it.
     """
-    found = os.lstat(target) if os.path.lexists(target) else None
-    origin = open_regular(source)
-    try:
+    with _storage_errors(target), _opened(source) as origin:
+        found = os.lstat(target) if os.path.lexists(target) else None
         wanted = os.fstat(origin)
         if found and (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
             return
-        with _storage_errors(target), _temporary(target.parent) as temporary:
+        with _temporary(target.parent) as temporary:
             try:
                 os.link(source, temporary)
             except OSError as error:
@@ -79,8 +78,6 @@ def share(source: Path, target: Path) -> None:
                 _copy(origin, temporary)
             os.replace(temporary, target)
             sync_directory(target.parent)
-    finally:
-        os.close(origin)
 
 
 def copy(source: Path, target: Path, size: int) -> None:
@@ -90,15 +87,12 @@ def copy(source: Path, target: Path, size: int) -> None:
         IntegrityError: it is no regular file, or of another size.
         StorageError: the disk is full or fails, or permissions forbid it.
     """
-    origin = open_regular(source)
-    try:
+    with _storage_errors(target), _opened(source) as origin:
         if os.fstat(origin).st_size != size:
             raise IntegrityError(f"{source}: not the {size} bytes that its manifest says; {MEND}")
-        with _storage_errors(target), _temporary(target.parent) as temporary:
+        with _temporary(target.parent) as temporary:
             _copy(origin, temporary)
             os.link(temporary, target)
-    finally:
-        os.close(origin)
 
 
 def remove(path: Path) -> None:
@@ -108,7 +102,7 @@ def remove(path: Path) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """Make a directory and its parents; below a group-writable one they are group-writable too."""
+    """Make a directory and its parents; below a group-writable one they get its mode."""
     if directory.is_dir():
         return
     make_directory(directory.parent)
@@ -119,8 +113,7 @@ def make_directory(directory: Path) -> None:
             return
         parent = directory.parent.stat().st_mode
         if parent & stat.S_IWGRP and not parent & stat.S_ISVTX:  # /tmp shares nothing by itself
-            own = stat.S_IMODE(directory.stat().st_mode)
-            os.chmod(directory, own | stat.S_IMODE(parent) & 0o2070)
+            os.chmod(directory, stat.S_IMODE(parent))
 
 
 def sync_directory(directory: Path) -> None:
@@ -138,9 +131,18 @@ def _storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, StorageError | ConflictError) or error.errno is None:
+        if isinstance(error, StoreError) or error.errno is None:
             raise
         raise StorageError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = open_regular(path)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

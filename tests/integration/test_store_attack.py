@@ -1,0 +1,323 @@
+"""Feature sets made to harm who opens them. The manifest always agrees with the files."""
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+
+from store import FeatureSet, IntegrityError, StoreError, import_set
+from store.manifest import load
+from tests.integration.store_forgery import replace_shard, write_manifest
+from tests.unit.store.samples import digests, features, published
+
+ROWS = 10  # of each of the two shards that `published` makes
+ROW = (ROWS, 5)
+
+
+def hdf5(write, **options):
+    """The bytes of an HDF5 file that h5py wrote, with the superblock that the format asks for."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", libver=("v110", "v110"), **options) as file:
+        write(file)
+    return buffer.getvalue()
+
+
+def honest(file, leave_out=()):
+    columns = {
+        "features": features(range(ROWS)),
+        "digest": digests(range(ROWS)),
+        "view": np.zeros(ROWS, "<u2"),
+    }
+    for name, values in columns.items():
+        if name not in leave_out:
+            file.create_dataset(name, data=values)
+
+
+def with_features(make):
+    def write(file):
+        make(file)
+        honest(file, leave_out={"features"})
+
+    return write
+
+
+def external_link(file):
+    file["features"] = h5py.ExternalLink("/etc/hostname", "/x")
+
+
+def soft_link(file):
+    file["features"] = h5py.SoftLink("/digest")
+
+
+def alias(file):
+    honest(file, leave_out={"features", "view"})
+    file["features"] = file["view"] = file["digest"]
+
+
+def raw_external_storage(file):
+    external = [("/etc/passwd", 0, h5py.h5f.UNLIMITED)]
+    file.create_dataset("features", ROW, "<f4", external=external)
+
+
+def virtual(file):
+    layout = h5py.VirtualLayout(ROW, "<f4")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "x", shape=ROW)
+    file.create_virtual_dataset("features", layout)
+
+
+def filtered(file):
+    file.create_dataset("features", data=features(range(ROWS)), chunks=ROW, compression="gzip")
+
+
+def inflate_bomb(file):
+    made = file.create_dataset("features", ROW, "<f4", chunks=ROW, compression="gzip")
+    made.id.write_direct_chunk((0, 0), zlib.compress(bytes(64 << 20)))
+
+
+def unknown_filter(file):
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_chunk(ROW)
+    creation.set_deflate(1)
+    space = h5py.h5s.create_simple(ROW)
+    h5py.h5d.create(file.id, b"features", h5py.h5t.IEEE_F32LE, space, creation)
+
+
+def chunked(file):
+    file.create_dataset("features", data=features(range(ROWS)), chunks=(2, 5))
+
+
+def compact(file):
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_layout(h5py.h5d.COMPACT)
+    space = h5py.h5s.create_simple(ROW)
+    made = h5py.h5d.create(file.id, b"features", h5py.h5t.IEEE_F32LE, space, creation)
+    made.write(h5py.h5s.ALL, h5py.h5s.ALL, features(range(ROWS)))
+
+
+def unwritten(file):
+    file.create_dataset("features", ROW, "<f4")
+
+
+def variable_length(file):
+    file.create_dataset("features", (ROWS,), h5py.vlen_dtype(np.dtype("<f4")))
+
+
+def reference(file):
+    file.create_dataset("features", ROW, h5py.ref_dtype)
+
+
+def variable_string(file):
+    file.create_dataset("features", data=["x"] * ROWS, dtype=h5py.string_dtype())
+
+
+def named_type(file):
+    file["features"] = np.dtype("<f4")
+
+
+def group(file):
+    file.create_group("features")
+
+
+def deep(file):
+    inner = file.create_group("features")
+    for _ in range(500):
+        inner = inner.create_group("x")
+
+
+def cycle(file):
+    file.create_group("features")["self"] = file["/"]
+
+
+def scalar(file):
+    file["features"] = np.float32(1)
+
+
+def attributes(file):
+    file.create_dataset("features", data=features(range(ROWS))).attrs["x"] = 1
+
+
+def of(values):
+    return with_features(lambda file: file.create_dataset("features", data=values))
+
+
+def extra_member(file):
+    honest(file)
+    file["more"] = 1
+
+
+def root_attribute(file):
+    honest(file)
+    file.attrs["x"] = 1
+
+
+def missing_member(file):
+    honest(file, leave_out={"view"})
+
+
+def many_members(file):
+    honest(file)
+    for number in range(2000):
+        file.create_group(str(number))
+
+
+FIELDS = np.dtype([("a", "<f4"), ("b", "<f4")])
+ATTACKS = {
+    "external link": with_features(external_link),
+    "soft link": with_features(soft_link),
+    "hard alias": alias,
+    "raw external storage": with_features(raw_external_storage),
+    "virtual dataset": with_features(virtual),
+    "filter": with_features(filtered),
+    "inflate bomb": with_features(inflate_bomb),
+    "filter without data": with_features(unknown_filter),
+    "chunks": with_features(chunked),
+    "compact": with_features(compact),
+    "unwritten": with_features(unwritten),
+    "variable length": with_features(variable_length),
+    "reference": with_features(reference),
+    "variable string": with_features(variable_string),
+    "named type": with_features(named_type),
+    "group": with_features(group),
+    "deep groups": with_features(deep),
+    "cycle": with_features(cycle),
+    "scalar": with_features(scalar),
+    "attribute": with_features(attributes),
+    "compound": of(np.zeros(ROW, FIELDS)),
+    "big endian": of(np.zeros(ROW, ">f4")),
+    "float64": of(np.zeros(ROW, "<f8")),
+    "bool": of(np.zeros(ROW, np.bool_)),
+    "strings": of(np.full(ROW, b"abcd")),
+    "too few rows": of(np.zeros((ROWS - 1, 5), "<f4")),
+    "other shape": of(np.zeros((ROWS, 6), "<f4")),
+    "other rank": of(np.zeros((ROWS, 5, 1), "<f4")),
+    "extra member": extra_member,
+    "root attribute": root_attribute,
+    "missing member": missing_member,
+    "many members": many_members,
+}
+
+
+@pytest.mark.fault(26, 27, 28, 29, 30, 31, 33, 40)
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_crafted_shard_is_refused(tmp_path, attack, full):
+    path = replace_shard(published(tmp_path), hdf5(ATTACKS[attack]))
+    with pytest.raises(IntegrityError, match=path.name):
+        FeatureSet.open(tmp_path / "set", full=full)
+
+
+@pytest.mark.fault(26)
+def test_an_old_superblock_is_refused(tmp_path):
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", libver="earliest") as file:
+        honest(file)
+    path = replace_shard(published(tmp_path), buffer.getvalue())
+    with pytest.raises(IntegrityError, match=rf"{path.name}: .*superblock version 3"):
+        FeatureSet.open(tmp_path / "set")
+
+
+def test_the_honest_file_of_h5py_passes(tmp_path):
+    """Else the attacks above might be refused for another reason."""
+    directory = published(tmp_path)
+    shards = FeatureSet.open(directory).table.shards
+    keys = [shard.keys()[0].tobytes() for shard in shards]
+    number = next(i for i, key in enumerate(keys) if digests([0]).tobytes() in key)
+    replace_shard(directory, hdf5(honest), number)
+    assert len(FeatureSet.open(directory, full=True)) == 2 * ROWS
+
+
+@pytest.mark.fault(27)
+@pytest.mark.parametrize("rows", [10**6, 10**12, 2**52])
+def test_a_manifest_that_promises_too_many_rows_costs_nothing(tmp_path, rows):
+    directory = published(tmp_path)
+    _, manifest = load(directory)
+    shards = (replace(manifest.shards[0], rows=rows), *manifest.shards[1:])
+    write_manifest(directory, replace(manifest, shards=shards))
+    with pytest.raises(IntegrityError, match=manifest.shards[0].name):
+        FeatureSet.open(directory)
+
+
+@pytest.mark.fault(32)
+@pytest.mark.parametrize("kind", ["symlink", "fifo", "directory", "dangling", "socket"])
+@pytest.mark.parametrize("which", ["shard", "examples", "manifest"])
+def test_only_regular_files_are_opened(tmp_path, kind, which):
+    directory = published(tmp_path)
+    (path,) = list(directory.glob(f"{which}-*"))[:1]
+    kept = tmp_path / "kept"
+    path.rename(kept)
+    if kind == "symlink":
+        path.symlink_to(kept)
+    elif kind == "dangling":
+        path.symlink_to(tmp_path / "nowhere")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        os.mknod(path, 0o140644)
+    with pytest.raises(StoreError, match=path.name):
+        FeatureSet.open(directory)
+
+
+@pytest.mark.fault(37)
+def test_a_file_that_nobody_names_is_ignored(tmp_path):
+    directory = published(tmp_path)
+    (directory / f"shard-{'0' * 64}.h5").write_bytes(hdf5(ATTACKS["extra member"]))
+    assert len(FeatureSet.open(directory, full=True)) == 20
+
+
+@pytest.mark.fault(40)
+@pytest.mark.parametrize("attack", ["external link", "inflate bomb", "too few rows"])
+def test_import_leaves_nothing_of_a_hostile_set(tmp_path, attack):
+    path = replace_shard(published(tmp_path), hdf5(ATTACKS[attack]))
+    with pytest.raises(IntegrityError, match=path.name):
+        import_set(tmp_path / "set", tmp_path / "mine")
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+@pytest.mark.fault(26, 33)
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_nothing_outside_of_the_set_is_opened(tmp_path):
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    (plugins / "evil.so").write_bytes(b"not to be loaded")
+    sets = []
+    for attack, write in ATTACKS.items():
+        root = tmp_path / attack.replace(" ", "-")
+        replace_shard(published(root), hdf5(write))
+        sets.append(str(root / "set"))
+    code = (
+        "import os, sys, pathlib, store\n"
+        "print('start', flush=True)\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: store.FeatureSet.open(pathlib.Path(name), full=True)\n"
+        "    except store.IntegrityError: print('refused', flush=True)\n"
+    )
+    log = tmp_path / "log"
+    trace = ["strace", "-f", "-e", "trace=open,openat,write", "-o", str(log)]
+    environment = os.environ | {"HDF5_PLUGIN_PATH": str(plugins)}
+    run = subprocess.run(
+        [*trace, sys.executable, "-c", code, *sets],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    if "start" not in run.stdout:
+        pytest.skip(f"strace does not work here: {run.stderr[:200]}")
+    assert run.stdout.count("refused") == len(sets)
+    after = log.read_text().partition('write(1, "start')[2]
+    opened = [line.split('"')[1] for line in after.splitlines() if "open" in line and '"' in line]
+    foreign = [
+        path
+        for path in opened
+        if not path.startswith((*sets, "/dev/fd/")) and not path.endswith((".py", ".pyc"))
+    ]
+    assert not [path for path in foreign if "lib/python" not in path and path != "/dev/urandom"]

@@ -1,0 +1,102 @@
+"""I/O errors at every call: a clean error, nothing left behind, and a retry that gives the same."""
+
+import errno
+import os
+import subprocess
+
+import pytest
+
+from store import FeatureSet, Pool, StorageError
+from store.publish import publish_bytes
+from tests.integration.store_faults import FAULTS, Calls
+from tests.scale import RUN_ALL
+from tests.unit.store.samples import digests, examples, features, fill, spec
+
+
+def run(root):
+    pool = Pool(root / "pool", spec())
+    fill(pool, range(6))
+    fill(pool, range(12))
+    pool.record_canary(features(range(2)))
+    pool.publish(root / "set", examples(range(12)))
+    pool.publish(root / "set", examples(range(6)))
+    Pool(root / "other", spec()).adopt(root / "set")
+
+
+def content(root):
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name != "writers.lock" and not path.name.startswith(".publish-")
+    }
+
+
+def attempt(root):
+    try:
+        run(root)
+    except StorageError as error:
+        return error
+    return None
+
+
+@pytest.mark.fault(47)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_call_fails_once(quick_path, monkeypatch, fault):
+    run(quick_path / "good")
+    expected = content(quick_path / "good")
+    # In CI each call meets one of the four faults, in the whole run all of them.
+    stride = 1 if RUN_ALL else len(FAULTS)
+    failed = 0
+    for number in range(list(FAULTS).index(fault) % stride, 10_000, stride):
+        root = quick_path / str(number)
+        calls = Calls(number, FAULTS[fault])
+        monkeypatch.setattr("store.publish.os", calls)
+        error = attempt(root)
+        monkeypatch.setattr("store.publish.os", os)
+        if error:
+            failed += 1
+            assert error.errno == getattr(errno, fault)
+            assert str(root) in str(error)
+        assert not list(root.rglob(".tmp-*")), calls.name
+        run(root)
+        assert content(root) == expected
+        if calls.count <= number:
+            break
+    assert number > 80
+    assert failed > number / stride / 2 or fault == "short"
+
+
+@pytest.mark.fault(47)
+def test_a_writer_keeps_its_rows_for_another_try(quick_path, monkeypatch):
+    pool = Pool(quick_path, spec())
+    with pool.writer() as writer:
+        writer.append(features(range(3)), digests(range(3)), [0] * 3)
+        monkeypatch.setattr("store.publish.os", Calls(0, FAULTS["ENOSPC"]))
+        with pytest.raises(StorageError, match="No space left"):
+            writer.commit()
+        monkeypatch.setattr("store.publish.os", os)
+    assert len(pool) == 3
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "cryobase", str(tmp_path)]
+    if os.getuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield tmp_path
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+@pytest.mark.fault(47, 63)
+def test_a_full_disk(small_disk):
+    pool = Pool(small_disk / "pool", spec())
+    fill(pool, range(20))
+    pool.publish(small_disk / "set", examples(range(20)))
+    ballast = publish_bytes(small_disk, "ballast", bytes(200 << 10))
+    with pytest.raises(StorageError, match="No space left"):
+        fill(pool, range(20, 3000))
+    assert not list(small_disk.rglob(".tmp-*"))
+    assert len(FeatureSet.open(small_disk / "set", full=True)) == 20
+    ballast.unlink()
+    fill(pool, range(20, 1000))
+    assert len(pool) == 1000

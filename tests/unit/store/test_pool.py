@@ -1,0 +1,309 @@
+import numpy as np
+import pytest
+
+from store import (
+    ConflictError,
+    Examples,
+    FeaturesError,
+    FeatureSet,
+    MissingRowsError,
+    Pool,
+    SpecMismatchError,
+)
+from tests.unit.store.samples import digests, examples, features, fill, spec
+
+
+@pytest.fixture
+def pool(tmp_path):
+    return Pool(tmp_path / "pool", spec())
+
+
+def names(directory):
+    return {path.name for path in directory.iterdir()}
+
+
+def test_an_empty_pool_misses_everything_and_makes_no_directory(pool):
+    wanted, views = pool.missing(digests([3, 1, 3]), views=1)
+    assert len(wanted) == 4
+    assert wanted.tobytes() == b"".join(
+        digest * 2 for digest in sorted([digests([3]).tobytes(), digests([1]).tobytes()])
+    )
+    assert views.tolist() == [0, 1, 0, 1]
+    assert not pool.root.exists()
+
+
+def test_rows_are_missing_until_they_are_committed(pool):
+    with pool.writer() as writer:
+        writer.append(features(range(3)), digests(range(3)), np.zeros(3))
+        assert len(pool.missing(digests(range(5)))[0]) == 5
+        writer.commit()
+        assert len(pool.missing(digests(range(5)))[0]) == 2
+    assert len(pool) == 3
+
+
+def test_an_exception_discards_what_was_not_committed(pool):
+    def interrupted():
+        with pool.writer() as writer:
+            writer.append(features([1]), digests([1]), [0])
+            writer.commit()
+            writer.append(features([2]), digests([2]), [0])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(pool) == 1
+    fill(pool, [2])
+    assert len(pool) == 2
+
+
+def test_rows_that_exist_are_passed_over(pool):
+    fill(pool, range(5))
+    before = names(pool.directory)
+    fill(pool, range(5))
+    assert names(pool.directory) == before
+    with pool.writer() as writer:
+        writer.append(features([9, 9]), digests([9, 9]), [0, 0])
+    assert len(pool) == 6
+
+
+def test_equal_rows_give_equal_files_in_whatever_order_they_come(tmp_path):
+    made = []
+    for order in (range(20), reversed(range(20))):
+        pool = fill(Pool(tmp_path / str(len(made)), spec()), order)
+        made.append(names(pool.directory))
+    assert made[0] == made[1]
+
+
+def test_large_appends_roll_over(pool, monkeypatch):
+    monkeypatch.setattr("store.writer.SHARD_BYTES", 200)
+    with pool.writer() as writer:
+        for number in range(40):
+            writer.append(features([number]), digests([number]), [0])
+        assert len(pool) == 40
+    assert [shard.rows for shard in pool.manifest().shards] == [10] * 4
+    fill(pool, range(100, 200))
+    assert max(shard.rows for shard in pool.manifest().shards) <= 15
+
+
+def test_a_minute_rolls_over(pool, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("store.writer.time.monotonic", lambda: now[0])
+    with pool.writer() as writer:
+        writer.append(features([1]), digests([1]), [0])
+        assert len(pool) == 0
+        now[0] = 61.0
+        writer.append(features([2]), digests([2]), [0])
+        assert len(pool) == 2
+
+
+@pytest.mark.fault(36)
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(np.nan, "float32"), (np.inf, "float16"), (7e4, "float16")]
+)
+def test_values_that_are_not_finite_are_refused_naming_the_digest(tmp_path, value, dtype):
+    pool = Pool(tmp_path, spec(dtype=dtype))
+    rows = features(range(4))
+    rows[2, 1] = value
+    with pytest.raises(FeaturesError, match=digests([2]).tobytes().hex()), pool.writer() as writer:
+        writer.append(rows, digests(range(4)), np.zeros(4))
+    assert len(pool) == 0
+
+
+def test_shapes_that_do_not_fit_are_refused(pool):
+    with pool.writer() as writer:
+        writer.append(features([]).reshape(0, 5), digests([]), [])
+        with pytest.raises(FeaturesError, match="2 features"):
+            writer.append(features([1, 2]), digests([1]), [0])
+    fill(pool, [1])
+    with pytest.raises(SpecMismatchError, match=r"\(5,\), not \(6,\)"):
+        fill(pool, [2], shape=(6,))
+
+
+def test_specs_do_not_share_rows(tmp_path):
+    fill(Pool(tmp_path, spec()), range(3))
+    other = Pool(tmp_path, spec(output="max"))
+    assert len(other.missing(digests(range(3)))[0]) == 3
+    fill(other, range(2))
+    assert {len(pool) for pool in Pool.all(tmp_path)} == {2, 3}
+
+
+@pytest.mark.fault(41)
+def test_a_pool_directory_of_another_spec_is_refused(tmp_path):
+    fill(Pool(tmp_path, spec()), range(3))
+    (tmp_path / spec().fingerprint).rename(tmp_path / spec(output="max").fingerprint)
+    with pytest.raises(SpecMismatchError, match="output"):
+        Pool(tmp_path, spec(output="max")).missing(digests([1]))
+
+
+def test_plan_counts_rows_and_bytes(pool):
+    assert pool.plan(digests(range(4)), views=1).row_bytes is None
+    fill(pool, range(3))
+    plan = pool.plan(digests(range(4)), views=1)
+    assert (plan.existing, plan.missing, plan.row_bytes) == (3, 5, 20)
+
+
+def test_the_canary_is_kept_once(pool, tmp_path):
+    assert pool.canary() is None
+    rows = features(range(4))
+    pool.record_canary(rows)
+    pool.record_canary(rows)
+    assert (pool.canary() == rows).all()
+    with pytest.raises(ConflictError, match="canary"):
+        pool.record_canary(rows + 1)
+    fill(pool, range(3))
+    pool.publish(tmp_path / "set", examples(range(3)))
+    other = Pool(tmp_path / "other", spec())
+    other.adopt(tmp_path / "set")
+    assert (other.canary() == rows).all()
+
+
+def test_publish_links_the_pools_files(pool, tmp_path):
+    fill(pool, range(10))
+    manifest = pool.publish(tmp_path / "set", examples(range(10)))
+    (shard,) = manifest.shards
+    assert (tmp_path / "set" / shard.name).samefile(pool.directory / shard.name)
+    assert names(tmp_path / "set") == {info.name for info in manifest.files} | {"manifest-1.json"}
+
+
+def test_publishing_the_same_content_changes_nothing_but_relinks(pool, tmp_path):
+    fill(pool, range(10))
+    manifest = pool.publish(tmp_path / "set", examples(range(10)))
+    shard = tmp_path / "set" / manifest.shards[0].name
+    data = shard.read_bytes()
+    shard.unlink()
+    shard.write_bytes(data)  # as DVC does when it unprotects an output
+    before = (tmp_path / "set" / "manifest-1.json").stat()
+    assert pool.publish(tmp_path / "set", examples(range(10))) == manifest
+    assert shard.samefile(pool.directory / shard.name)
+    assert (tmp_path / "set" / "manifest-1.json").stat().st_ino == before.st_ino
+
+
+def test_a_publish_names_what_is_missing(pool, tmp_path):
+    fill(pool, range(3))
+    with pytest.raises(MissingRowsError, match=r"2 of 5 rows.*cryobase extract"):
+        pool.publish(tmp_path / "set", examples(range(5)))
+    with pytest.raises(MissingRowsError, match="view 1"):
+        pool.publish(tmp_path / "set", examples(range(3)), views=1)
+    with pytest.raises(MissingRowsError, match="add images"):
+        pool.publish(tmp_path / "set", examples(range(3), quarantined=range(3)))
+    assert not (tmp_path / "set").exists()
+
+
+def test_quarantined_examples_need_no_row(pool, tmp_path):
+    fill(pool, range(3))
+    pool.publish(tmp_path / "set", examples(range(5), quarantined={3, 4}))
+    opened = FeatureSet.open(tmp_path / "set", full=True)
+    assert (len(opened), len(opened.examples)) == (3, 5)
+
+
+def test_going_back_gives_the_same_directory(pool, tmp_path):
+    fill(pool, range(10))
+    fill(pool, range(20))
+    directory = tmp_path / "set"
+
+    def state():
+        return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+    pool.publish(directory, examples(range(10)))
+    first = state()
+    pool.publish(directory, examples(range(20)))
+    assert len(state()) > len(first)
+    pool.publish(directory, examples(range(10)))
+    assert state() == first
+
+
+def test_removing_examples_drops_their_rows(pool, tmp_path):
+    fill(pool, range(10))
+    fill(pool, range(10, 20))
+    pool.publish(tmp_path / "set", examples(range(20)))
+    manifest = pool.publish(tmp_path / "set", examples(range(10)))
+    assert (manifest.rows, manifest.published.rows) == (10, 10)
+    assert len(pool) == 20
+
+
+def test_shards_that_are_mostly_dead_are_written_anew(pool, tmp_path):
+    fill(pool, range(10))
+    fill(pool, range(10, 20))
+    kept = [*range(10), 12, 15]
+    manifest = pool.publish(tmp_path / "set", examples(kept))
+    assert sorted(shard.rows for shard in manifest.shards) == [2, 10]
+    opened = FeatureSet.open(tmp_path / "set", full=True)
+    assert (opened.arrays()[0] == features(kept)).all()
+
+
+def test_shards_that_are_partly_dead_are_linked_and_their_dead_rows_hidden(pool, tmp_path):
+    fill(pool, range(10))
+    manifest = pool.publish(tmp_path / "set", examples(range(7)))
+    assert [shard.rows for shard in manifest.shards] == [10]
+    opened = FeatureSet.open(tmp_path / "set", full=True)
+    assert (opened.arrays()[0] == features(range(7))).all()
+
+
+def test_the_sets_digest_does_not_depend_on_shards(tmp_path):
+    parts = {"one": [range(12)], "two": [range(6), range(12)], "more": [range(30)]}
+    made = set()
+    for name, fills in parts.items():
+        pool = Pool(tmp_path / name, spec())
+        for numbers in fills:
+            fill(pool, numbers)
+        made.add(pool.publish(tmp_path / f"{name}-set", examples(range(12))).published.digest)
+    assert len(made) == 1
+    relabelled = examples(range(12))
+    changed = Examples.create(
+        relabelled.ids, relabelled.digests, [0] * 12, None, relabelled.classes
+    )
+    assert pool.publish(tmp_path / "set", changed).published.digest not in made
+
+
+def test_images_under_two_ids_share_a_row(pool, tmp_path):
+    fill(pool, range(2))
+    twice = Examples.create(
+        [b"a", b"b", b"c"], digests([1, 0, 1]), [0, 1, 2], None, ("x", "y", "z")
+    )
+    assert pool.publish(tmp_path / "set", twice).published.rows == 2
+    found, labels = FeatureSet.open(tmp_path / "set", full=True).arrays()
+    assert (found == features([1, 0, 1])).all()
+    assert labels.tolist() == [0, 1, 2]
+
+
+def test_unknown_files_of_a_set_are_left_alone(pool, tmp_path, caplog):
+    fill(pool, range(2))
+    pool.publish(tmp_path / "set", examples(range(2)))
+    (tmp_path / "set" / "notes.txt").write_text("mine")
+    (tmp_path / "set" / ".tmp-0123").write_text("left by a crash")
+    pool.publish(tmp_path / "set", examples(range(2)))
+    assert (tmp_path / "set" / "notes.txt").exists()
+    assert not (tmp_path / "set" / ".tmp-0123").exists()
+    assert "notes.txt" in caplog.text
+
+
+def test_a_damaged_set_is_published_anew(pool, tmp_path, caplog):
+    fill(pool, range(4))
+    manifest = pool.publish(tmp_path / "set", examples(range(2)))
+    for damage in ("manifest-1.json", manifest.published.examples.name, manifest.shards[0].name):
+        path = tmp_path / "set" / damage
+        path.unlink()
+        if damage.startswith("manifest"):
+            path.write_text("torn")
+        assert pool.publish(tmp_path / "set", examples(range(2))) == manifest
+        assert FeatureSet.open(tmp_path / "set", full=True).manifest == manifest
+    assert "published anew" in caplog.text
+
+
+def test_multi_dimensional_features(tmp_path):
+    pool = Pool(tmp_path / "pool", spec(dtype="float16"))
+    fill(pool, range(6), shape=(2, 3, 4), views=2)
+    pool.publish(tmp_path / "set", examples(range(6)), views=2)
+    opened = FeatureSet.open(tmp_path / "set", full=True)
+    assert (opened.feature_shape, opened.views) == ((2, 3, 4), 2)
+    for view in range(3):
+        found, _ = opened.arrays(view=view)
+        assert found.dtype == np.float32
+        assert (found == features(range(6), (2, 3, 4), view)).all()
+
+
+def test_publish_reads_only_shards_that_are_live_in_part(pool, tmp_path, monkeypatch):
+    fill(pool, range(10))
+    fill(pool, range(10, 20))
+    monkeypatch.setattr("store.assemble.sum_of_rows", lambda f, *_: pytest.fail(f"read {len(f)}"))
+    pool.publish(tmp_path / "set", examples(range(20)))
