@@ -114,8 +114,8 @@ def _as_before(config: DownloadConfig, output: Path) -> index.Index | None:
 
 
 def _identity(config: DownloadConfig) -> dict[str, str | None]:
-    """What decides the images of a pinned archive; nothing can be said of other sources."""
-    if config.source != "archive" or config.sha256 is None:
+    """What decides the images of a pinned archive on a server; other sources may have changed."""
+    if config.source != "archive" or config.url is None or config.sha256 is None:
         return {}
     return {"archive": config.sha256, "pattern": config.pattern}
 

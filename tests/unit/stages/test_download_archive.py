@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from stages.data import archive, index
+from stages.data import index
 from stages.data.raw import RawImages
 from stages.download import DownloadConfig, DownloadSummary, run
 from stages.errors import DataError
@@ -41,15 +41,14 @@ def test_a_local_archive_is_read_as_the_folder_it_wraps(tmp_path, raw, build):
     assert [path.name for path in raw.parent.iterdir()] == ["raw"], "nothing is left behind"
 
 
-def test_an_archive_that_is_in_is_not_unpacked_again(tmp_path, raw, monkeypatch):
+def test_an_archive_that_is_in_is_not_fetched_again(raw, server):  # noqa: F811
     data = tar_of(FLOWERS)
-    path = tmp_path / "flowers.tgz"
-    path.write_bytes(data)
-    options = {"source": "archive", "path": str(path), "sha256": hashlib.sha256(data).hexdigest()}
+    server.behaviours = [lambda handler: good(handler, data)]
+    sha256 = hashlib.sha256(data).hexdigest()
+    options = {"source": "archive", "url": server.url, "sha256": sha256}
     run(DownloadConfig(**options), output=raw)
-    with monkeypatch.context() as patch:
-        patch.setattr(archive, "unpack", lambda *_: pytest.fail("unpacked again"))
-        assert run(DownloadConfig(**options), output=raw) == DownloadSummary(12, 2, 0, 0)
+    assert run(DownloadConfig(**options), output=raw) == DownloadSummary(12, 2, 0, 0)
+    assert len(server.requests) == 1
     by_name = run(DownloadConfig(**options, pattern="^([0-9]+)"), output=raw)
     assert by_name == DownloadSummary(12, 6, 0, 0), "other labels, the same images"
     next(raw.glob("*.tar")).unlink()
@@ -86,8 +85,6 @@ def test_an_archive_from_a_server_that_breaks_off(tmp_path, raw, server, caplog)
     assert run(config, output=raw) == DownloadSummary(12, 2, 6, 0)
     assert server.requests[1]["Range"] == "bytes=9000-"
     assert "found 12 images of 2 classes" in caplog.text
-    server.behaviours = [lambda handler: handler.head(500, 0)]
-    assert run(config, output=raw).new == 0, "what is in data/raw is not fetched again"
 
 
 @pytest.mark.fault(9)
@@ -98,6 +95,9 @@ def test_a_hostile_archive_changes_nothing(tmp_path, raw):
     options = {"source": "archive", "path": str(path)}
     run(DownloadConfig(**options, sha256=hashlib.sha256(good_data).hexdigest()), output=raw)
     before = {file: file.read_bytes() for file in raw.rglob("*")}
+    path.write_bytes(good_data[:-1])
+    with pytest.raises(DataError, match=r"sha256 says"):
+        run(DownloadConfig(**options, sha256=hashlib.sha256(good_data).hexdigest()), output=raw)
     hostile = tar_of([*FLOWERS, ("../../evil.jpg", b"x")])
     path.write_bytes(hostile)
     with pytest.raises(DataError, match="leads out"):

@@ -1,8 +1,11 @@
 """A small TFDS dataset, made on the spot and really built by TFDS."""
 
+import io
+
 import numpy as np
 import tensorflow_datasets as tfds
 
+from tests.images import CLASSES, picture
 from tests.unit.stages.data.test_decoding import encoded, photo
 
 PER_SPLIT = {"train": 8, "test": 4}
@@ -32,8 +35,6 @@ class MadeFlowers(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in PER_SPLIT}
 
     def _generate_examples(self, split):
-        import io
-
         for number in range(PER_SPLIT[split]):
             yield (
                 number,
@@ -43,6 +44,31 @@ class MadeFlowers(tfds.core.GeneratorBasedBuilder):
                     "label": ["tulip", "daisy"][number % 2],
                 },
             )
+
+
+class MadePictures(tfds.core.GeneratorBasedBuilder):
+    """Sixty pictures of three classes, as PNG."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=CLASSES),
+        }
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features), supervised_keys=("image", "label")
+        )
+
+    def _split_generators(self, dl_manager):
+        return {
+            "train": self._generate_examples(range(42)),
+            "test": self._generate_examples(range(42, 60)),
+        }
+
+    def _generate_examples(self, numbers):
+        for number in numbers:
+            yield number, {"image": picture(number % 3, number), "label": number % 3}
 
 
 class MadeArrays(tfds.core.GeneratorBasedBuilder):
