@@ -107,7 +107,7 @@ def evaluate(name: SetName = None) -> None:
 def finetune(
     name: Annotated[str | None, typer.Argument(help="A run; all of them by default.")] = None,
 ) -> None:
-    """Graft a head onto its backbone and train end to end at a low rate."""
+    """Train end to end: a head grafted onto its backbone, or a new network."""
     from pipeline.params import load, one_or_all
     from stages import finetune as stage
 
@@ -115,14 +115,17 @@ def finetune(
     params = load(layout.params)
     for key in one_or_all(params.finetune.runs, name, "finetune.runs"):
         run = params.finetune.runs[key]
+        one = params.extract.sets.get(run.set)  # none for a run that starts from no head
         stage.run(
             run,
-            weights=params.extract.sets[run.set].weights,
             raw=layout.raw,
             splits=layout.splits,
-            head=layout.models(run.set) / run.head,
             output=layout.tuned(key),
             results=layout.tuned_results(key),
+            weights=one.weights if one else None,
+            head=layout.models(run.set) / run.head if one else None,
+            cache=layout.epoch_cache,
+            pool=layout.pool,
         )
 
 

@@ -42,6 +42,11 @@ class Layout:
         """Finished heads by fingerprint, shared by every experiment of the checkout."""
         return self.shared / "heads"
 
+    @property
+    def epoch_cache(self) -> Path:
+        """Epochs of fine-tuning runs that are under way, so that a killed one goes on."""
+        return self.shared / "epochs"
+
     def features(self, name: str) -> Path:
         return self.root / "features" / name
 

@@ -147,7 +147,7 @@ def _check_names(path: Path, params: Params) -> None:
                     f" a letter or digit first, and none of: {', '.join(RESERVED_SETS)}"
                 )
     for name, run in params.finetune.runs.items():
-        if run.set not in params.extract.sets:
+        if run.start == "head" and run.set not in params.extract.sets:
             known = ", ".join(params.extract.sets) or "none"
             raise ParamsError(
                 f"{path}: finetune.runs.{name}.set: no set {run.set!r}; known: {known}"

@@ -33,7 +33,7 @@ def of_head(layout: Layout, paths: Sequence[Path], *, model: Path | None, top: i
     params = load(layout.params)
     head = model or _best_head(layout, params)
     weights = [one.weights for one in params.extract.sets.values()]
-    classifier = Classifier.of_head(head, [*weights, "imagenet", "none"])
+    classifier = Classifier.open(head, [*weights, "imagenet", "none"])
     rows: list[dict[str, Any]] = []
     for one in classifier.predict(files):
         if one.probabilities is None:

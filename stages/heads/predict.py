@@ -18,6 +18,7 @@ from stages.data.pixels import PixelSpec, UndecodableImageError, load
 from stages.errors import DataError, MissingWeightsError
 from stages.heads.graft import graft
 from stages.heads.head import Head
+from stages.heads.tuned import CARD, TunedModel
 from store import FeatureSpec
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,13 @@ class Classifier:
     pixels: PixelSpec
 
     @classmethod
+    def open(cls, directory: Path, weights: Sequence[str]) -> "Classifier":
+        """The model of a directory: a head's, or what `finetune` saved; see `of_head`."""
+        if (directory / CARD).exists():
+            return cls.of_tuned(directory)
+        return cls.of_head(directory, weights)
+
+    @classmethod
     def of_head(cls, directory: Path, weights: Sequence[str]) -> "Classifier":
         """Graft a trained head onto the backbone that its features came from.
 
@@ -61,9 +69,9 @@ class Classifier:
             DataError: no usable head.
             MissingWeightsError: none of the weights are those that the features came from.
         """
+        load_keras()
         head = Head.load(directory)
         spec = head.spec
-        load_keras()
         backbone = build(
             spec.backbone,
             _weights_of(spec, weights),
@@ -72,6 +80,16 @@ class Classifier:
             outputs=[spec.output],
         )
         return cls(graft(backbone, head), head.classes, PixelSpec.of(spec))
+
+    @classmethod
+    def of_tuned(cls, directory: Path) -> "Classifier":
+        """A model that `finetune` saved.
+
+        Raises:
+            DataError: no usable model.
+        """
+        tuned = TunedModel.load(directory)
+        return cls(tuned.model, tuned.classes, tuned.pixels)
 
     def predict(self, paths: Iterable[Path]) -> Iterator[Prediction]:
         """A prediction per file, in order; a file that is no image gives its reason."""

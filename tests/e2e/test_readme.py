@@ -70,6 +70,16 @@ def test_the_colleague_never_had_the_images(readme):
     assert not (colleague / "data" / "raw").exists()
 
 
+def test_an_edit_of_another_head_tunes_nothing(readme):
+    heads = {**SMALL["train"]["heads"], "linear": {"kind": "linear", "learning_rate": 0.03}}
+    readme.params(train={"heads": heads})
+    ran = readme.repro()
+    assert "train@lite0-160" in ran
+    assert "finetune@ft" not in ran
+    table = (readme.root / "results/tuned/ft/comparison.csv").read_text()
+    assert {line.split(",")[0] for line in table.splitlines()[1:]} == {"start", "tuned"}
+
+
 def test_every_block_that_must_leave_something_exists():
     for word in LEAVES:
         assert any(word in block for block in BLOCKS), word
