@@ -59,7 +59,10 @@ class Folder:
             raise DataError(f"{self._root}: no such folder; put images there or set download.path")
         tops = _children(self._root)
         parts = {name: part for name, part in map(_as_part, tops.directories) if part}
-        if "train" in parts.values() and len(parts) == len(tops.directories):
+        others = [name for name in tops.directories if name not in parts]
+        if "train" in parts.values() and (len(parts) > 1 or not others):
+            if others:
+                log.warning("%s: beside train and test, left out: %s", self._root, _names(others))
             for name, part in parts.items():
                 folder = self._root / name
                 yield from self._labelled(folder, _children(folder), f"{name}/", part)
@@ -130,6 +133,10 @@ def is_licence(name: str) -> bool:
 
 def _as_part(name: str) -> tuple[str, str | None]:
     return name, PART_NAMES.get(name.lower())
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(map(_text, names[:5])) + (", …" if len(names) > 5 else "")
 
 
 def _match(pattern: re.Pattern[str], name: str) -> str | None:

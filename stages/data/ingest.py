@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 MAX_ID_BYTES = 512
 MOSTLY_DEAD = 0.5  # of a pack's bytes unused, and it is written anew
 SAY_EVERY = 10.0  # seconds
+WIDTHS = {"<i4": "i", "<i8": "q"}  # numpy's dtypes to the array module's
 UNREADABLE = "cannot be read: missing, not permitted, or no regular file"
 UNREADABLE_DIGEST = hashlib.sha256(UNREADABLE.encode()).digest()
 NOTHING = headers.Header("", 0, 0)
@@ -54,7 +55,11 @@ class Ingest:
         self._known = DigestTable(self._old.digest)  # the old index's rows, read by all threads
         self._table = DigestTable()  # of this run
         self._writer = PackWriter(directory, first=len(self._old.packs))
-        self._columns = {name: array("q") for name in index.IMAGE_COLUMNS if name != "digest"}
+        self._columns = {
+            name: array(WIDTHS[dtype])
+            for name, dtype in index.IMAGE_COLUMNS.items()
+            if name != "digest"
+        }
         self._labels, self._images, self._parts = array("i"), array("q"), array("b")
         self._ids, self._id_ends = bytearray(), array("q")
         self._label_numbers: dict[str, int] = {}

@@ -223,11 +223,13 @@ def test_in_place_positions(images, raw):
         assert stored.read(position) == (images / name).read_bytes()
 
 
-def test_parts_above_the_classes_are_kept(tmp_path, raw):
+def test_parts_above_the_classes_are_kept(tmp_path, raw, caplog):
     for number, part in enumerate(["Train", "val", "test"]):
         for label in "ab":
             add(tmp_path / "images", f"{part}/{label}/{number}.png", number)
+    add(tmp_path / "images", "sketches/x.png", 9)
     fetch(tmp_path / "images", raw)
+    assert "left out: sketches" in caplog.text
     stored = RawImages.open(raw)
     assert stored.examples.classes == ("a", "b")
     assert dict(zip(ids(raw), stored.parts.tolist(), strict=True)) == {
