@@ -15,7 +15,7 @@ from stages.heads import metrics, plots
 from stages.heads.answers import answer
 from stages.heads.head import CARD, Head
 from stages.heads.metrics import Predictions
-from store import FeatureSet
+from stages.heads.side_by_side import Paths, SideBySide
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +42,14 @@ class EvaluateConfig:
 
 
 def run(
-    config: EvaluateConfig, name: str, *, features: Path, splits: Path, models: Path, output: Path
+    config: EvaluateConfig, name: str, *, features: Paths, splits: Path, models: Path, output: Path
 ) -> dict[str, Any]:
     """Score every head on validation, and the final ones on test.
 
     Args:
         config: what to score.
         name: of the feature set.
-        features: directory of the set.
+        features: directory of the set, or of several side by side.
         splits: directory of the splits.
         models: directory with a directory per head.
         output: gets `metrics.json`, `curves.svg`, `confusion.svg` and `heads/`: `leaderboard.csv`
@@ -63,7 +63,7 @@ def run(
         DataError: no heads, heads of other data, or nothing to choose by.
         ConfigError: `final` names no head of this set.
     """
-    rows, split = FeatureSet.open(features), Splits.open(splits)
+    rows, split = SideBySide.open(features), Splits.open(splits)
     heads = _load(models, rows, split, name)
     validation = answer(heads, rows, split.ids("validation"))
     found = {head: {"validation": _scores(validation[head], config)} for head in heads}
@@ -83,7 +83,7 @@ def run(
     return document
 
 
-def _load(models: Path, rows: FeatureSet, split: Splits, name: str) -> dict[str, Head]:
+def _load(models: Path, rows: SideBySide, split: Splits, name: str) -> dict[str, Head]:
     heads = {path.parent.name: Head.load(path.parent) for path in sorted(models.glob(f"*/{CARD}"))}
     mend = f"run: cryobase train {name}"
     if not heads:

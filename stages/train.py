@@ -13,9 +13,9 @@ from stages.heads import finished
 from stages.heads.config import HeadConfig, HeadParams, expand
 from stages.heads.head import Head
 from stages.heads.rows import Task, open_rows
+from stages.heads.side_by_side import Paths, SideBySide
 from stages.heads.table import train
 from stages.heads.trained import Trained
-from store import FeatureSet
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +43,14 @@ class TrainSummary:
 
 
 def run(
-    config: TrainConfig, name: str, *, features: Path, splits: Path, cache: Path, output: Path
+    config: TrainConfig, name: str, *, features: Paths, splits: Path, cache: Path, output: Path
 ) -> TrainSummary:
     """Train the heads that the cache does not have, and link all of them into the output.
 
     Args:
         config: the heads.
         name: of the feature set.
-        features: directory of the published set.
+        features: directory of the published set; several stand side by side.
         splits: directory of the splits.
         cache: finished heads by fingerprint.
         output: gets `<head>/weights.npz`, `head.json` and `history.csv`.
@@ -59,7 +59,7 @@ def run(
         DataError: too few rows or classes, or a head that did not come out finite.
         ConfigError: a head cannot be had for these classes or views.
     """
-    rows, split = FeatureSet.open(features), Splits.open(splits)
+    rows, split = SideBySide.open(features), Splits.open(splits)
     heads = expand(config.heads)
     for head, params in heads.items():
         _check(f"train.heads: {head}", params, rows)
@@ -79,7 +79,7 @@ def run(
     return TrainSummary(tuple(missing), tuple(reused))
 
 
-def task_of(rows: FeatureSet, split: Splits, views: int = 0) -> Task:
+def task_of(rows: SideBySide, split: Splits, views: int = 0) -> Task:
     """The training and validation rows of a set under a split.
 
     Raises:
@@ -97,7 +97,7 @@ def task_of(rows: FeatureSet, split: Splits, views: int = 0) -> Task:
     return Task(open_rows(rows, views), train_rows, validation)
 
 
-def _check(where: str, params: HeadParams, rows: FeatureSet) -> None:
+def _check(where: str, params: HeadParams, rows: SideBySide) -> None:
     if params.output == "sigmoid" and len(rows.classes) != 2:
         raise ConfigError(f"{where}: output: sigmoid is for 2 classes, found {len(rows.classes)}")
     if isinstance(params.class_weights, Mapping):
@@ -113,7 +113,7 @@ def _check(where: str, params: HeadParams, rows: FeatureSet) -> None:
 
 
 def _head(
-    params: HeadParams, trained: Trained, rows: FeatureSet, data: tuple[str, ...], where: str
+    params: HeadParams, trained: Trained, rows: SideBySide, data: tuple[str, ...], where: str
 ) -> Head:
     if len(trained.history) and trained.history.best_epoch is None:
         logger.warning("%s: diverged, its weights are the initial ones; lower learning_rate", where)
@@ -121,8 +121,8 @@ def _head(
         return Head(
             params=params,
             classes=rows.classes,
-            specs=(rows.spec,),
-            shapes=(rows.feature_shape,),
+            specs=rows.specs,
+            shapes=rows.shapes,
             layers=trained.layers,
             mean=trained.mean,
             scale=trained.scale,

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from stages.heads.head import Head
 from stages.heads.metrics import Predictions
 from stages.heads.rows import READ
-from store import FeatureSet
+from stages.heads.side_by_side import SideBySide
 
 
 def answer(
-    heads: Mapping[str, Head], rows: FeatureSet, ids: NDArray[np.bytes_]
+    heads: Mapping[str, Head], rows: SideBySide, ids: NDArray[np.bytes_]
 ) -> dict[str, Predictions]:
     """Predictions of every head for the named examples, plain view, in one reading."""
     logits: dict[str, list[NDArray[np.float32]]] = {name: [] for name in heads}

@@ -19,8 +19,8 @@ from stages.heads.head import CARD, Head
 from stages.heads.leaks import Pair, duplicates, leaks, near_duplicates
 from stages.heads.resample import OutOfFold, cross_validate, folds, learning_curve
 from stages.heads.rows import Positions, Rows, open_rows
+from stages.heads.side_by_side import Paths, SideBySide
 from stages.heads.suspects import Suspect, label_suspects
-from store import FeatureSet
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +48,13 @@ class Evidence:
 
 
 def investigate(
-    config: Evidence, *, features: Path, splits: Path, models: Path, best: str, output: Path
+    config: Evidence, *, features: Paths, splits: Path, models: Path, best: str, output: Path
 ) -> dict[str, Any]:
     """Write the evidence for the heads of a set. The test split's labels are not looked at.
 
     Args:
         config: how much to look into.
-        features: directory of the set.
+        features: directory of the set, or of several side by side.
         splits: directory of the splits.
         models: directory of the trained heads.
         best: the head chosen by validation, see `metrics.json`; its learning curve is drawn and its
@@ -68,7 +68,7 @@ def investigate(
     Raises:
         DataError: no such head.
     """
-    stored, split = FeatureSet.open(features), Splits.open(splits)
+    stored, split = SideBySide.open(features), Splits.open(splits)
     params = _params(models, best)
     rows = open_rows(stored, max(one.views for one in params.values()))
     parts = {part: stored.examples.positions(split.ids(part)) for part in PARTS}
@@ -103,7 +103,7 @@ def _params(models: Path, best: str) -> dict[str, HeadParams]:
 
 
 def _alike(
-    rows: Rows, stored: FeatureSet, parts: Mapping[str, Positions], cosine: float
+    rows: Rows, stored: SideBySide, parts: Mapping[str, Positions], cosine: float
 ) -> tuple[list[Pair], list[Pair]]:
     """Duplicates and near-duplicates, and those of them that cross into the test split."""
     positions = np.concatenate(list(parts.values()))
@@ -113,7 +113,7 @@ def _alike(
     return pairs, leaks(pairs, seen, parts["test"])
 
 
-def _fold(stored: FeatureSet, seen: Positions, config: Evidence, seed: int) -> NDArray[np.int64]:
+def _fold(stored: SideBySide, seen: Positions, config: Evidence, seed: int) -> NDArray[np.int64]:
     examples = stored.examples
     return folds(examples.labels[seen], examples.digests[seen], config.folds, seed)
 
@@ -159,7 +159,7 @@ def _write_curve(
 
 def _write_rows(
     output: Path,
-    stored: FeatureSet,
+    stored: SideBySide,
     suspects: Sequence[Suspect],
     tables: Mapping[str, Sequence[Pair]],
 ) -> None:

@@ -49,7 +49,8 @@ class Predictions:
 
 
 def scores(predictions: Predictions, top_k: int) -> dict[str, float]:
-    """Accuracy, top-k accuracy where there are more classes than k, macro F1, log loss and ECE.
+    """Accuracy and its 95 % interval, top-k accuracy where there are more classes than k, macro F1,
+    log loss and ECE.
 
     Macro F1 is over the classes that occur as label or prediction.
     """
@@ -58,6 +59,7 @@ def scores(predictions: Predictions, top_k: int) -> dict[str, float]:
     labels, predicted = predictions.labels, predictions.predicted
     every = range(len(predictions.classes))
     values = {"accuracy": metrics.accuracy_score(labels, predicted)}
+    values["accuracy_low"], values["accuracy_high"] = bootstrap_interval(labels == predicted)
     if len(predictions.classes) > top_k:
         values[f"top_{top_k}"] = metrics.top_k_accuracy_score(
             labels, predictions.probabilities, k=top_k, labels=every
@@ -66,6 +68,18 @@ def scores(predictions: Predictions, top_k: int) -> dict[str, float]:
     values["log_loss"] = metrics.log_loss(labels, predictions.probabilities, labels=every)
     values["ece"] = calibration_error(predictions)
     return {name: round(float(value), 6) for name, value in values.items()}
+
+
+def bootstrap_interval(right: NDArray[np.bool_], share: float = 0.95) -> tuple[float, float]:
+    """Between which accuracies that share of 10,000 bootstrap samples lies (percentile method).
+
+    How many answers are right in a sample drawn with replacement is binomial, so the samples need
+    not be drawn row by row.
+    """
+    random = np.random.Generator(np.random.Philox(0))
+    samples = random.binomial(len(right), right.mean(), 10_000) / len(right)
+    low, high = np.quantile(samples, [(1 - share) / 2, (1 + share) / 2])
+    return float(low), float(high)
 
 
 def class_table(predictions: Predictions) -> list[dict[str, str | float]]:

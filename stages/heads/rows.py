@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from store import FeatureSet
+from stages.heads.side_by_side import SideBySide
 
 Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]
@@ -71,7 +71,7 @@ class ArrayRows:
 class StoredRows:
     """Rows of a published feature set, read when they are needed."""
 
-    def __init__(self, features: FeatureSet) -> None:
+    def __init__(self, features: SideBySide) -> None:
         self._set = features
         self.labels = features.examples.labels
         self.classes = features.classes
@@ -103,7 +103,7 @@ class StoredRows:
         return ArrayRows(*arrays, labels=self.labels, classes=self.classes, key=self.key)
 
 
-def open_rows(features: FeatureSet, views: int = 0) -> Rows:
+def open_rows(features: SideBySide, views: int = 0) -> Rows:
     """The rows of a set, in memory where they take little of what this process may use."""
     rows = StoredRows(features)
     size = len(rows.labels) * rows.width * 4 * (views + 1)

@@ -3,6 +3,7 @@ import pytest
 
 from stages.heads.metrics import (
     Predictions,
+    bootstrap_interval,
     calibration_error,
     class_table,
     confusion,
@@ -68,3 +69,16 @@ def test_a_calibrated_head_has_a_small_error_and_an_overconfident_one_a_large():
     boastful = Predictions(ids, labels, np.stack([sharp, 1 - sharp], 1), ("a", "b"))
     assert calibration_error(honest) < 0.02
     assert calibration_error(boastful) > 0.1
+
+
+def test_the_interval_is_that_of_resampled_rows():
+    random = np.random.default_rng(0)
+    right = random.uniform(size=300) < 0.9
+    samples = [random.choice(right, 300).mean() for _ in range(4000)]
+    assert bootstrap_interval(right) == pytest.approx(
+        np.quantile(samples, [0.025, 0.975]), abs=0.006
+    )
+
+
+def test_a_perfect_score_has_no_width():
+    assert bootstrap_interval(np.ones(50, bool)) == (1, 1)

@@ -13,9 +13,14 @@ from stages.heads.rows import (
     open_rows,
     weigh_classes,
 )
+from stages.heads.side_by_side import SideBySide
 from tests.unit.stages.heads.sets import blobs, publish
 
 CLASSES = ("a", "b", "c")
+
+
+def side_by_side(root, features, labels, views=0):
+    return SideBySide([publish(root, features, labels, classes=CLASSES, views=views)])
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ def test_the_order_belongs_to_set_and_epoch_not_to_the_size_of_a_read(task):
 
 def test_stored_rows_are_those_in_memory(tmp_path):
     features, labels = blobs(300, 6, 3)
-    stored = StoredRows(publish(tmp_path, features, labels, classes=CLASSES, views=2))
+    stored = StoredRows(side_by_side(tmp_path, features, labels, views=2))
     memory = stored.in_memory(2)
     some = np.array([5, 299, 0, 7])
     views = np.array([0, 2, 1, 1])
@@ -59,7 +64,7 @@ def test_stored_rows_are_those_in_memory(tmp_path):
 
 def test_views_are_drawn_anew_for_every_epoch(tmp_path):
     features, labels = blobs(300, 6, 3)
-    rows = open_rows(publish(tmp_path, features, labels, classes=CLASSES, views=3), 3)
+    rows = open_rows(side_by_side(tmp_path, features, labels, views=3), 3)
     task = Task(rows, np.arange(300), np.arange(0))
 
     def shifts(epoch):
@@ -76,7 +81,7 @@ def test_views_are_drawn_anew_for_every_epoch(tmp_path):
 
 def test_large_sets_stay_in_the_store(tmp_path, monkeypatch):
     features, labels = blobs(300, 6, 3)
-    rows = publish(tmp_path, features, labels, classes=CLASSES)
+    rows = side_by_side(tmp_path, features, labels)
     assert isinstance(open_rows(rows), ArrayRows)
     monkeypatch.setattr(module, "memory_limit", lambda: 8 * 300 * 6 * 4 - 1)
     assert isinstance(open_rows(rows), StoredRows)

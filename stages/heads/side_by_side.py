@@ -1,0 +1,71 @@
+"""One or several feature sets of the same images, their features side by side."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from stages.errors import DataError
+from store import Examples, FeatureSet
+
+Paths = Path | Sequence[Path]
+
+
+class SideBySide:
+    """Reads like a `FeatureSet`, but each feature is a vector: those of all sets, in their order.
+
+    Attributes:
+        specs: of the sets.
+        shapes: of one feature of each set.
+        examples: of all of them.
+        classes: names.
+        views: the highest view that all sets store.
+        feature_shape: (width,).
+        digest: of a single set its own, of several a digest of theirs.
+    """
+
+    def __init__(self, sets: Sequence[FeatureSet]) -> None:
+        first = sets[0]
+        for other in sets[1:]:
+            if other.examples.digest != first.examples.digest:
+                raise DataError(
+                    f"{other.directory}: other images or labels than {first.directory};"
+                    " run: cryobase extract"
+                )
+        self._sets = tuple(sets)
+        self.specs = tuple(one.spec for one in sets)
+        self.shapes = tuple(one.feature_shape for one in sets)
+        self.examples: Examples = first.examples
+        self.classes: tuple[str, ...] = first.classes
+        self.views = min(one.views for one in sets)
+        self.feature_shape = (sum(math.prod(shape) for shape in self.shapes),)
+        joined = "\n".join(one.digest for one in sets).encode()
+        self.digest = first.digest if len(sets) == 1 else hashlib.sha256(joined).hexdigest()
+
+    @classmethod
+    def open(cls, features: Paths) -> "SideBySide":
+        """Open the set in a directory, or those in several.
+
+        Raises:
+            StoreError: one of them cannot be opened.
+            DataError: they are not of the same images and labels.
+        """
+        directories = [features] if isinstance(features, Path) else list(features)
+        return cls([FeatureSet.open(directory) for directory in directories])
+
+    def __len__(self) -> int:
+        return len(self._sets[0])
+
+    def arrays(
+        self, ids: ArrayLike | None = None, view: int = 0
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Features (n, width) and labels (n,), see `FeatureSet.arrays`."""
+        parts = [one.arrays(ids, view) for one in self._sets]
+        labels = parts[0][1]
+        flat = [
+            features.reshape(len(labels), math.prod(features.shape[1:])) for features, _ in parts
+        ]
+        return flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1), labels
