@@ -14,11 +14,13 @@ from store.errors import StorageError
 from store.files import bytes_of, read_into
 from store.index import Index, Positions, words_of_rows
 from store.manifest import Manifest
+from store.scatter import SUPPORTED, Scatter
 from store.shard import Digests, Shard, Views
 
 Runs = tuple[list[int], list[int], list[int]]  # descriptors, offsets and bytes of runs
 
 _PLANNED = 1 << 14  # rows that are planned at once
+_MAPPED = 1 << 29  # bytes of shards up to which they are mapped: memory must not grow with the set
 
 
 class Rows:
@@ -41,6 +43,8 @@ class Rows:
         counts = np.array([shard.info.rows for shard in self.shards], np.int64)
         self.starts: Positions = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._closed = False
+        small = sum(shard.info.size for shard in self.shards) <= _MAPPED
+        self._scatter = Scatter(self.shards) if SUPPORTED and small and self.shards else None
         self._descriptors = np.array([shard.descriptor for shard in self.shards], np.int64)
         self._offsets = np.array([shard.offset for shard in self.shards], np.int64)
 
@@ -99,6 +103,8 @@ class Rows:
         if self._closed:  # the numbers of its descriptors may be other files' by now
             raise StorageError(errno.EBADF, "the feature set was closed")
         descriptors, offsets, lengths = runs
+        if self._scatter and 4 * len(lengths) > len(rows) > 8 and self._scatter.read(*runs, rows):
+            return rows
         buffer, stops = bytes_of(rows), list(accumulate(lengths))
         parts = [(buffer[stop - size : stop],) for stop, size in zip(stops, lengths, strict=True)]
         # `map`, because at a microsecond for each call a loop in Python would cost a third more.
@@ -114,7 +120,7 @@ class Rows:
 
     def close(self) -> None:
         """Close all shards."""
-        self._closed = True
+        self._closed, self._scatter = True, None
         for shard in self.shards:
             shard.close()
 

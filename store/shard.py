@@ -30,7 +30,7 @@ def build_shard(features: NDArray[Any], digests: Digests, views: Views) -> tuple
     """
     little = features.astype(features.dtype.newbyteorder("<"), copy=False)
     data = build({"features": little, "digest": digests, "view": views.astype("<u2", copy=False)})
-    return ShardInfo.of_shard(data, len(digests), sum_of_rows(features, digests, views)), data
+    return ShardInfo.of_shard(data, len(digests), sum_of_rows(little, digests, views)), data
 
 
 def sum_of_rows(features: NDArray[Any], digests: Digests, views: Views) -> int:
@@ -38,7 +38,8 @@ def sum_of_rows(features: NDArray[Any], digests: Digests, views: Views) -> int:
 
     An identity, not a signature: whoever can choose rows freely can find two sets of equal sum.
     """
-    rows = np.ascontiguousarray(features).reshape(len(features), -1).view(np.uint8)
+    values = int(np.prod(features.shape[1:]))
+    rows = np.ascontiguousarray(features).reshape(len(features), values).view(np.uint8)
     heads = np.hstack([digests, views.astype("<u2").reshape(-1, 1).view(np.uint8)])
     total = 0
     for head, row in zip(heads, rows, strict=True):

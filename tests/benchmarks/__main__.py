@@ -1,0 +1,88 @@
+"""`python -m tests.benchmarks [NAME...] [--json] [--save]`: our speed as ratios to other ways.
+
+A name is a key (`read.random_vs_memmap`) or the part before its dot (`read`). Every module beside
+this one that has a table `BENCHMARKS` of functions, each returning a ratio, is found.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "performance.json"
+
+
+def chosen(names: list[str]) -> dict[str, Callable[[], float]]:
+    """The benchmarks that `names` name, all if there is none; imports only their modules."""
+    found: dict[str, Callable[[], float]] = {}
+    wanted = {name.partition(".")[0] for name in names}
+    for module in iter_modules([str(Path(__file__).parent)]):
+        if module.name not in ("__main__", "measure") and (not names or module.name in wanted):
+            table = getattr(import_module(f"tests.benchmarks.{module.name}"), "BENCHMARKS", {})
+            found |= {
+                key: function
+                for key, function in table.items()
+                if not names or key in names or key.partition(".")[0] in names
+            }
+    return found
+
+
+def machine() -> str:
+    """The processor and how many of its cores are ours."""
+    model = platform.processor() or platform.machine()
+    if (facts := Path("/proc/cpuinfo")).exists():
+        lines = [line for line in facts.read_text().splitlines() if line.startswith("model name")]
+        model = lines[0].partition(":")[2].strip() if lines else model
+    return f"{model}, {os.cpu_count()} cores, {platform.system()}"
+
+
+def commit() -> str:
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    run = subprocess.run(git, capture_output=True, text=True, check=False)
+    return run.stdout.strip() or "unknown"
+
+
+def save(ratios: dict[str, float]) -> None:
+    """Put `ratios` into docs/performance.json, keeping those that were not measured now."""
+    kept = json.loads(RESULTS.read_text())["ratios"] if RESULTS.exists() else {}
+    document = {
+        "machine": machine(),
+        "commit": commit(),
+        "ratios": dict(sorted((kept | ratios).items())),
+    }
+    RESULTS.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}")
+    arguments = parser.parse_args()
+    benchmarks = chosen(arguments.names)
+    if not benchmarks:
+        parser.error(f"no benchmark is called {' or '.join(arguments.names) or 'anything'}")
+    ratios = {}
+    for key, function in benchmarks.items():
+        ratios[key] = round(function(), 3)
+        print(
+            f"{key:32} {ratios[key]:8.2f}",
+            file=sys.stderr if arguments.json else sys.stdout,
+            flush=True,
+        )
+    if arguments.json:
+        print(json.dumps({"machine": machine(), "commit": commit(), "ratios": ratios}))
+    if arguments.save:
+        save(ratios)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+import pytest
+
+from store import FeatureSet, IntegrityError, Pool
+from tests.unit.store.samples import digests, examples, features, fill, published, spec
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return published(tmp_path, range(20))
+
+
+@pytest.fixture
+def empty(tmp_path):
+    return Pool(tmp_path / "empty", spec())
+
+
+def test_an_empty_pool_takes_over_all_rows_by_link(directory, empty):
+    assert empty.adopt(directory) == 20
+    assert len(empty.missing(digests(range(25)))[0]) == 5
+    for shard in empty.manifest().shards:
+        assert (empty.directory / shard.name).samefile(directory / shard.name)
+
+
+def test_publishing_again_after_adoption_changes_nothing(directory, empty):
+    before = {path.name: path.stat().st_ino for path in directory.iterdir()}
+    empty.adopt(directory)
+    empty.publish(directory, examples(range(20)))
+    assert {path.name: path.stat().st_ino for path in directory.iterdir()} == before
+
+
+def test_only_what_is_missing_is_taken(directory, empty):
+    fill(empty, range(5))
+    assert empty.adopt(directory) == 15
+    assert len(empty) == 20
+    empty.publish(directory, examples(range(20)))
+    assert (FeatureSet.open(directory, full=True).arrays()[0] == features(range(20))).all()
+
+
+def test_a_second_adoption_reads_no_features(directory, empty, monkeypatch):
+    empty.adopt(directory)
+    monkeypatch.setattr("store.shard.Shard.verify", lambda *_: pytest.fail("verified again"))
+    assert empty.adopt(directory) == 0
+
+
+def test_no_set_and_a_set_of_another_spec_give_nothing(directory, empty, tmp_path):
+    assert empty.adopt(tmp_path / "absent") == 0
+    assert Pool(tmp_path / "other", spec(output="max")).adopt(directory) == 0
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.fault(25)
+def test_a_damaged_set_is_not_adopted(directory, empty):
+    shard = FeatureSet.open(directory).table.shards[0]
+    data = bytearray(shard.path.read_bytes())
+    data[shard.offset] ^= 1
+    shard.path.unlink()
+    shard.path.write_bytes(data)
+    with pytest.raises(IntegrityError, match=shard.path.name):
+        empty.adopt(directory)
+    assert len(empty) == 0
