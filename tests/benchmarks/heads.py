@@ -1,8 +1,8 @@
 """Heads trained in one scan, beside Keras' `fit` of the same heads, one after the other.
 
 Both sides start from float32 arrays in memory (the `stored` ones of ours: from a float16 feature
-set, row by row), take batches of 32 with Adam, and count their quickest run. Building and compiling is included, but
-ours keeps compiled programmes for as long as the process lives.
+set, row by row), take batches of 32 with Adam, and count their quickest run. Building and compiling
+is included, but ours keeps compiled programmes for as long as the process lives.
 """
 
 import tempfile
