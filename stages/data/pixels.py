@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Literal
 
 import cv2
@@ -117,11 +118,18 @@ def _taps(length: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.float3
 
 
 def _nearest(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:
-    """Pillow's own nearest neighbour, for its rounding."""
+    rows, columns = _picked(pixels.shape[0], height), _picked(pixels.shape[1], width)
+    return pixels.take(rows, axis=0).take(columns, axis=1).astype(np.float32)
+
+
+@lru_cache(maxsize=4096)
+def _picked(length: int, target: int) -> NDArray[np.intp]:
+    """Which of `length` pixels Pillow picks as nearest neighbours; asked for its rounding."""
     from PIL import Image
 
-    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
-    return np.asarray(resized, dtype=np.float32)
+    ruler = Image.fromarray(np.arange(length, dtype=np.int32)[None])
+    picked = ruler.resize((target, 1), Image.Resampling.NEAREST)
+    return np.array(picked, dtype=np.intp)[0]  # type: ignore[no-any-return]
 
 
 def _stretch(pixels: NDArray[np.uint8], size: int, resize: Resize) -> NDArray[np.float32]:

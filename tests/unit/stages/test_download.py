@@ -185,12 +185,12 @@ def test_bad_images_are_quarantined_with_a_reason(images, raw, caplog, monkeypat
 @pytest.mark.fault(20)
 def test_file_names_of_any_bytes_are_kept_reversibly(images, raw):
     data = encoded(photo(5, 5), "PNG")
-    for name in (b"caf\xe9.png", "ü ✓.png".encode(), b"back\\slash\\xe9.png"):
+    for name in (b"gr\xfcn.png", "ü ✓.png".encode(), b"back\\slash\\xe9.png"):
         with open(os.fsencode(images / "a") + b"/" + name, "wb") as file:
             file.write(data + name)
     fetch(images, raw, in_place=True)
     stored = RawImages.open(raw)
-    assert r"a/caf\xe9.png" in ids(raw)
+    assert r"a/gr\xfcn.png" in ids(raw)
     for position in range(len(stored)):
         assert stored.read(position)
 
