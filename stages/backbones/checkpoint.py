@@ -36,8 +36,8 @@ class _Tensor(NamedTuple):
 class _TensorUnpickler(pickle._Unpickler):
     """Builds dictionaries, storages' names and tensors, and refuses every other class.
 
-    It derives from the unpickler in Python, because the one in C reserves as much memory as a forged
-    index asks for.
+    It derives from the unpickler in Python, because the one in C reserves as much memory as a
+    forged index asks for.
     """
 
     def find_class(self, module: str, name: str) -> Any:

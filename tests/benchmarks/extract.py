@@ -1,0 +1,246 @@
+"""Extraction beside the tutorials' own way, and beside what the machine could do at best.
+
+All sides start from JPEG files that `download` has listed, with their model built and warm, and end
+with features on disk. Weights are seeded: time does not depend on their values.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import count
+from pathlib import Path
+from unittest.mock import patch
+
+import cv2
+import numpy as np
+
+from stages import download
+from stages.backbones import canary, passes
+from stages.backbones.build import build
+from stages.backbones.engines import start_engine
+from stages.backbones.machine import cores
+from stages.backbones.plan import Images, Target
+from stages.backbones.table import BACKBONES
+from stages.backbones.trunk import Engine, Trunk
+from stages.backbones.weights import locate_weights
+from stages.data.pixels import PixelSpec, load
+from stages.extract import SetConfig, spec_of
+from store import Pool
+
+BATCH = 32
+ROUNDS = 3
+CASES = {
+    "mobilenet_v2_160": ("mobilenetv2", 160, 1600),
+    "efficientnet_lite0_224": ("efficientnet_lite0", 224, 960),
+    "vgg16_150": ("vgg16", 150, 192),
+}
+
+_scratch = tempfile.TemporaryDirectory(prefix="cryobase-benchmark-")
+_number = count()
+
+
+def _fresh() -> Path:
+    """A directory that is not there yet."""
+    return Path(_scratch.name, str(next(_number)))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+@cache
+def _photographs(number: int, width: int = 500, height: int = 375) -> Path:
+    """A folder of two classes of JPEG files with a photograph's detail."""
+    folder = _fresh()
+    random = np.random.default_rng(0)
+    smooth = [cv2.resize(image, (width, height)) for image in canary.probes(8, 96)]
+    grain = random.normal(0, 12, (height + 64, width + 64, 1)).astype(np.float32)
+    for index in range(number):
+        directory = folder / ("cats", "dogs")[index % 2]
+        directory.mkdir(parents=True, exist_ok=True)
+        top, left = random.integers(0, 64, 2)
+        image = smooth[index % 8] + grain[top : top + height, left : left + width]
+        pixels = np.clip(image, 0, 255).astype(np.uint8)
+        cv2.imwrite(str(directory / f"{index}.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    return folder
+
+
+@cache
+def _raw(number: int) -> Path:
+    raw = _fresh()
+    config = download.DownloadConfig(source="folder", path=str(_photographs(number)), in_place=True)
+    download.run(config, output=raw)
+    return raw
+
+
+@cache
+def _engine(backbone: str, size: int, outputs: tuple[str, ...] = ("avg",)) -> Engine:
+    trunk = Trunk(
+        backbone=backbone,
+        weights=locate_weights(backbone, "none"),
+        image_size=size,
+        preprocessing=BACKBONES[backbone].preprocessing,
+    )
+    engine = start_engine("auto", trunk, outputs, BATCH)
+    engine(np.zeros((BATCH, size, size, 3), np.float32))
+    return engine
+
+
+def _ours(backbone: str, size: int, number: int, outputs: tuple[str, ...] = ("avg",)) -> float:
+    """Seconds to compute and commit all rows, with a warm engine."""
+    config = [
+        SetConfig(backbone=backbone, weights="none", image_size=size, output=o) for o in outputs
+    ]
+    pool = _fresh()
+    targets = [Target(Pool(pool, spec_of(each)), 0) for each in config]
+    images = Images(_raw(number))
+    weights = locate_weights(backbone, "none")
+    engine = _engine(backbone, size, tuple(sorted(outputs)))
+    with patch.object(passes, "start_engine", return_value=engine):
+        return _seconds(
+            lambda: passes.compute(targets, images, weights, engine="auto", batch_size=BATCH)
+        )
+
+
+@cache
+def _tutorial_base(backbone: str, size: int) -> tuple[object, object]:
+    import keras
+
+    name = {"mobilenetv2": "mobilenet_v2", "vgg16": "vgg16"}.get(backbone)
+    preprocess = getattr(keras.applications, name).preprocess_input if name else None
+    row = BACKBONES[backbone]
+    own = "identity" if name else row.preprocessing  # Keras has no Lite0: it is ours on both sides
+    weights = locate_weights(backbone, "none")
+    base = build(backbone, weights.path, image_size=size, preprocessing=own, outputs=["avg"])
+    base.predict(np.zeros((BATCH, size, size, 3), np.float32), verbose=0)
+    return base, preprocess or (lambda images: images)
+
+
+def _tutorial(backbone: str, size: int, number: int) -> float:
+    """Seconds of https://keras.io's way: a dataset from the directory, `predict` per batch, `save`."""
+    import keras
+
+    base, preprocess = _tutorial_base(backbone, size)
+
+    def extract() -> None:
+        dataset = keras.utils.image_dataset_from_directory(
+            _photographs(number), image_size=(size, size), batch_size=BATCH, verbose=False
+        )
+        features, labels = [], []
+        for images, targets in dataset:
+            features.append(base.predict(preprocess(images), verbose=0))
+            labels.append(targets)
+        path = _fresh()
+        np.save(f"{path}-features.npy", np.concatenate(features))
+        np.save(f"{path}-labels.npy", np.concatenate(labels))
+
+    return _seconds(extract)
+
+
+def _decode_rate(size: int, number: int) -> float:
+    images, pixels = Images(_raw(number)), PixelSpec(image_size=size)
+    with ThreadPoolExecutor(cores()) as pool:
+        work = range(number)
+        return number / _seconds(
+            lambda: list(pool.map(lambda i: load(images.raw.read(i), pixels).shape, work))
+        )
+
+
+def _forward_rate(backbone: str, size: int, number: int) -> float:
+    engine = _engine(backbone, size)
+    batch = canary.probes(BATCH, size)
+    with ThreadPoolExecutor(engine.streams) as pool:
+        work = range(number // BATCH)
+        return number / _seconds(lambda: list(pool.map(lambda _: engine(batch)[0].shape, work)))
+
+
+@cache
+def measure(case: str) -> dict[str, float]:
+    """Rates in images/s, the best of some rounds in turn."""
+    backbone, size, number = CASES[case]
+    rates: dict[str, list[float]] = {"tutorial": [], "ours": [], "decode": [], "forward": []}
+    for _ in range(ROUNDS):
+        rates["tutorial"].append(number / _tutorial(backbone, size, number))
+        rates["decode"].append(_decode_rate(size, number))
+        rates["ours"].append(number / _ours(backbone, size, number))
+        rates["forward"].append(_forward_rate(backbone, size, number))
+    return {side: max(found) for side, found in rates.items()}
+
+
+def vs_tutorial(case: str) -> float:
+    """How many times faster than the tutorials' way."""
+    rates = measure(case)
+    return rates["ours"] / rates["tutorial"]
+
+
+def of_ideal(case: str) -> float:
+    """The share of what decoding alone and the forward pass alone, one after the other, allow."""
+    rates = measure(case)
+    return rates["ours"] * (1 / rates["decode"] + 1 / rates["forward"])
+
+
+def fast_decode_12mp() -> float:
+    """How many times faster `decode: fast` brings 12-megapixel photographs to 160 pixels."""
+    paths = sorted(_photographs(6, 4000, 3000).rglob("*.jpg"))
+    data = [path.read_bytes() for path in paths]
+
+    def decode(mode: str) -> float:
+        pixels = PixelSpec(image_size=160, decode=mode)
+        return min(_seconds(lambda: [load(one, pixels) for one in data]) for _ in range(ROUNDS))
+
+    return decode("exact") / decode("fast")
+
+
+def three_outputs() -> float:
+    """Seconds for three outputs of one base over seconds for one."""
+    case = ("mobilenetv2", 160, 800)
+    three = ("avg", "max", "block_13_expand_relu:avg")
+    one, many = [], []
+    for _ in range(ROUNDS):
+        one.append(_ours(*case))
+        many.append(_ours(*case, outputs=three))
+    return min(many) / min(one)
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from stages.extract import ExtractConfig, SetConfig, run
+config = SetConfig(backbone="mobilenetv2", weights="none", image_size=96, output="flatten")
+raw, scratch = map(Path, sys.argv[1:])
+run(ExtractConfig(sets={"a": config}), "a", raw=raw, pool=scratch / "pool", output=scratch / "a")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def _peak(number: int) -> int:
+    raw, scratch = _fresh(), _fresh()
+    config = download.DownloadConfig(
+        source="folder", path=str(_photographs(number, 64, 64)), in_place=True
+    )
+    download.run(config, output=raw)
+    command = [sys.executable, "-c", PEAK, str(raw), str(scratch)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=os.getcwd())
+    return int(done.stdout)
+
+
+def memory_growth() -> float:
+    """Peak memory for 20,000 images over that for 2,000, each in a process of its own."""
+    _peak(64)  # converts and keeps the model
+    return _peak(20_000) / _peak(2_000)
+
+
+BENCHMARKS: dict[str, Callable[[], float]] = {
+    **{f"extract.{case}.vs_tutorial": lambda case=case: vs_tutorial(case) for case in CASES},
+    **{f"extract.{case}.of_ideal": lambda case=case: of_ideal(case) for case in CASES},
+    "extract.fast_decode_12mp": fast_decode_12mp,
+    "extract.memory_growth": memory_growth,
+    "extract.three_outputs": three_outputs,
+}
