@@ -1,0 +1,76 @@
+"""`cryobase recipe …`: ready params files for well-known experiments."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from pipeline import tables
+from pipeline.layout import Layout
+
+app = typer.Typer(help="Ready params files for well-known experiments.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A recipe; see: cryobase recipe ls.")]
+
+
+@app.command()
+def ls(json: Json = False) -> None:
+    """List the recipes, with the figures that were published."""
+    from pipeline import recipes
+
+    found = [recipes.read(name) for name in recipes.names()]
+    if json:
+        tables.print_json([{"name": recipe.name, **recipe.header} for recipe in found])
+        return
+    rows = []
+    for recipe in found:
+        figures = ", ".join(f"{key} {value}" for key, value in recipe.header["published"].items())
+        rows.append({"name": recipe.name, "title": recipe.header["title"], "published": figures})
+    tables.show(rows)
+
+
+@app.command()
+def show(
+    name: Name,
+    counts: Annotated[
+        bool, typer.Option("--counts", help="Build its models and count parameters instead.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Print a recipe's params file, or how many parameters learn in each phase."""
+    from pipeline import recipes
+
+    recipe = recipes.read(name)
+    if not counts:
+        if json:
+            tables.print_json({"name": name, **recipe.header, "params": recipe.text})
+        else:
+            typer.echo(recipe.text, nl=False)
+        return
+    from stages.heads.counts import counts as count
+
+    params = recipe.params()
+    rows = count(params.extract.sets, params.train.heads, params.finetune.runs, recipe.classes)
+    tables.show([asdict(row) for row in rows], as_json=json)
+
+
+@app.command()
+def use(
+    name: Name,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="For a trial: few generated images, 2 epochs.")
+    ] = False,
+) -> None:
+    """Write a recipe as params.yaml; the one that was there becomes params.yaml.old."""
+    from pipeline import recipes
+
+    recipe, layout = recipes.read(name), Layout.here()
+    text = recipe.text
+    if smoke:
+        text = recipe.smoke(recipes.SMOKE_IMAGES)
+        recipes.generate_images(layout.root / recipes.SMOKE_IMAGES, recipe.classes)
+    if layout.params.exists():
+        layout.params.replace(layout.params.with_name("params.yaml.old"))
+    layout.params.write_text(text, encoding="utf-8")
+    typer.echo(f"{layout.params.name}: {recipe.header['title']}; data: {recipe.header['data']}")
