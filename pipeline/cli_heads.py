@@ -1,0 +1,157 @@
+"""`cryobase heads …`: which is best, how they train together, how far to trust them, export."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline import tables
+from pipeline.layout import Layout
+
+PARTS = ("validation", "test")
+CHECKED = 64  # real images on which the model must give the head's stored answers
+
+app = typer.Typer(help="Compare heads, plan their training, export the best.", no_args_is_help=True)
+
+SetName = Annotated[str, typer.Argument(metavar="SET", help="A feature set.")]
+HeadName = Annotated[
+    str | None, typer.Argument(metavar="HEAD", help="The best by validation by default.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@app.command()
+def ls(
+    sort: Annotated[
+        str, typer.Option(help="A validation score; the best comes first.")
+    ] = "accuracy",
+    json: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """List the heads of all sets, ordered by a score on the validation split."""
+    from pipeline.params import ParamsError, load
+
+    layout = Layout.here()
+    rows = [row for name in load(layout.params).extract.sets for row in _scored(layout, name)]
+    if rows and sort not in rows[0]:
+        known = ", ".join(key for key in rows[0] if key not in ("set", "head", "test"))
+        raise ParamsError(f"heads ls --sort: no score {sort!r}; known: {known}")
+    lower_is_better = sort in ("log_loss", "ece")
+    rows.sort(key=lambda row: (row[sort] if lower_is_better else -row[sort], row["log_loss"]))
+    tables.show(rows, as_json=json, as_csv=csv)
+
+
+@app.command()
+def plan(name: SetName, json: Json = False) -> None:
+    """Show which heads of params.yaml share a pass over the rows of a set, and a kernel."""
+    from pipeline.params import load
+    from stages.heads.config import expand
+    from stages.heads.stack import plan as reads_of
+    from stages.heads.table import HEADS
+    from store import FeatureSet
+
+    layout = Layout.here()
+    heads = expand(load(layout.params).train.heads)
+    rows = FeatureSet.open(layout.features(name))
+    width = int(rows.table.row_bytes // rows.table.dtype.itemsize)
+    stepped = {
+        head: params for head, params in heads.items() if "epochs" in HEADS[params.kind].keys
+    }
+    lines = [
+        {
+            "pass": number,
+            "views": read.views,
+            "layers": " × ".join(str(outputs) for _, outputs in stack.shape.layers),
+            "heads": len(stack.names),
+            "names": ", ".join(stack.names),
+        }
+        for number, read in enumerate(reads_of(stepped, width, len(rows.classes)), 1)
+        for stack in read.stacks
+    ]
+    solved = [head for head in heads if head not in stepped]
+    if solved:
+        line = {"pass": len(lines) + 1, "views": 0, "layers": "solved", "heads": len(solved)}
+        lines.append({**line, "names": ", ".join(solved)})
+    tables.show(lines, as_json=json)
+
+
+@app.command()
+def evidence(
+    name: SetName,
+    folds: Annotated[int, typer.Option(min=2)] = 5,
+    repeats: Annotated[int, typer.Option(min=1)] = 1,
+) -> None:
+    """Fold, vary the amount of data, list doubtful labels, near-duplicates and leaks."""
+    from stages.heads.evidence import Evidence, investigate
+
+    layout = Layout.here()
+    output = layout.results(name) / "evidence"
+    found = investigate(
+        Evidence(folds=folds, repeats=repeats),
+        features=layout.features(name),
+        splits=layout.splits,
+        models=layout.models(name),
+        best=_metrics(layout, name)["best"],
+        output=output,
+    )
+    tables.print_json(found)
+    typer.echo(f"tables and plots: {output}", err=True)
+
+
+@app.command()
+def export(
+    name: SetName,
+    head: HeadName = None,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="keras or openvino; repeat for several.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Directory; export/SET/HEAD by default.")
+    ] = None,
+) -> None:
+    """Graft a head onto its backbone, check it on real images, and write the model."""
+    from pipeline.params import load, one_or_all
+    from stages.data.splits import Splits
+    from stages.heads.export import export as write
+
+    layout = Layout.here()
+    sets = load(layout.params).extract.sets
+    one_or_all(sets, name, "extract.sets")
+    metrics = _metrics(layout, name)
+    chosen = head or str(metrics["best"])
+    scores = {part: found for part, found in metrics["heads"][chosen].items() if part in PARTS}
+    for path in write(
+        f"{name}/{chosen}",
+        head=layout.models(name) / chosen,
+        weights=sets[name].weights,
+        features=layout.features(name),
+        raw=layout.raw,
+        ids=list(Splits.open(layout.splits).ids("validation")[:CHECKED]),
+        scores=scores,
+        formats=formats or ["keras"],
+        output=output or layout.root / "export" / name / chosen,
+    ):
+        typer.echo(str(path))
+
+
+def _metrics(layout: Layout, name: str) -> Any:
+    from stages.errors import DataError
+
+    path = layout.results(name) / "metrics.json"
+    if not path.exists():
+        raise DataError(f"{path}: no such file; run: cryobase evaluate {name}")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _scored(layout: Layout, name: str) -> list[dict[str, Any]]:
+    heads = _metrics(layout, name)["heads"]
+    return [
+        {
+            "set": name,
+            "head": head,
+            **found["validation"],
+            "test": found.get("test", {}).get("accuracy", ""),
+        }
+        for head, found in heads.items()
+    ]
