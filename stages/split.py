@@ -101,9 +101,10 @@ def assign(config: SplitConfig, images: RawImages, usable: NDArray[np.intp]) -> 
         counts = [int(config.train), int(config.validation), int(config.test)]
         classes = images.examples.classes
         return assignment.by_counts(order, units, labels, counts, classes)[units]
-    if config.by == "source" and not np.any(own != UNUSED):
+    published = len(np.unique(own[own != UNUSED])) > 1  # a lone train folder divides nothing
+    if config.by == "source" and not published:
         raise ConfigError("split.by: this source has no split of its own; set split.by: fractions")
-    if config.by == "fractions" or not np.any(own != UNUSED):
+    if config.by == "fractions" or not published:
         return assignment.by_fractions(place, config.validation, config.test)[units]
     return _own(config, own, units, place, ids)
 

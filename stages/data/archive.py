@@ -39,7 +39,11 @@ class Archive:
         unpacked = self._workspace / "unpacked"
         shutil.rmtree(unpacked, ignore_errors=True)  # of a run that was killed
         unpacked.mkdir(parents=True)
-        unpack(archive, unpacked)
+        try:
+            unpack(archive, unpacked)
+        except BaseException:
+            shutil.rmtree(unpacked)
+            raise
         root = _below_wrapping(unpacked)
         self._folder = Folder(dataclasses.replace(config, path=str(root)), self._workspace)
         return self

@@ -65,7 +65,7 @@ def inspect(data: bytes) -> headers.Header:
         UndecodableImageError: not a format that is read, a broken header, or beyond the caps.
     """
     if len(data) > MAX_BYTES:
-        raise UndecodableImageError(f"{len(data):,} bytes; at most {MAX_BYTES:,} are read")
+        raise UndecodableImageError(f"more than {MAX_BYTES:,} bytes")
     try:
         header = headers.read(data)
     except (struct.error, IndexError, ValueError) as error:

@@ -32,6 +32,7 @@ NO_IMAGES = frozenset((
 ))
 # fmt: on
 LICENCES = re.compile(r"(?i)(licen[cs]e|copying|copyright|notice|readme|credits|attribution)\b")
+MAX_DEPTH = 64
 HIDDEN = (".", "__MACOSX")
 
 
@@ -103,22 +104,35 @@ class _Children(NamedTuple):
 
 def _children(folder: Path) -> _Children:
     """Names in a directory, in the order of their bytes, without what is hidden or no image."""
-    directories, files = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(HIDDEN):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                directories.append(entry.name)
-            elif entry.is_dir():  # could lead out of the folder, or round in a circle
-                log.warning("%s: a link to a folder is not followed", _text(entry.path))
-            elif not is_licence(entry.name):
-                files.append(entry.name)
-    return _Children(sorted(directories, key=os.fsencode), sorted(files, key=os.fsencode))
+    found = _Children([], [])
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                _sort_in(entry, found)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be listed ({os.strerror(error.errno or 0)}); check its permissions"
+        ) from None
+    for names in found:
+        names.sort(key=os.fsencode)
+    return found
+
+
+def _sort_in(entry: os.DirEntry[str], found: _Children) -> None:
+    if entry.name.startswith(HIDDEN):
+        return
+    if entry.is_dir(follow_symlinks=False):
+        found.directories.append(entry.name)
+    elif entry.is_dir():  # could lead out of the folder, or round in a circle
+        log.warning("%s: a link to a folder is not followed", _text(entry.path))
+    elif not is_licence(entry.name):
+        found.files.append(entry.name)
 
 
 def _files(folder: Path, children: _Children, prefix: str) -> Iterator[tuple[Path, str]]:
     """Every file below a folder that may be an image, with its name below the root."""
+    if prefix.count("/") > MAX_DEPTH:
+        raise DataError(f"{folder}: more than {MAX_DEPTH} folders deep; move the images up")
     for name in children.files:
         yield folder / name, prefix + name
     for name in children.directories:

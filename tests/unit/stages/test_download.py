@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tarfile
+import typing
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from stages import download
 from stages.data import index, ingest, packs
 from stages.data.pixels import decode
 from stages.data.raw import RawImages
+from stages.data.sources import SOURCES
 from stages.download import DownloadConfig, run
 from stages.errors import DataError
 from tests.unit.stages.data.test_decoding import encoded, photo
@@ -263,6 +265,30 @@ def test_links_to_folders_are_not_followed(images, raw, caplog):
     (images / "c").symlink_to("/etc")
     assert fetch(images, raw).images == 8
     assert caplog.text.count("is not followed") == 2
+
+
+def test_very_deep_folders_and_unreadable_ones_are_errors_in_one_line(images, raw, monkeypatch):
+    deep = images / "a"
+    for _ in range(70):
+        deep /= "d"
+    deep.mkdir(parents=True)
+    with pytest.raises(DataError, match="more than 64 folders deep"):
+        fetch(images, raw)
+    shutil.rmtree(images / "a" / "d")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"b: cannot be listed"):
+        fetch(images, raw)
+
+
+def test_the_table_of_sources_is_what_params_take():
+    assert set(SOURCES) == set(typing.get_args(DownloadConfig.__annotations__["source"]))
 
 
 def test_nested_folders_belong_to_their_class(images, raw):

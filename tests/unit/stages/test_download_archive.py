@@ -104,3 +104,4 @@ def test_a_hostile_archive_changes_nothing(tmp_path, raw):
         run(DownloadConfig(**options, sha256=hashlib.sha256(hostile).hexdigest()), output=raw)
     assert {file: file.read_bytes() for file in raw.rglob("*")} == before
     assert not list(tmp_path.rglob("evil*"))
+    assert not list(tmp_path.rglob("unpacked"))

@@ -223,6 +223,10 @@ def test_a_published_split_is_kept_as_it_is(tmp_path, by):
     assert split(tmp_path, rows, by=by) == {row[0]: row[3] for row in rows}
 
 
+def test_a_lone_train_folder_is_no_split(tmp_path):
+    assert set(split(tmp_path, own({"train": 200})).values()) == set(PARTS)
+
+
 def test_what_a_published_split_leaves_open_is_filled_by_hash(tmp_path):
     rows = own({"train": 200, "test": 9})
     parts = split(tmp_path, rows)
