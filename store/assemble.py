@@ -16,7 +16,7 @@ from store.index import Positions, words_of_rows
 from store.manifest import FileInfo, Manifest, Published, ShardInfo, load, manifest_path, versions
 from store.publish import TEMPORARY_PREFIX, make_directory, publish_bytes, remove, share
 from store.rows import Rows
-from store.shard import Digests, Views, build_shard, sum_of_rows
+from store.shard import Digests, Views, build_shard, order_of_keys, sum_of_rows
 from store.spec import canonical_json
 
 if TYPE_CHECKING:
@@ -184,9 +184,7 @@ def _rewrite(rows: Rows, positions: Positions, directory: Path) -> Iterator[Shar
         return
     digests, views = rows.keys()
     digests, views = digests[positions], views[positions]
-    keys = np.hstack([digests, views.astype(">u2").reshape(-1, 1).view(np.uint8)])
-    order = np.argsort(np.ascontiguousarray(keys).view("S34").ravel())
-    for part in _blocks(order, rows.row_bytes, SHARD_BYTES):
+    for part in _blocks(order_of_keys(digests, views), rows.row_bytes, SHARD_BYTES):
         info, data = build_shard(rows.take(positions[part]), digests[part], views[part])
         publish_bytes(directory, info.name, data)
         yield info

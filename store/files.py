@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import resource
 import stat
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,15 @@ from numpy.typing import NDArray
 from store.errors import IntegrityError, StorageError, StoreNotFoundError
 
 MEND = "restore it, or rebuild it with `cryobase store repair`"
+
+
+def allow_open_files(count: int) -> None:
+    """Raise this process' limit of open files where it is below `count` and some to spare."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 256
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def open_regular(path: Path) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.errors import StorageError
-from store.files import bytes_of, read_into
+from store.files import allow_open_files, bytes_of, read_into
 from store.index import Index, Positions, words_of_rows
 from store.manifest import Manifest
 from store.scatter import SUPPORTED, Scatter
@@ -36,6 +36,7 @@ class Rows:
         self.dtype = np.dtype(manifest.spec.dtype).newbyteorder("<")
         self.feature_shape = manifest.feature_shape or ()
         self.row_bytes = self.dtype.itemsize * int(np.prod(self.feature_shape))
+        allow_open_files(2 * len(manifest.shards))
         self.shards = [
             Shard(directory, info, manifest.spec.dtype, self.feature_shape, full=full)
             for info in manifest.shards

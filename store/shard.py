@@ -47,6 +47,13 @@ def sum_of_rows(features: NDArray[Any], digests: Digests, views: Views) -> int:
     return total % (1 << 256)
 
 
+def order_of_keys(digests: Digests, views: Views) -> NDArray[np.intp]:
+    """(m,) the positions of unique keys, ordered by digest, then view; the first of those alike."""
+    keys = np.hstack([digests, views.astype(">u2").reshape(-1, 1).view(np.uint8)])
+    _, order = np.unique(np.ascontiguousarray(keys).view("S34"), return_index=True)
+    return order
+
+
 def finite_rows(features: NDArray[Any]) -> NDArray[np.bool_]:
     """(n,), whether all values of a row are finite."""
     rows = features.reshape(len(features), -1)

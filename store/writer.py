@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from store.errors import FeaturesError, SpecMismatchError
 from store.index import words_of_rows
 from store.manifest import Manifest, commit
+from store.merge import merge_small_shards
 from store.publish import publish_bytes
-from store.shard import Digests, Views, build_shard, finite_rows
+from store.shard import Digests, Views, build_shard, finite_rows, order_of_keys
 from store.sweep import LEASE, sweep
 
 if TYPE_CHECKING:
@@ -98,9 +99,8 @@ class FeatureWriter:
                 np.concatenate(column) for column in zip(*self._pending, strict=True)
             )
             self._pending = [(features, digests, views)]
-            keys = np.hstack([digests, views.astype(">u2").reshape(-1, 1).view(np.uint8)])
-            _, order = np.unique(np.ascontiguousarray(keys).view("S34"), return_index=True)
-            self._commit(features, digests, views, order)
+            self._commit(features, digests, views, order_of_keys(digests, views))
+            merge_small_shards(self.pool)
         self._pending, self._bytes = [], 0
         self._since = time.monotonic()
 

@@ -87,7 +87,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
-@pytest.mark.fault(47, 63)
+@pytest.mark.fault(47)
 def test_a_full_disk(small_disk):
     pool = Pool(small_disk / "pool", spec())
     fill(pool, range(20))
@@ -100,3 +100,53 @@ def test_a_full_disk(small_disk):
     ballast.unlink()
     fill(pool, range(20, 1000))
     assert len(pool) == 1000
+
+
+class Journal:
+    """Stands in for `os` in `store.publish` and notes down what a power cut could undo."""
+
+    def __init__(self):
+        self.unsynced_files, self.unsynced_names, self.paths = set(), set(), {}
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def open(self, path, flags, *mode):
+        descriptor = os.open(path, flags, *mode)
+        self.paths[descriptor] = str(path)
+        return descriptor
+
+    def write(self, descriptor, data):
+        self.unsynced_files.add(self.paths[descriptor])
+        return os.write(descriptor, data)
+
+    def fsync(self, descriptor):
+        path = self.paths[descriptor]
+        self.unsynced_files.discard(path)
+        self.unsynced_names -= {name for name in self.unsynced_names if name[0] == path}
+
+    def link(self, source, target):
+        os.link(source, target)
+        self._named(source, target)
+
+    def replace(self, source, target):
+        os.replace(source, target)
+        self._named(source, target)
+
+    def _named(self, source, target):
+        directory, name = os.path.split(target)
+        assert str(source) not in self.unsynced_files, f"{name} could be empty after a power cut"
+        if name.startswith("manifest-"):
+            others = [other for other in self.unsynced_names if other[0] == directory]
+            assert not others, f"{name} could come without {others}"
+        if not name.startswith(".tmp-"):
+            self.unsynced_names.add((directory, name))
+
+
+@pytest.mark.fault(48)
+def test_every_file_is_durable_before_the_manifest_that_names_it(quick_path, monkeypatch):
+    journal = Journal()
+    monkeypatch.setattr("store.publish.os", journal)
+    run(quick_path)
+    assert not journal.unsynced_files
+    assert not journal.unsynced_names
