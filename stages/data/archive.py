@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.data.fetch import check_sha256, fetch
 from stages.data.folder import Folder
 from stages.data.packs import open_regular
 from stages.data.source import SourceExample
@@ -28,6 +27,8 @@ class Archive:
         self._folder: Folder
 
     def __enter__(self) -> "Archive":
+        from stages.data.fetch import check_sha256, fetch  # the network's libraries load slowly
+
         config = self._config
         if config.url:
             archive = fetch(config.url, config.sha256, self._workspace)
