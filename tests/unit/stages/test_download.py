@@ -5,7 +5,9 @@ import hashlib
 import logging
 import os
 import shutil
+import sys
 import tarfile
+import tracemalloc
 import typing
 
 import numpy as np
@@ -14,7 +16,9 @@ import pytest
 from stages import download
 from stages.data import index, ingest, packs
 from stages.data.pixels import decode
+from stages.data.png import encode_png
 from stages.data.raw import RawImages
+from stages.data.source import SourceExample
 from stages.data.sources import SOURCES
 from stages.download import DownloadConfig, run
 from stages.errors import DataError
@@ -185,6 +189,7 @@ def test_bad_images_are_quarantined_with_a_reason(images, raw, caplog, monkeypat
 
 
 @pytest.mark.fault(20)
+@pytest.mark.skipif(sys.platform == "darwin", reason="APFS takes UTF-8 alone")
 def test_file_names_of_any_bytes_are_kept_reversibly(images, raw):
     data = encoded(photo(5, 5), "PNG")
     for name in (b"gr\xfcn.png", "ü ✓.png".encode(), b"back\\slash\\xe9.png"):
@@ -401,3 +406,31 @@ def test_thousands_of_images_go_through_a_bounded_queue(monkeypatch):
         assert result == position**2
         running.discard(position)
     assert max(peak) <= 10
+
+
+class Noise:
+    """A source of images of about 190 kB, made as they are asked for."""
+
+    classes = ("a", "b")
+
+    def __init__(self, count):
+        self.count = count
+
+    def examples(self):
+        for number in range(self.count):
+            pixels = np.random.default_rng(number).integers(0, 256, (250, 250, 3), dtype=np.uint8)
+            label = "ab"[number % 2]
+            yield SourceExample(f"{label}/{number}.png", label, None, encode_png(pixels))
+
+
+def test_memory_does_not_grow_with_the_dataset(tmp_path, monkeypatch):
+    sizes = {"first": 0, "pack_bytes": 2 << 20}
+    monkeypatch.setattr(packs.PackWriter.__init__, "__kwdefaults__", sizes)
+    peaks = []
+    for count in (40, 160):
+        tracemalloc.start()
+        (tmp_path / str(count)).mkdir()
+        ingest.Ingest(tmp_path / str(count), workers=2).run(Noise(count))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0] < 16 << 20
