@@ -83,8 +83,9 @@ class FinetuneRun(Phase):
         new_head: with `fresh` and `scratch`, the head that is put on top.
         then: further phases, each going on with the weights that the one before has kept.
         augmentation: how training images are changed, anew each epoch; never those that judge.
+        views: with a trunk, how many augmented views of each image are stored, to draw from.
         trunk: where the base is cut so that the frozen part runs once per image: `none`, `auto`
-            (the place that `cryobase` reckons cheapest within `trunk_gigabytes`), or a layer.
+            (the fastest place within `trunk_gigabytes` that pays, or none), or a layer.
         trunk_dtype: what the store keeps of it.
         trunk_gigabytes: what `auto` may store, in 10^9 bytes.
         precision: `auto` is `mixed_float16` where a GPU is, else `float32`.
@@ -101,6 +102,7 @@ class FinetuneRun(Phase):
     new_head: NewHead = field(default_factory=NewHead)
     then: tuple[Phase, ...] = ()
     augmentation: Augmentation | None = None
+    views: int = 0
     trunk: str = NONE
     trunk_dtype: Literal["float16", "float32"] = "float16"
     trunk_gigabytes: float = 20.0
@@ -125,8 +127,12 @@ class FinetuneRun(Phase):
                 given = getattr(self, key) not in (NONE, None)
                 if given != (start == self.start):
                     raise ValueError(f"{key}: {'only' if given else 'needed'} with start: {start}")
-        if self.trunk != NONE and (self.start == "scratch" or self.augmentation is not None):
-            raise ValueError("trunk: only for a frozen base, and without augmentation")
+        if self.trunk != NONE and self.start == "scratch":
+            raise ValueError("trunk: needs a base that is not trained from scratch")
+        if not 0 <= self.views <= 1000 or (self.views and self.trunk == NONE):
+            raise ValueError("views: 0 to 1000, and only with a trunk")
+        if self.trunk != NONE and (self.augmentation is None) != (self.views == 0):
+            raise ValueError("trunk: augmentation goes with stored views alone; set views")
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -191,7 +197,7 @@ def run(
         told = course.train(
             config,
             start,
-            course.Data(images, split, raw, pool or cache / "pool"),
+            course.Data(images, split, raw, pool or cache / "pool", directory / "rows"),
             directory=directory,
             logs=output / "tensorboard" if config.tensorboard else None,
             scaled=scaled,

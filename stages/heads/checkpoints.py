@@ -65,7 +65,7 @@ class Checkpoints:
         for path in sorted(self.directory.glob("epoch-*.npz"), reverse=True):
             try:
                 return _read(path)
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
                 path.unlink(missing_ok=True)
         return None
 
@@ -79,7 +79,7 @@ class Checkpoints:
 
 
 def _read(path: Path) -> State:
-    with np.load(path, allow_pickle=False) as members:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
         card = json.loads(members["card"].tobytes())
         weights, slots = (_series(members, kind) for kind in ("weight", "slot"))
     return State(card["rows"], weights, slots, card["kept"])

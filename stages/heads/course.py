@@ -1,6 +1,7 @@
 """All phases of a tuning, one after the other, and what was seen on the way."""
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,12 +11,21 @@ from typing import TYPE_CHECKING
 from stages.data.raw import RawImages
 from stages.data.splits import Splits
 from stages.data.stream import ImageStream
-from stages.heads import tuned
+from stages.heads import trunkplan, tuned
 from stages.heads.checkpoints import Checkpoints, Rows
 from stages.heads.history import overfitting_onset
 from stages.heads.optimization import OptimizerSettings
 from stages.heads.starts import Start
-from stages.heads.tuning import Images, Phase, Plan, kept_epoch
+from stages.heads.trunkrows import StoredTrunk, store_trunk
+from stages.heads.tuning import (
+    Examples,
+    Images,
+    Phase,
+    Plan,
+    kept_epoch,
+    learning_layers,
+    logits_model,
+)
 from stages.heads.unfreezing import unfreeze
 
 if TYPE_CHECKING:
@@ -27,12 +37,21 @@ CHECKED = 8  # images that the graft check looks at
 
 @dataclass(frozen=True)
 class Data:
-    """What a run learns from: images, their split, where both lie, and the pool for trunks."""
+    """What a run learns from.
+
+    Attributes:
+        images: the images.
+        split: which of them learn, which judge.
+        raw: where the images lie.
+        pool: where rows of trunks are kept.
+        rows: where a trunk's rows are published while the run is under way.
+    """
 
     images: RawImages
     split: Splits
     raw: Path
     pool: Path
+    rows: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,20 +119,17 @@ def train(
         unfreeze(
             start.base, phase.unfreeze, batch_normalization=phase.batch_normalization == "trainable"
         )
+        cut = place_to_store(config, start, data, phase.epochs)
         plan = Plan(
             optimizer=_optimizer(phase),
             epochs=phase.epochs,
             keep=phase.keep,
             seed=config.seed,
+            cut=cut,
             scaled=scaled,
             first=first,
         )
-        examples = Images(
-            stream=stream,
-            train_ids=data.split.ids("train"),
-            validation_ids=data.split.ids("validation"),
-            seed=config.seed,
-        )
+        examples = _examples(config, start, data, stream, cut)
         found = Phase(start.model, start.base, examples, plan).run(
             Checkpoints(directory / f"phase-{number}")
         )
@@ -126,6 +142,53 @@ def train(
     if logs:
         log_for_tensorboard(rows, logs)
     return Told(rows=rows, kept=tuple(kept), between=tuple(between))
+
+
+def place_to_store(config: "FinetuneRun", start: Start, data: Data, epochs: int) -> str | None:
+    """The layer whose outputs are stored; None where the images go through the whole base.
+
+    Raises:
+        ConfigError: the layer asked for is no place to cut.
+    """
+    if config.trunk == "none":
+        return None
+    whole = logits_model(start.model)
+    found = trunkplan.places(
+        whole,
+        learning_layers(whole, start.base),
+        images=int((~data.images.examples.quarantined).sum()),
+        train=len(data.split.ids("train")),
+        views=config.views,
+        dtype=config.trunk_dtype,
+    )
+    if config.trunk != "auto":
+        return trunkplan.named(found, config.trunk).layer
+    return trunkplan.choose(found, epochs=epochs, budget=config.trunk_gigabytes * 1e9)
+
+
+def _examples(
+    config: "FinetuneRun", start: Start, data: Data, stream: ImageStream, cut: str | None
+) -> Examples:
+    train_ids, validation_ids = data.split.ids("train"), data.split.ids("validation")
+    if cut is None or start.config is None:
+        return Images(
+            stream=stream, train_ids=train_ids, validation_ids=validation_ids, seed=config.seed
+        )
+    chosen = dataclasses.replace(
+        start.config,
+        output=cut,
+        dtype=config.trunk_dtype,
+        views=config.views,
+        augmentation=config.augmentation,
+    )
+    directory = data.rows / cut
+    return StoredTrunk(
+        rows=store_trunk(chosen, raw=data.raw, pool=data.pool, output=directory),
+        train_ids=train_ids,
+        validation_ids=validation_ids,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
 
 
 def check_graft(start: Start, stream: ImageStream, split: Splits) -> None:

@@ -91,6 +91,7 @@ class Start:
         pixels: how an image becomes its input.
         head: the head as arrays.
         identity: what decides its weights, for the key of checkpoints.
+        config: the base as a feature set's config; None for a network from nothing.
     """
 
     model: Any
@@ -98,6 +99,7 @@ class Start:
     pixels: PixelSpec
     head: Head
     identity: dict[str, Any]
+    config: SetConfig | None = None
 
     def check(self, images: NDArray[np.float32]) -> None:
         """Compare the grafted model with base and head apart, on some images.
@@ -138,6 +140,15 @@ def from_head(directory: Path, weights: str) -> Start:
         pixels=PixelSpec.of(spec),
         head=head,
         identity={"head": digest, "weights": spec.weights_sha256},
+        config=SetConfig(
+            backbone=spec.backbone,
+            weights=weights,
+            image_size=spec.image_size,
+            resize=spec.resize,  # type: ignore[arg-type]
+            aspect=spec.aspect,  # type: ignore[arg-type]
+            decode=spec.decode,  # type: ignore[arg-type]
+            preprocessing=spec.preprocessing,  # type: ignore[arg-type]
+        ),
     )
 
 
@@ -154,7 +165,7 @@ def fresh(base: SetConfig, new: NewHead, classes: Sequence[str], seed: int) -> S
         image_size=base.size, resize=base.resize, aspect=base.aspect, decode=base.decode
     )
     head = untrained(new, tuple(model.outputs[0].shape[1:]), classes, seed)
-    return _joined(model, head, pixels, {"weights": found.sha256})
+    return _joined(model, head, pixels, {"weights": found.sha256}, base)
 
 
 def scratch(network: Network, new: NewHead, classes: Sequence[str], seed: int) -> Start:
@@ -188,8 +199,21 @@ def _backbone(name: str, weights: WeightsFile, size: int, preprocessing: str, ou
     return build(name, weights.path, image_size=size, preprocessing=preprocessing, outputs=[output])
 
 
-def _joined(base: Any, head: Head, pixels: PixelSpec, identity: dict[str, Any]) -> Start:
-    return Start(model=graft(base, head), base=base, pixels=pixels, head=head, identity=identity)
+def _joined(
+    base: Any,
+    head: Head,
+    pixels: PixelSpec,
+    identity: dict[str, Any],
+    config: SetConfig | None = None,
+) -> Start:
+    return Start(
+        model=graft(base, head),
+        base=base,
+        pixels=pixels,
+        head=head,
+        identity=identity,
+        config=config,
+    )
 
 
 def untrained(new: NewHead, shape: tuple[int, ...], classes: Sequence[str], seed: int) -> Head:

@@ -35,7 +35,7 @@ class Cut:
 
 
 def cuts(model: Any) -> list[Cut]:
-    """Every valid cut of a functional model with one input and one output, from the input on.
+    """Every valid cut of a functional model with one input and one output, from the input up.
 
     Only outputs of layers are offered, not of bare operations: these have no name that lasts.
     """
@@ -54,7 +54,7 @@ def cuts(model: Any) -> list[Cut]:
         layer = isinstance(operation, keras.layers.Layer)
         if layer:
             below.add(operation.name)
-        if layer and len(live) == 1:
+        if layer and len(live) == 1 and output is not model.outputs[0]:
             name = "" if isinstance(operation, keras.layers.InputLayer) else operation.name
             found.append(Cut(name, output, frozenset(below)))
     return found

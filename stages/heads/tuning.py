@@ -115,9 +115,7 @@ class Phase:
             examples: what to learn from, and to be judged by.
             plan: how.
         """
-        import keras
-
-        whole = keras.Model(model.inputs[0], model.get_layer("logits").output)
+        whole = logits_model(model)
         cut = place_of_cut(whole, base, plan.cut)
         lower, self.upper = trunk.split(whole, cut)
         self.lower = None if examples.stored else lower
@@ -208,15 +206,27 @@ class Phase:
             self._held = held if size <= HELD else None
 
 
+def logits_model(model: Any) -> Any:
+    """The same model up to its logits."""
+    import keras
+
+    return keras.Model(model.inputs[0], model.get_layer("logits").output)
+
+
+def learning_layers(whole: Any, base: Any) -> set[str]:
+    """Names of the layers of a model that learn: the head's, and those unfrozen in the base."""
+    below = {layer.name for layer in base.layers}
+    learning = {layer.name for layer in whole.layers if layer.name not in below}
+    return learning | {layer.name for layer in base.layers if layer.trainable_variables}
+
+
 def place_of_cut(whole: Any, base: Any, layer: str | None) -> trunk.Cut:
     """Where to cut a model below everything that learns: the deepest place, or the layer named.
 
     Raises:
         ConfigError: the named cut lies above a layer that learns, or is none.
     """
-    below = {each.name for each in base.layers}
-    learning = {each.name for each in whole.layers if each.name not in below}
-    learning |= {each.name for each in base.layers if each.trainable_variables}
+    learning = learning_layers(whole, base)
     return trunk.deepest(whole, learning) if layer is None else trunk.at(whole, layer, learning)
 
 
