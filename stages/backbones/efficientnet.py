@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-IMAGENET_DEVIATIONS = (0.229, 0.224, 0.225)
+IMAGENET_MEANS = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_DEVIATIONS = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def EfficientNetB0(  # noqa: N802 (named like the function that it mends)
@@ -13,22 +14,18 @@ def EfficientNetB0(  # noqa: N802 (named like the function that it mends)
     """`keras.applications.EfficientNetB0` with the rescaling that Keras adds for ImageNet alone.
 
     The published weights need an input divided by the root of the deviations a second time
-    (https://github.com/tensorflow/tensorflow/issues/49930). Keras inserts that layer only where
-    `weights="imagenet"`, so the same file loaded by its path gives other features.
+    (https://github.com/tensorflow/tensorflow/issues/49930). Keras inserts that behind its
+    Normalization, but only where `weights="imagenet"`, so that the same file loaded by its path
+    gives other features. Here the pixels are spread about ImageNet's means in front of it instead,
+    which comes to the same.
     """
     import keras
 
     if weights == "imagenet":
-        return keras.applications.EfficientNetB0(
-            input_tensor=input_tensor, include_top=include_top, weights=weights
-        )
-    plain = keras.applications.EfficientNetB0(
-        input_shape=input_tensor.shape[1:], include_top=include_top, weights=None
+        spread = input_tensor
+    else:
+        means = 255 * IMAGENET_MEANS
+        spread = (input_tensor - means) / np.sqrt(IMAGENET_DEVIATIONS) + means
+    return keras.applications.EfficientNetB0(
+        input_tensor=spread, include_top=include_top, weights=weights
     )
-    rescaling = keras.layers.Rescaling((1 / np.sqrt(IMAGENET_DEVIATIONS)).tolist())
-
-    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        outputs = layer(*args, **kwargs)
-        return rescaling(outputs) if isinstance(layer, keras.layers.Normalization) else outputs
-
-    return keras.models.clone_model(plain, input_tensors=input_tensor, call_function=call)

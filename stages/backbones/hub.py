@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from stages.backbones.frameworks import load_keras
 from stages.errors import MissingWeightsError
 
 XCEPTION_41 = "kaggle://keras/xception/keras/xception_41_imagenet/2"
@@ -30,9 +31,13 @@ def Xception41(*, input_tensor: Any, include_top: bool = False, weights: str | N
         stackwise_pooling=XCEPTION_41_POOLING,
         image_shape=tuple(input_tensor.shape[1:]),
     )
-    return keras.models.clone_model(
-        keras.Model(hub.inputs, hub.outputs[0]), input_tensors=input_tensor
-    )
+    tensors = {id(hub.input): input_tensor}
+    for layer in hub.layers[1:]:  # the same layers on our tensor: KerasHub takes no `input_tensor`
+        inputs = layer.input
+        found = [tensors[id(one)] for one in (inputs if isinstance(inputs, list) else [inputs])]
+        copy = type(layer).from_config(layer.get_config())
+        tensors[id(layer.output)] = copy(found if isinstance(inputs, list) else found[0])
+    return keras.Model(keras.utils.get_source_inputs(input_tensor), tensors[id(hub.output)])
 
 
 def xception_41_weights() -> Path:
@@ -44,6 +49,7 @@ def xception_41_weights() -> Path:
 
 
 def _keras_hub() -> Any:
+    load_keras()
     try:
         import keras_hub
     except ImportError:

@@ -124,7 +124,7 @@ def _tutorial_base(backbone: str, size: int) -> tuple[object, object]:
 
 
 def _tutorial(backbone: str, size: int, number: int) -> float:
-    """Seconds of https://keras.io's way: a dataset from the directory, `predict` per batch, `save`."""
+    """Seconds of keras.io's guides: dataset from the directory, `predict` per batch, `save`."""
     import keras
 
     base, preprocess = _tutorial_base(backbone, size)

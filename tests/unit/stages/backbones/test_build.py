@@ -1,10 +1,13 @@
 """Building a base: outputs by name, sizes, and weights that do not fit."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from stages.backbones import canary
 from stages.backbones.build import build
+from stages.backbones.efficientnet import IMAGENET_DEVIATIONS, IMAGENET_MEANS
 from stages.backbones.weights import locate_weights
 from stages.errors import ConfigError, MissingWeightsError
 
@@ -35,6 +38,27 @@ def test_a_second_build_gives_the_same(model_of, trunk_of):
     images = canary.probes(2, 64)
     first = np.asarray(model_of("mobilenet", *OUTPUTS)(images)[0])
     assert np.array_equal(np.asarray(trunk_of("mobilenet").model(["avg"])(images)), first)
+
+
+def test_efficientnetb0_by_its_path_is_that_of_imagenet(tmp_path, monkeypatch):
+    """Keras adds a rescaling where `weights="imagenet"` alone; the same file must give the same."""
+    import keras
+
+    path = tmp_path / "notop.weights.h5"
+    images = canary.probes(2, 64)
+    plain = keras.applications.EfficientNetB0(
+        weights=None, include_top=False, input_shape=(64, 64, 3)
+    )
+    values = plain.get_weights()
+    values[:2] = [IMAGENET_MEANS, IMAGENET_DEVIATIONS]  # what ImageNet's file has there
+    plain.set_weights(values)
+    plain.save_weights(path)
+    module = sys.modules["keras.src.applications.efficientnet"]
+    monkeypatch.setattr(module.file_utils, "get_file", lambda *_, **__: str(path))
+    official = keras.applications.EfficientNetB0(include_top=False, input_shape=(64, 64, 3))
+    wanted = np.asarray(official(images)).mean(axis=(1, 2))
+    ours = build("efficientnetb0", path, image_size=64, preprocessing="identity", outputs=["avg"])
+    assert canary.deviation(np.asarray(ours(images)), wanted) < 1e-4
 
 
 @pytest.mark.parametrize(

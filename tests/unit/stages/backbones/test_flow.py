@@ -106,7 +106,7 @@ def test_decoding_waits_for_a_slow_writer():
 
 
 @pytest.mark.parametrize("part", ["load", "make", "engine", "write"])
-def test_an_error_of_any_part_ends_the_flow_and_its_threads(part):  # noqa: C901
+def test_an_error_of_any_part_ends_the_flow_and_its_threads(part):
     def load(index):
         if part == "load" and index == 50:
             raise OSError("load")
