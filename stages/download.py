@@ -15,6 +15,7 @@ from stages.data import index
 from stages.data.ingest import Ingest, is_whole
 from stages.data.sources import SOURCES, open_source
 from stages.errors import DataError
+from store.publish import make_directory
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def run(config: DownloadConfig, *, output: Path) -> DownloadSummary:
     Raises:
         DataError: no image at all, or the source cannot be read.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    make_directory(output)
     found, new = _as_before(config, output), 0
     if found is None:
         found, new = _bring_up_to_date(config, output)

@@ -51,7 +51,7 @@ def decode(
     header = inspect(data)
     try:
         pixels = _DECODERS[header.format](data, header, accurate, smallest)
-    except UndecodableImageError:
+    except (UndecodableImageError, MemoryError):  # too little memory is no fault of the image
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise anything on hostile bytes
         raise UndecodableImageError(f"broken {header.format} file: {_one_line(error)}") from None

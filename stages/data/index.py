@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,17 +133,28 @@ def write(directory: Path, index: Index) -> None:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Put a whole file in the place of another, or of none."""
+    """Put a whole file in the place of another, or of none, and make missing folders.
+
+    Raises:
+        DataError: the disk is full, or permissions forbid it.
+    """
     temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(temporary, flags, 0o644), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({os.strerror(error.errno or 0)}); make room, or check"
+            " its permissions"
+        ) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def sweep(directory: Path, named: set[str]) -> None:

@@ -64,7 +64,6 @@ class Splits:
 
     def write(self, directory: Path, counts: list[dict[str, str | int]]) -> None:
         """Write the assignment, and a readable table of counts per class beside it."""
-        directory.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         np.savez(buffer, ids=self.all_ids, part=self.part)
         text = io.StringIO()

@@ -171,9 +171,20 @@ def _members(archive: Path) -> Iterator[Iterator[Member]]:
             yield members
     except DataError:
         raise
+    except OSError as error:
+        if error.errno is None:  # gzip's way to say that a file is damaged
+            raise _damaged(archive, error) from None
+        raise DataError(
+            f"{archive}: cannot be unpacked ({os.strerror(error.errno)}); make room, or check"
+            " permissions"
+        ) from None
     except Exception as error:  # noqa: BLE001 - decompressors raise anything on hostile bytes
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise DataError(f"{archive}: damaged archive ({reason}); fetch it again") from None
+        raise _damaged(archive, error) from None
+
+
+def _damaged(archive: Path, error: Exception) -> DataError:
+    reason = " ".join(str(error).split())[:120] or type(error).__name__
+    return DataError(f"{archive}: damaged archive ({reason}); fetch it again")
 
 
 def _open(archive: Path, file: IO[bytes]) -> AbstractContextManager[Iterator[Member]]:

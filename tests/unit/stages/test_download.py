@@ -23,6 +23,7 @@ from stages.data.sources import SOURCES
 from stages.download import DownloadConfig, run
 from stages.errors import DataError
 from tests.unit.stages.data.test_decoding import encoded, photo
+from tests.unit.stages.data.test_unpack import full
 
 
 @pytest.fixture
@@ -406,6 +407,19 @@ def test_thousands_of_images_go_through_a_bounded_queue(monkeypatch):
         assert result == position**2
         running.discard(position)
     assert max(peak) <= 10
+
+
+def test_a_full_disk_ends_in_one_line_and_keeps_the_old_index(images, raw, monkeypatch):
+    fetch(images, raw)
+    before = ids(raw)
+    add(images, "a/100.png", 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(DataError, match="make room"):
+            fetch(images, raw)
+    assert ids(raw) == before
+    assert not list(raw.glob(".tmp-*"))
+    assert fetch(images, raw).new == 1
 
 
 class Noise:

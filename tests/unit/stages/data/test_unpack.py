@@ -222,6 +222,15 @@ def test_other_files_are_refused(tmp_path, data):
     assert "not a .tar, .tar.gz or .zip" in str(attempt(tmp_path, data)[1])
 
 
+def test_a_full_disk_is_no_damaged_archive(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpack, "_write", full)
+    assert "make room" in str(attempt(tmp_path, tar_of([("a/1.jpg", b"1")]))[1])
+
+
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+
 def test_an_encrypted_zip_is_refused(tmp_path):
     data = bytearray(zip_of([("a/1.jpg", PICTURE)]))
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
