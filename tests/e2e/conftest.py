@@ -46,15 +46,19 @@ class Project:
 
     root: Path
 
-    def run(self, *command: str, check: bool = True, **variables: str) -> str:
-        """Run a command with this environment's programs first in PATH; all that it prints."""
+    def environment(self, **variables: str) -> dict[str, str]:
+        """The environment of a command: this environment's programs first in PATH."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, **variables}
         environment.pop("DVC_ROOT", None)
+        return environment
+
+    def run(self, *command: str, check: bool = True, **variables: str) -> str:
+        """Run a command in `environment`; all that it prints."""
         result = subprocess.run(
             command,
             cwd=self.root,
-            env=environment,
+            env=self.environment(**variables),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
