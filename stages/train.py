@@ -75,7 +75,8 @@ def run(
     for head, fingerprint in fingerprints.items():
         finished.link(cache, fingerprint, output / head)
     reused = [head for head in heads if head not in missing]
-    logger.info("%s: %d heads trained, %d reused", name, len(missing), len(reused))
+    for verb, names in (("trained", missing), ("reused", reused)):
+        logger.info("%s: %d heads %s: %s", name, len(names), verb, ", ".join(names) or "none")
     return TrainSummary(tuple(missing), tuple(reused))
 
 

@@ -10,10 +10,8 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from stages.heads.config import HeadParams
-from stages.heads.table import HEADS
 
 STACK_COLUMNS = 256  # a multiple of 64: narrower products depend on a head's position
 COLUMN_STEP = 64
@@ -124,39 +122,6 @@ def plan(heads: Mapping[str, HeadParams], width: int, classes: int) -> list[Read
         )
         _join(reads, Read(views, shape.rows, stacks))
     return reads
-
-
-def groups(heads: Mapping[str, HeadParams], width: int, classes: int) -> list[dict[str, Any]]:
-    """What trains together, one row per stack, and one for all heads that are solved at once.
-
-    Args:
-        heads: by name.
-        width: values of a feature.
-        classes: their number.
-
-    Returns:
-        Rows with the keys `read` (rows with the same number share a pass per epoch), `kind`,
-        `optimizer`, `batch_size`, `kernels` (inputs x outputs, padded) and `heads` (names).
-    """
-    solved = {name for name, params in heads.items() if "epochs" not in HEADS[params.kind].keys}
-    iterated = {name: params for name, params in heads.items() if name not in solved}
-    rows = [
-        {
-            "read": number,
-            "kind": iterated[stack.names[0]].kind,
-            "optimizer": stack.shape.optimizer,
-            "batch_size": stack.shape.batch_size,
-            "kernels": ", ".join(f"{a} x {b}" for a, b in stack.shape.layers),
-            "heads": list(stack.names),
-        }
-        for number, read in enumerate(plan(iterated, width, classes), 1)
-        for stack in read.stacks
-    ]
-    for kind in dict.fromkeys(heads[name].kind for name in heads if name in solved):
-        names = [name for name in heads if heads[name].kind == kind]
-        empty = {"optimizer": "", "batch_size": "", "kernels": f"{width} x {width}"}
-        rows.append({"read": "once", "kind": kind, **empty, "heads": names})
-    return rows
 
 
 def _join(reads: list[Read], new: Read) -> None:

@@ -10,6 +10,7 @@ from stages import train
 from stages.errors import ConfigError, DataError
 from stages.heads.config import HeadConfig
 from stages.heads.head import Head
+from stages.heads.table import HEADS
 from stages.train import TrainConfig
 from store import FeatureSet
 from tests.unit.stages.heads.sets import blobs, publish, split
@@ -50,13 +51,23 @@ def test_every_head_has_its_directory_and_answers(root, tmp_path):
     assert len(head.history) == 2
 
 
+@pytest.mark.parametrize("kind", HEADS)
+def test_every_kind_of_the_table_learns_is_saved_and_answers(root, tmp_path, kind):
+    run(root, tmp_path, a=HeadConfig(kind=kind))
+    features, labels = FeatureSet.open(root / "features").arrays()
+    answers = Head.load(tmp_path / "models" / "a").probabilities(features).argmax(1)
+    assert (answers == labels).mean() > 0.5
+
+
 @pytest.mark.fault(24)
-def test_changing_one_value_of_a_grid_trains_only_the_new_points(root, tmp_path):
+def test_changing_one_value_of_a_grid_trains_only_the_new_points(root, tmp_path, caplog):
+    caplog.set_level("INFO")
     first = run(root, tmp_path, a=HeadConfig(learning_rate=(0.1, 0.01), **FAST))
     assert (first.trained, first.reused) == (("a-lr0.1", "a-lr0.01"), ())
     kept = (tmp_path / "models" / "a-lr0.01" / "weights.npz").read_bytes()
     second = run(root, tmp_path, a=HeadConfig(learning_rate=(0.01, 0.03), **FAST))
     assert (second.trained, second.reused) == (("a-lr0.03",), ("a-lr0.01",))
+    assert "set: 1 heads reused: a-lr0.01" in caplog.messages
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["a-lr0.01", "a-lr0.03"]
     assert (tmp_path / "models" / "a-lr0.01" / "weights.npz").read_bytes() == kept
 

@@ -1,5 +1,5 @@
 from stages.heads.config import HeadConfig, expand
-from stages.heads.stack import StackShape, groups, plan
+from stages.heads.stack import StackShape, plan
 
 
 def params(**values):
@@ -54,21 +54,3 @@ def test_other_views_or_badly_matched_batches_are_reads_of_their_own():
     reads = plan(odd, 1280, 10)
     assert len(reads) > 1
     assert all(read.rows * 1280 <= 1 << 26 for read in reads)
-
-
-def test_the_groups_name_every_head_once():
-    heads = expand(
-        {
-            "linear": HeadConfig(seed=tuple(range(30))),
-            "mlp": HeadConfig(kind="mlp", units=100, views=1),
-            "ridge": HeadConfig(kind="ridge", penalty=(1.0, 10.0)),
-        }
-    )
-    rows = groups(heads, 1280, 10)
-    assert sorted(name for row in rows for name in row["heads"]) == sorted(heads)
-    assert [(row["read"], row["kernels"], len(row["heads"])) for row in rows] == [
-        (1, "1280 x 256", 25),
-        (1, "1280 x 256", 5),
-        (2, "1280 x 128, 128 x 64", 1),
-        ("once", "1280 x 1280", 2),
-    ]
