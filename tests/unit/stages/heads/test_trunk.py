@@ -25,7 +25,7 @@ def residual():
 
 
 def test_only_places_with_one_live_tensor_are_cuts():
-    assert [cut.layer for cut in trunk.cuts(residual())] == ["", "a", "sum", "c", "pool"]
+    assert [cut.layer for cut in trunk.cuts(residual())] == ["", "a", "sum", "c"]
 
 
 def test_a_cut_knows_what_lies_below_and_its_size():
@@ -34,7 +34,7 @@ def test_a_cut_knows_what_lies_below_and_its_size():
     assert found["c"].values == (SIZE - 2) ** 2 * 5
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(4))
 def test_both_halves_give_what_the_whole_gives(number):
     model = residual()
     lower, upper = trunk.split(model, trunk.cuts(model)[number])
@@ -50,7 +50,7 @@ def test_the_deepest_cut_has_nothing_below_it_that_learns():
 
 
 def test_a_place_that_is_none_is_an_error_that_names_the_others():
-    with pytest.raises(ConfigError, match="places: a, sum$"):
+    with pytest.raises(ConfigError, match=r"places: a, sum$"):
         trunk.at(residual(), "b", {"c"})
 
 

