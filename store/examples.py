@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from store.columns import MAX_STRING, build, inspect
 from store.errors import ExamplesError, IntegrityError, StoreError, UnknownExampleError
 from store.files import MEND, bytes_of, open_regular, read_into, sha256_of
-from store.index import Index, Positions, words_of_strings
+from store.index import BLOCK, Index, Positions, words_of_strings
 from store.manifest import FileInfo
 from store.spec import canonical_json
 
@@ -36,6 +36,19 @@ def decode_id(example_id: bytes) -> str:
         for first, *rest in unescaped
     ]
     return b"\\".join(raw).decode("utf-8", "surrogateescape")
+
+
+def _check_text(ids: NDArray[np.bytes_]) -> None:
+    """Refuse ids that are no UTF-8 text; all at once, for a million would take seconds singly."""
+    raw = np.ascontiguousarray(ids).view(np.uint8).reshape(len(ids), ids.itemsize)
+    if np.any(raw[:, 0] & 0xC0 == 0x80) or not raw[:, 0].all():
+        raise ExamplesError("an id is empty or starts within a character")
+    if np.any((raw[:, :-1] == 0) & (raw[:, 1:] != 0)):
+        raise ExamplesError("an id has a NUL byte")
+    try:
+        raw.tobytes().decode("utf-8")
+    except UnicodeDecodeError:
+        raise ExamplesError("an id is not UTF-8; see store.encode_id") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,15 +105,8 @@ class Examples:
         return cls(key, digest, label, hide, tuple(classes))
 
     def __post_init__(self) -> None:
-        raw = self.ids.view(np.uint8).reshape(len(self.ids), self.ids.itemsize)
-        if len(raw) and (np.any(raw[:, 0] & 0xC0 == 0x80) or not raw[:, 0].all()):
-            raise ExamplesError("an id is empty or starts within a character")
-        if np.any((raw[:, :-1] == 0) & (raw[:, 1:] != 0)):
-            raise ExamplesError("an id has a NUL byte")
-        try:
-            self.ids.tobytes().decode("utf-8")
-        except UnicodeDecodeError:
-            raise ExamplesError("an id is not UTF-8; see store.encode_id") from None
+        for start in range(0, len(self.ids), BLOCK):
+            _check_text(self.ids[start : start + BLOCK])
         if np.any(wrong := self.ids[1:] <= self.ids[:-1]):
             where = int(np.argmax(wrong))
             raise ExamplesError(f"id {bytes(self.ids[where + 1])!r}: twice, or not in order")

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from store.errors import ConflictError, IntegrityError, SpecError, StoreNotFoundError
 from store.files import read_file
-from store.publish import publish_bytes
+from store.publish import publish_bytes, storage_errors
 from store.spec import FeatureSpec, canonical_json
 
 FORMAT = "cryobase-features"
@@ -157,10 +157,11 @@ class Manifest:
 
 def versions(directory: Path) -> list[int]:
     """The versions of a directory's manifests, ascending."""
-    try:
-        names = [path.name for path in directory.iterdir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    with storage_errors(directory):
+        try:
+            names = [path.name for path in directory.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
     return sorted(int(match[1]) for name in names if (match := _NAME.match(name)))
 
 

@@ -1,5 +1,6 @@
 """The pool: every row of one spec that any experiment has computed, found by content."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from store import adopt, assemble, repair, sweep
@@ -16,13 +17,16 @@ from store.errors import ConflictError, SpecMismatchError, StoreNotFoundError
 from store.examples import Examples
 from store.index import Index, words_of_rows
 from store.manifest import Manifest, commit, load, versions
-from store.publish import make_directory, publish_bytes
+from store.publish import make_directory, publish_bytes, storage_errors
 from store.rows import Rows
 from store.shard import Digests, Views
 from store.spec import FeatureSpec
 from store.writer import FeatureWriter
 
 LOCK = "writers.lock"
+SECONDS_OF_SILENCE = 2.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,9 +125,7 @@ class Pool:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other writers of this pool out."""
-        make_directory(self.directory)
-        mode = 0o666 & self.directory.stat().st_mode
-        with FileLock(self.directory / LOCK, mode=mode):
+        with _locked(self.directory / LOCK):
             yield
 
     def publish(self, directory: Path, examples: Examples, views: int = 0) -> Manifest:
@@ -137,9 +139,7 @@ class Pool:
             MissingRowsError: the pool lacks rows; the message says how many and names one.
             StorageError: the disk is full or fails, or permissions forbid it.
         """
-        make_directory(self.root)
-        name = f".publish-{assemble.name_of(directory)}.lock"
-        with FileLock(self.root / name, mode=0o666 & self.root.stat().st_mode):
+        with _locked(self.root / f".publish-{assemble.name_of(directory)}.lock"):
             return assemble.publish_set(self.snapshot, self.directory, directory, examples, views)
 
     def adopt(self, directory: Path) -> int:
@@ -184,3 +184,20 @@ class Pool:
             return replace(manifest, canary=info)
 
         commit(self.directory, change)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock file that whoever may write to its directory can hold too."""
+    make_directory(path.parent)
+    with storage_errors(path):
+        lock = FileLock(path, mode=0o666 & path.parent.stat().st_mode)
+        try:
+            lock.acquire(timeout=SECONDS_OF_SILENCE)
+        except Timeout:
+            log.info("waiting for another process that holds %s", path)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

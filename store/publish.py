@@ -40,7 +40,7 @@ def publish_bytes(directory: Path, name: str, data: bytes) -> Path:
     """
     path = directory / name
     make_directory(directory)
-    with _storage_errors(path), _temporary(directory) as temporary:
+    with storage_errors(path), _temporary(directory) as temporary:
         _write(temporary, data)
         try:
             os.link(temporary, path)
@@ -62,7 +62,7 @@ def share(source: Path, target: Path) -> None:
         StoreNotFoundError: there is no source.
         StorageError: the disk is full or fails, or permissions forbid it.
     """
-    with _storage_errors(target), _opened(source) as origin:
+    with storage_errors(target), _opened(source) as origin:
         found = os.lstat(target) if os.path.lexists(target) else None
         wanted = os.fstat(origin)
         if found and (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
@@ -87,7 +87,7 @@ def copy(source: Path, target: Path, size: int) -> None:
         IntegrityError: it is no regular file, or of another size.
         StorageError: the disk is full or fails, or permissions forbid it.
     """
-    with _storage_errors(target), _opened(source) as origin:
+    with storage_errors(target), _opened(source) as origin:
         if os.fstat(origin).st_size != size:
             raise IntegrityError(f"{source}: not the {size} bytes that its manifest says; {MEND}")
         with _temporary(target.parent) as temporary:
@@ -97,16 +97,16 @@ def copy(source: Path, target: Path, size: int) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file; one that is gone already is success."""
-    with _storage_errors(path):
+    with storage_errors(path):
         _discard(path)
 
 
 def make_directory(directory: Path) -> None:
     """Make a directory and its parents; below a group-writable one they get its mode."""
-    if directory.is_dir():
-        return
-    make_directory(directory.parent)
-    with _storage_errors(directory):
+    with storage_errors(directory):
+        if directory.is_dir():
+            return
+        make_directory(directory.parent)
         try:
             os.mkdir(directory)
         except FileExistsError:
@@ -126,7 +126,7 @@ def sync_directory(directory: Path) -> None:
 
 
 @contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Iterator[None]:
     """Turn the system's errors into the store's, naming the file."""
     try:
         yield

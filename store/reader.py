@@ -14,7 +14,7 @@ from store.canary import load_canary
 from store.errors import IntegrityError, StoreNotFoundError, UnknownExampleError
 from store.examples import Examples
 from store.files import MEND
-from store.index import Positions, words_of_rows
+from store.index import BLOCK, Positions, words_of_rows
 from store.manifest import Manifest, load
 from store.rows import Rows, widened
 
@@ -87,11 +87,12 @@ class FeatureSet:
         index = self.table.index()
         rows = np.full((self.views + 1, len(self.examples)), -1, np.int64)
         live = ~self.examples.quarantined
-        digests = self.examples.digests[live]
-        for view in range(self.views + 1):
-            rows[view, live] = index.find(
-                words_of_rows(digests, np.full(len(digests), view, np.uint16))
-            )
+        for start in range(0, len(self.examples), BLOCK):
+            part = slice(start, start + BLOCK)
+            digests = self.examples.digests[part]
+            for view in range(self.views + 1):
+                keys = words_of_rows(digests, np.full(len(digests), view, np.uint16))
+                rows[view, part] = np.where(live[part], index.find(keys), -1)
         if (absent := rows[:, live] < 0).any():
             raise IntegrityError(
                 f"{self.directory}: {absent.sum()} rows of its examples are missing; {MEND}"

@@ -1,3 +1,6 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -117,6 +120,19 @@ def test_shapes_that_do_not_fit_are_refused(pool):
     fill(pool, [1])
     with pytest.raises(SpecMismatchError, match=r"\(5,\), not \(6,\)"):
         fill(pool, [2], shape=(6,))
+
+
+def test_waiting_for_the_lock_is_told(pool, monkeypatch, caplog):
+    monkeypatch.setattr("store.pool.SECONDS_OF_SILENCE", 0.01)
+    caplog.set_level("INFO")
+    with ThreadPoolExecutor(1) as executor:
+        with pool.lock():
+            waiting = executor.submit(fill, Pool(pool.root, pool.spec), range(3))
+            while "waiting for another process" not in caplog.text:
+                time.sleep(0.01)
+            assert len(pool) == 0
+        waiting.result()
+    assert len(pool) == 3
 
 
 def test_specs_do_not_share_rows(tmp_path):
