@@ -1,3 +1,6 @@
+import functools
+import operator
+
 import numpy as np
 import pytest
 from sklearn.linear_model import RidgeClassifier
@@ -8,7 +11,7 @@ from stages.errors import ConfigError
 from stages.heads import ridge
 from stages.heads.config import HeadConfig, expand
 from stages.heads.ridge import Gram, accumulate, temperature
-from stages.heads.rows import ArrayRows, Task
+from stages.heads.rows import ArrayRows, Task, weigh_classes
 from stages.heads.table import train
 from tests.unit.stages.heads.sets import blobs
 
@@ -69,6 +72,30 @@ def test_partitions_add_up_to_the_whole():
         assert bias == pytest.approx(origin, abs=1e-8)
     with pytest.raises(ValueError, match="different shifts"):
         Gram.zeros(np.zeros(30), 4) + whole
+
+
+def test_dask_partitions_merge_to_the_same_solution():
+    import dask
+
+    task = task_of()
+    (whole,) = accumulate(task, {"": "balanced"}).values()
+    weights = weigh_classes("balanced", task.rows.labels, CLASSES)
+
+    def partition(start):
+        gram = Gram.zeros(whole.shift, 4)
+        positions = np.arange(start, start + 100)
+        gram.add((task.rows.take(positions), task.rows.labels[positions]), weights)
+        return gram
+
+    parts = [dask.delayed(partition)(start) for start in range(0, 900, 100)]
+    merged = dask.delayed(lambda grams: functools.reduce(operator.add, grams))(parts)
+    merged = merged.compute(scheduler="threads")
+    for found, expected in zip(
+        merged.solve(PENALTIES, *merged.scale()),
+        whole.solve(PENALTIES, *whole.scale()),
+        strict=True,
+    ):
+        assert found[0] == pytest.approx(expected[0], abs=1e-8)
 
 
 def test_all_penalties_and_weights_come_from_one_scan(monkeypatch):

@@ -5,9 +5,10 @@ import pytest
 
 from stages.heads.config import HeadConfig, expand
 from stages.heads.head import Head
-from stages.heads.rows import ArrayRows, Task
+from stages.heads.rows import ArrayRows, StoredRows, Task
+from stages.heads.side_by_side import SideBySide
 from stages.heads.table import train
-from tests.unit.stages.heads.sets import SPEC, blobs
+from tests.unit.stages.heads.sets import SPEC, blobs, publish
 
 WIDTH = 24
 
@@ -224,3 +225,17 @@ def test_explicit_class_weights_move_the_answers(task):
         for name in heads
     }
     assert counts["b"][0] > counts["a"][0]
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_rows_read_from_the_store_train_the_same_head_bit_for_bit(tmp_path, views):
+    features, labels = blobs(300, WIDTH, 3)
+    stored = publish(tmp_path, features, labels, classes=("a", "b", "c"), views=views)
+    rows = StoredRows(SideBySide([stored]))
+    heads = expand({"a": HeadConfig(epochs=2, views=views)})
+    layers = [
+        train(Task(some, np.arange(200), np.arange(200, 300)), heads)["a"].layers[0]
+        for some in (rows, rows.in_memory(views))
+    ]
+    assert np.array_equal(layers[0][0], layers[1][0])
+    assert np.array_equal(layers[0][1], layers[1][1])
