@@ -96,6 +96,21 @@ def grid(
             axis.set_title(title, color=color, fontsize=7)
 
 
+def ladder(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Accuracy and seconds of every rung, side by side."""
+    names = [row["rung"] for row in rows]
+    with figure(path, 2, (9.0, 0.45 * len(rows) + 1.0)) as axes:
+        bars = axes[0].barh(names, [row["accuracy"] for row in rows], color=BLUE)
+        axes[0].bar_label(bars, fmt="%.3f", padding=3)
+        axes[0].set(xlabel="validation accuracy", xlim=(0, 1.1))
+        bars = axes[1].barh(names, [row["seconds"] for row in rows], color=GREY)
+        axes[1].bar_label(bars, fmt="%.0f", padding=3)
+        axes[1].set(xlabel="seconds", yticks=[])
+        axes[1].margins(x=0.15)
+        for axis in axes:
+            axis.invert_yaxis()
+
+
 def _thumbnail(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     import cv2
 

@@ -144,13 +144,13 @@ class Phase:
         """
         state = checkpoints.load()
         if state is None:
-            state = self._state([self._judged(0, math.nan, math.nan)], 0)
+            state = self._state([self.judged(0, math.nan, math.nan)], 0)
             checkpoints.save(state)
         else:
             saving.assign(self.upper.weights, state.weights)
             saving.assign(self.optimizer.variables, state.slots)
         for epoch in range(len(state.rows), self.plan.epochs + 1):
-            rows = [*state.rows, self._epoch(epoch)]
+            rows = [*state.rows, self.epoch(epoch)]
             state = self._state(rows, kept_epoch(rows, self.plan.keep))
             checkpoints.save(state)
         saving.assign(self.upper.weights, checkpoints.weights(state.kept))
@@ -160,7 +160,7 @@ class Phase:
         weights = saving.arrays_of(self.upper.weights)
         return State(rows, weights, saving.arrays_of(self.optimizer.variables), kept)
 
-    def _epoch(self, epoch: int) -> dict[str, float]:
+    def epoch(self, epoch: int) -> dict[str, float]:
         """Train for one epoch, which depends on nothing but weights, optimizer, seed and number."""
         _reseed(self.upper, self.plan.seed, self.plan.first + epoch)
         total, right, seen = 0.0, 0, 0
@@ -171,7 +171,7 @@ class Phase:
             seen += len(labels)
         if not math.isfinite(total):
             raise DataError(f"epoch {epoch}: the loss is {total}; lower the learning_rate")
-        row = self._judged(epoch, total / seen, right / seen)
+        row = self.judged(epoch, total / seen, right / seen)
         _tell(row, self.plan)
         return row
 
@@ -179,7 +179,8 @@ class Phase:
     def _steps(self) -> int:
         return self.examples.batches_per_epoch()
 
-    def _judged(self, epoch: int, loss: float, accuracy: float) -> dict[str, float]:
+    def judged(self, epoch: int, loss: float, accuracy: float) -> dict[str, float]:
+        """The history's row of an epoch, with validation loss and accuracy as they are now."""
         total, right, seen = 0.0, 0, 0
         for inputs, labels in self._validation():
             logits = self._answer(inputs)
@@ -278,9 +279,8 @@ def _predicted(logits: NDArray[Any]) -> NDArray[Any]:
 
 def _tell(row: dict[str, float], plan: Plan) -> None:
     logger.info(
-        "epoch %d of %d: loss %.4f, validation loss %.4f, validation accuracy %.4f",
+        "epoch %d: loss %.4f, validation loss %.4f, validation accuracy %.4f",
         plan.first + row["epoch"],
-        plan.first + plan.epochs,
         row["loss"],
         row["val_loss"],
         row["val_accuracy"],

@@ -1,0 +1,291 @@
+"""`cryobase ladder`: what each rung of transfer learning buys on a dataset, and what it costs."""
+
+import csv
+import io
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages import evaluate, extract, train
+from stages.data import index as indices
+from stages.data.augment import Augmentation
+from stages.data.raw import RawImages
+from stages.data.splits import PARTS, Splits
+from stages.errors import DataError
+from stages.evaluate import EvaluateConfig
+from stages.extract import ExtractConfig, SetConfig
+from stages.heads.config import HeadConfig
+from stages.heads.starts import Network, NewHead
+from stages.train import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+RUNGS = ("scratch", "scratch augmented", "frozen features", "stored views", "fine-tuned")
+SET, HEAD = "ladder", "linear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderConfig:
+    """What the rungs have in common.
+
+    Attributes:
+        base: the base of the upper three rungs; the lower two train a small network of their own at
+            the same image size.
+        network: that network, a key of `CONVNETS`.
+        augmentation: of the augmented rung and of the stored views.
+        views: stored views of every image.
+        head_epochs: of the head on stored features, at most.
+        scratch_epochs: of the network from nothing, at least; it goes on until it has had as many
+            seconds as the frozen rung.
+        tuning_epochs, tuning_rate: of the last rung.
+        train: how many training images are used, as many of each class; 0 for all.
+        rungs: which are climbed; `frozen features` always is.
+        seed: of everything that is drawn.
+    """
+
+    base: SetConfig
+    network: str = "five-blocks"
+    augmentation: Augmentation = field(
+        default_factory=lambda: Augmentation(
+            rotation=10, width_shift=0.1, height_shift=0.1, zoom=0.1
+        )
+    )
+    views: int = 2
+    head_epochs: int = 30
+    scratch_epochs: int = 5
+    tuning_epochs: int = 3
+    tuning_rate: float = 1e-5
+    train: int = 0
+    rungs: tuple[Literal["scratch", "scratch augmented", "stored views", "fine-tuned"], ...] = (
+        "scratch",
+        "scratch augmented",
+        "stored views",
+        "fine-tuned",
+    )
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """What one way of training came to.
+
+    Attributes:
+        rung: its name.
+        accuracy: on the validation images, of the kept weights.
+        at_frozen_seconds: the best accuracy within the seconds of the frozen rung; None where the
+            rung does not train from nothing.
+        seconds: from images to a trained model.
+        bought: accuracy gained over the best rung below.
+    """
+
+    rung: str
+    accuracy: float
+    at_frozen_seconds: float | None
+    seconds: float
+    bought: float = 0.0
+
+
+def run(config: LadderConfig, *, raw: Path, splits: Path, work: Path, output: Path) -> list[Rung]:
+    """Climb all rungs and write `ladder.csv`, `ladder.json` and `ladder.svg`.
+
+    Args:
+        config: the rungs.
+        raw: the images.
+        splits: which of them learn, and which judge.
+        work: a directory for what is made on the way; it is emptied.
+        output: gets the table and the picture.
+
+    Raises:
+        DataError: there is nothing to judge by.
+    """
+    shutil.rmtree(work, ignore_errors=True)
+    subset = _subset(RawImages.open(raw), Splits.open(splits), config.train)
+    subset.write(
+        work / "splits", [{"part": part, "images": len(subset.ids(part))} for part in PARTS]
+    )
+    if not len(subset.ids("validation")):
+        raise DataError(f"{splits}: no validation images; raise split.validation and split again")
+    climb = _Climb(config, _only(raw, subset, work / "raw") if config.train else raw, work)
+    frozen = climb.head_on(0)
+    makers: dict[str, Callable[[], Rung]] = {
+        "scratch": lambda: climb.scratch(None, frozen.seconds),
+        "scratch augmented": lambda: climb.scratch(config.augmentation, frozen.seconds),
+        "frozen features": lambda: frozen,
+        "stored views": lambda: climb.head_on(config.views),
+        "fine-tuned": lambda: climb.tuned(frozen.seconds),
+    }
+    rungs = [makers[name]() for name in RUNGS if name in (*config.rungs, "frozen features")]
+    rungs = _with_gains(rungs)
+    output.mkdir(parents=True, exist_ok=True)
+    _write(output, rungs)
+    return rungs
+
+
+def _subset(images: RawImages, splits: Splits, count: int) -> Splits:
+    """The same split without test, and with the first training images of each class by digest."""
+    ids = splits.ids("train")
+    if not count or count >= len(ids):
+        return splits
+    examples = images.examples
+    positions = np.asarray(examples.positions(ids))
+    order = positions[np.lexsort(examples.digests[positions].T[::-1])]
+    places: NDArray[np.int64] = np.zeros(len(order), np.int64)
+    for label in np.unique(examples.labels[order]):
+        same = examples.labels[order] == label
+        places[same] = np.arange(same.sum())
+    kept = order[np.argsort(places, kind="stable")[:count]]
+    chosen = (splits.part == PARTS.index("validation")) | np.isin(
+        splits.all_ids, examples.ids[kept]
+    )
+    return Splits(splits.all_ids[chosen], splits.part[chosen])
+
+
+def _only(raw: Path, subset: Splits, output: Path) -> Path:
+    """The images of a subset as a directory of their own, so that extraction sees no others."""
+    index = indices.read(raw)
+    kept = np.isin(index.ids, subset.all_ids)
+    images, places = np.unique(index.images[kept], return_inverse=True)
+    columns: dict[str, Any] = {
+        name: getattr(index, name)[kept] for name in ("ids", "labels", "parts")
+    }
+    columns |= {name: getattr(index, name)[images] for name in indices.IMAGE_COLUMNS}
+    output.mkdir(parents=True)
+    for pack in index.packs:
+        shutil.copyfile(raw / pack.name, output / pack.name)
+    indices.write(output, replace(index, images=places.astype(np.int64), **columns))
+    return output
+
+
+@dataclass(frozen=True)
+class _Climb:
+    """Where everything lies while climbing."""
+
+    config: LadderConfig
+    raw: Path
+    work: Path
+
+    @property
+    def splits(self) -> Path:
+        return self.work / "splits"
+
+    def head_on(self, views: int) -> Rung:
+        """A linear head on stored features, extraction included."""
+        begin = time.perf_counter()
+        name = f"{SET}-{views}"
+        policy = self.config.augmentation if views else None
+        chosen = replace(self.config.base, views=views, augmentation=policy)
+        features, models = self.work / "features" / name, self.work / "models" / name
+        extract.run(
+            ExtractConfig(sets={name: chosen}),
+            name,
+            raw=self.raw,
+            pool=self.work / f"pool-{views}",
+            output=features,
+        )
+        head = HeadConfig(
+            views=views, epochs=self.config.head_epochs, seed=self.config.seed, patience=0
+        )
+        train.run(
+            TrainConfig(heads={HEAD: head}),
+            name,
+            features=features,
+            splits=self.splits,
+            cache=self.work / "heads",
+            output=models,
+        )
+        seconds = time.perf_counter() - begin
+        document = evaluate.run(
+            EvaluateConfig(),
+            name,
+            features=features,
+            splits=self.splits,
+            models=models,
+            output=self.work / "results" / name,
+        )
+        accuracy = document["heads"][HEAD]["validation"]["accuracy"]
+        rung = "stored views" if views else "frozen features"
+        return _told(rung, accuracy, seconds, None)
+
+    def scratch(self, policy: Augmentation | None, frozen_seconds: float) -> Rung:
+        """The small network from nothing, at least as long as the frozen rung took."""
+        from stages.heads import ladder_scratch
+
+        found = ladder_scratch.train(
+            Network(
+                kind=self.config.network,
+                image_size=self.config.base.size,
+                resize=self.config.base.resize,
+                aspect=self.config.base.aspect,
+            ),
+            NewHead(),
+            raw=self.raw,
+            splits=self.splits,
+            augmentation=policy,
+            epochs=self.config.scratch_epochs,
+            seconds=frozen_seconds,
+            seed=self.config.seed,
+        )
+        within = [accuracy for seconds, accuracy in found if seconds <= frozen_seconds]
+        best = max(accuracy for _, accuracy in found)
+        rung = "scratch augmented" if policy else "scratch"
+        return _told(rung, best, found[-1][0], max(within))
+
+    def tuned(self, frozen_seconds: float) -> Rung:
+        """The frozen rung's head grafted and tuned end to end; its seconds include that rung's."""
+        from stages import finetune
+
+        begin = time.perf_counter()
+        document = finetune.run(
+            finetune.FinetuneRun(
+                set=SET,
+                head=HEAD,
+                epochs=self.config.tuning_epochs,
+                learning_rate=self.config.tuning_rate,
+                augmentation=self.config.augmentation,
+                seed=self.config.seed,
+            ),
+            raw=self.raw,
+            splits=self.splits,
+            output=self.work / "tuned",
+            results=self.work / "results" / "tuned",
+            weights=self.config.base.weights,
+            head=self.work / "models" / f"{SET}-0" / HEAD,
+            cache=self.work / "epochs",
+        )
+        seconds = frozen_seconds + time.perf_counter() - begin
+        return _told("fine-tuned", document["tuned"]["validation"]["accuracy"], seconds, None)
+
+
+def _told(rung: str, accuracy: float, seconds: float, within: float | None) -> Rung:
+    logger.info("%s: validation accuracy %.4f after %.1f s", rung, accuracy, seconds)
+    return Rung(rung=rung, accuracy=accuracy, seconds=round(seconds, 2), at_frozen_seconds=within)
+
+
+def _with_gains(rungs: list[Rung]) -> list[Rung]:
+    best = 0.0
+    found: list[Rung] = []
+    for rung in rungs:
+        found.append(replace(rung, bought=round(rung.accuracy - best, 6) if found else 0.0))
+        best = max(best, rung.accuracy)
+    return found
+
+
+def _write(output: Path, rungs: list[Rung]) -> None:
+    from stages.heads import pictures
+
+    rows: list[dict[str, Any]] = [asdict(rung) for rung in rungs]
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    (output / "ladder.csv").write_text(text.getvalue(), encoding="utf-8")
+    (output / "ladder.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    pictures.ladder(output / "ladder.svg", rows)
