@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,10 @@ from stages.backbones.weights import WeightsFile, locate_weights
 from stages.data.augment import Augmentation
 from stages.errors import DataError
 from store import Examples, FeatureSpec, Pool
+
+if TYPE_CHECKING:
+    from stages.backbones.passes import Computed
+    from stages.backbones.plan import Images, Target
 
 # Raise by hand when the features of an unchanged spec change; a test pins them.
 EXTRACTOR_VERSION = 1
@@ -80,7 +84,10 @@ class ExtractConfig:
 
     Attributes:
         engine: "auto" takes the fastest that reproduces the TensorFlow reference.
-        workers: Dask workers to start; 0 means this process.
+        workers: Dask workers to start on this machine; 0 means this process.
+        scheduler_address: of a Dask cluster that runs already.
+        scheduler_file: the file that its scheduler wrote.
+        insecure: allow a scheduler on another machine without TLS.
         batch_size: images per forward pass.
         max_bytes: refuse to compute more bytes of rows than this; None leaves it to the free space.
         sets: the feature sets by name.
@@ -88,6 +95,9 @@ class ExtractConfig:
 
     engine: Literal["auto", "tensorflow", "openvino"] = "auto"
     workers: int = 0
+    scheduler_address: str = ""
+    scheduler_file: str = ""
+    insecure: bool = False
     batch_size: int = 32
     max_bytes: int | None = None
     sets: Mapping[str, SetConfig] = field(default_factory=dict)
@@ -157,7 +167,6 @@ def run(config: ExtractConfig, name: str, *, raw: Path, pool: Path, output: Path
         DriftError: the features of the canary images changed.
         DataError: images are missing or changed since they were downloaded.
     """
-    from stages.backbones.passes import compute
     from stages.backbones.plan import Images, Target
 
     images = Images(raw)
@@ -168,14 +177,7 @@ def run(config: ExtractConfig, name: str, *, raw: Path, pool: Path, output: Path
     targets = [Target(Pool(pool, spec), views) for spec, views in (own, *siblings)]
     adopted = targets[0].pool.adopt(output)
     missing = len(targets[0].pool.missing(images.digests, targets[0].views)[0])
-    computed = compute(
-        targets,
-        images,
-        weights,
-        engine=config.engine,
-        batch_size=config.batch_size,
-        max_bytes=config.max_bytes,
-    )
+    computed = _computed(config, targets, images, weights)
     examples = _quarantined(images.examples, computed.failures)
     targets[0].pool.publish(output, examples, config.sets[name].views)
     mine = computed.rows[own[0].fingerprint]
@@ -210,6 +212,30 @@ def _spec(config: SetConfig, weights_sha256: str) -> FeatureSpec:
         else None,
         extractor_version=EXTRACTOR_VERSION,
     )
+
+
+def _computed(
+    config: ExtractConfig, targets: "list[Target]", images: "Images", weights: WeightsFile
+) -> "Computed":
+    """What the targets lack, computed here or on a cluster."""
+    settings: dict[str, Any] = {
+        "engine": config.engine,
+        "batch_size": config.batch_size,
+        "max_bytes": config.max_bytes,
+    }
+    if config.workers or config.scheduler_address or config.scheduler_file:
+        from stages import cluster
+
+        where = cluster.Cluster(
+            workers=config.workers,
+            scheduler_address=config.scheduler_address,
+            scheduler_file=config.scheduler_file,
+            insecure=config.insecure,
+        )
+        return cluster.compute(targets, images, weights, cluster=where, **settings)
+    from stages.backbones.passes import compute
+
+    return compute(targets, images, weights, **settings)
 
 
 def _views_wanted(config: ExtractConfig, name: str, weights_sha256: str) -> dict[FeatureSpec, int]:

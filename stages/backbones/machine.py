@@ -7,7 +7,9 @@ ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd")  # NVIDIA's and AMD's drivers
 
 
 def cores() -> int:
-    """The processors that this process may use."""
+    """The processors that this process may use; `$CRYOBASE_THREADS` sets another number."""
+    if own := os.environ.get("CRYOBASE_THREADS"):
+        return int(own)
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 

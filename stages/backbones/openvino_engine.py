@@ -84,7 +84,8 @@ class OpenVinoEngine:
         large = (directory / MODEL).with_suffix(".bin").stat().st_size > LARGE_WEIGHTS
         self._batch_size = min(batch_size, LARGE_BATCH if large else SMALL_BATCH)
         model.reshape([self._batch_size, image_size, image_size, 3])
-        settings = {**SETTINGS, "NUM_STREAMS": str(self.streams)}
+        threads = str(self.streams)
+        settings = {**SETTINGS, "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads}
         compiled = core.compile_model(model, "CPU", settings)
         self._ports = sorted(compiled.outputs, key=_number)
         self.shapes = [tuple(port.shape)[1:] for port in self._ports]

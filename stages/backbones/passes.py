@@ -4,7 +4,7 @@ import logging
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
@@ -16,7 +16,7 @@ from stages.backbones import canary
 from stages.backbones.engines import start_engine
 from stages.backbones.flow import Batch, Flow
 from stages.backbones.machine import cores
-from stages.backbones.plan import Images, Pass, Target, plan
+from stages.backbones.plan import Digests, Images, Pass, Target, Views, plan
 from stages.backbones.table import BACKBONES
 from stages.backbones.trunk import Engine, Trunk
 from stages.backbones.weights import WeightsFile
@@ -74,13 +74,28 @@ def compute(
         writers = {target: stack.enter_context(target.pool.writer()) for target in ordered}
         passes = plan(ordered, images)  # again: another process may have been at work
         starts = [
-            cache(partial(_checked_engine, each, weights, engine, batch_size)) for each in passes
+            cache(partial(checked_engine, each, weights, engine, batch_size)) for each in passes
         ]
-        _check_size(passes, starts, max_bytes)
+        check_size(passes, starts, max_bytes)
         for each, start in zip(passes, starts, strict=True):
-            for batch in _flow(each, images, start, batch_size):
+            for batch in flow_of(each, images, start, batch_size):
                 _write(batch, each, images, writers, computed)
     return computed
+
+
+def rows_of(
+    batch: Batch, each: Pass, images: Images
+) -> Iterator[tuple[Target, NDArray[np.float32], Digests, Views]]:
+    """What a batch gives each target: features, digests, views."""
+    digests = images.examples.digests[each.positions[batch.indices]]
+    for target in each.targets if len(digests) else ():
+        features = batch.features[each.outputs.index(target.spec.output)]
+        yield target, features, digests, each.views[batch.indices]
+
+
+def failures_of(batch: Batch, each: Pass, images: Images) -> dict[bytes, str]:
+    """The reasons of the images that gave no row, by digest."""
+    return {images.digest(each.positions[i]): reason for i, reason in batch.failures.items()}
 
 
 def _write(
@@ -90,16 +105,14 @@ def _write(
     writers: Mapping[Target, FeatureWriter],
     computed: Computed,
 ) -> None:
-    digests = images.examples.digests[each.positions[batch.indices]]
-    for target in each.targets if len(digests) else ():
-        features = batch.features[each.outputs.index(target.spec.output)]
-        writers[target].append(features, digests, each.views[batch.indices])
+    for target, features, digests, views in rows_of(batch, each, images):
+        writers[target].append(features, digests, views)
         computed.rows[target.spec.fingerprint] += len(features)
-    for index, reason in batch.failures.items():
-        computed.failures[images.digest(each.positions[index])] = reason
+    computed.failures |= failures_of(batch, each, images)
 
 
-def _flow(each: Pass, images: Images, start: Callable[[], Engine], batch_size: int) -> Flow:
+def flow_of(each: Pass, images: Images, start: Callable[[], Engine], batch_size: int) -> Flow:
+    """The flow that loads, augments and computes a pass."""
     spec = each.targets[0].spec
     pixels = PixelSpec(
         image_size=spec.image_size,
@@ -130,7 +143,7 @@ def _flow(each: Pass, images: Images, start: Callable[[], Engine], batch_size: i
     )
 
 
-def _checked_engine(each: Pass, weights: WeightsFile, name: str, batch_size: int) -> Engine:
+def checked_engine(each: Pass, weights: WeightsFile, name: str, batch_size: int) -> Engine:
     """Start an engine and hold it against the canary rows of every pool that it will write to."""
     spec = each.targets[0].spec
     trunk = Trunk(
@@ -151,7 +164,7 @@ def _checked_engine(each: Pass, weights: WeightsFile, name: str, batch_size: int
     return engine
 
 
-def _check_size(
+def check_size(
     passes: Sequence[Pass], starts: Sequence[Callable[[], Engine]], max_bytes: int | None
 ) -> None:
     """Refuse rows that have no room; outputs but `avg` and `max` need the engine for it."""
@@ -162,7 +175,8 @@ def _check_size(
             if target.spec.output not in ("avg", "max"):
                 values = math.prod(start().shapes[each.outputs.index(target.spec.output)])
             needed += len(each.views) * values * np.dtype(target.spec.dtype).itemsize
-    root = passes[0].targets[0].pool.directory
+    root = passes[0].targets[0].pool.root
+    root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(root).free
     limit = free if max_bytes is None else min(free, max_bytes)
     if needed > limit:

@@ -61,7 +61,8 @@ def _photographs(number: int, width: int = 500, height: int = 375) -> Path:
     folder = _fresh()
     random = np.random.default_rng(0)
     smooth = [cv2.resize(image, (width, height)) for image in canary.probes(8, 96)]
-    grain = random.normal(0, 12, (height + 64, width + 64, 1)).astype(np.float32)
+    grain = random.normal(0, 28, (height + 64, width + 64)).astype(np.float32)
+    grain = cv2.GaussianBlur(grain, (0, 0), 1)[..., None]  # as sensors give it; about 8 levels
     for index in range(number):
         directory = folder / ("cats", "dogs")[index % 2]
         directory.mkdir(parents=True, exist_ok=True)
