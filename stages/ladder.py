@@ -203,7 +203,7 @@ class _Climb:
         )
         seconds = time.perf_counter() - begin
         document = evaluate.run(
-            EvaluateConfig(),
+            EvaluateConfig(final=()),
             name,
             features=features,
             splits=self.splits,

@@ -69,7 +69,8 @@ def _line(
 ) -> None:
     if smoothing:
         axis.plot(epochs, values, color=color, alpha=0.3, linewidth=1)
-        known = [(e, v) for e, v in zip(epochs, values, strict=True) if np.isfinite(v)]
+        # epoch 0, before training, would weigh on all that follows
+        known = [(e, v) for e, v in zip(epochs, values, strict=True) if e and np.isfinite(v)]
         epochs = [e for e, _ in known]
         values = smoothed([v for _, v in known], smoothing)
     axis.plot(epochs, values, color=color, label=label, marker="o" if len(epochs) < 3 else None)
