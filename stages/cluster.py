@@ -209,13 +209,15 @@ def _client(cluster: Cluster, pool: Path) -> Iterator[Any]:
             yield client
         return
     local = LocalCluster(
-        n_workers=cluster.workers,
+        n_workers=0,
         threads_per_worker=1,
         processes=True,
         host="127.0.0.1",
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
     )
     with local, Client(local) as client:
+        # not `n_workers`: a worker that dies while it starts is only replaced under `adapt`
+        local.adapt(minimum=cluster.workers, maximum=cluster.workers)
         _check_workers(client, pool)
         yield client
 

@@ -1,0 +1,168 @@
+"""Extraction on Dask workers: the same rows, whoever dies meanwhile."""
+
+import hashlib
+import random
+import threading
+from pathlib import Path
+
+import dask
+import numpy as np
+import psutil
+import pytest
+
+from stages import cluster, download
+from stages.backbones import canary
+from stages.errors import ConfigError
+from stages.extract import ExtractConfig, SetConfig, run
+from store import FeatureSet
+from tests.images import write_folder
+from tests.scale import rounds
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # processes that die warn in many voices
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    work = tmp_path_factory.mktemp("cluster")
+    write_folder(work / "images", 60)
+    config = download.DownloadConfig(source="folder", path=str(work / "images"))
+    download.run(config, output=work / "raw")
+    return work
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch, tmp_path_factory):
+    monkeypatch.setattr(cluster, "ROWS_PER_PART", 16)
+    if "cache" not in globals():
+        globals()["cache"] = str(tmp_path_factory.mktemp("cache"))
+    monkeypatch.setenv("CRYOBASE_CACHE", globals()["cache"])
+
+
+def extract(work, name, **changes):
+    one = SetConfig(backbone="efficientnet_lite0", weights="none", image_size=32)
+    config = ExtractConfig(sets={name: one}, **changes)
+    summary = run(config, name, raw=work / "raw", pool=work / f"pool-{name}", output=work / name)
+    return summary, FeatureSet.open(work / name, full=True)
+
+
+@pytest.fixture(scope="module")
+def alone(work):
+    with pytest.MonkeyPatch.context() as patch:
+        globals().setdefault("cache", str(work / "cache"))
+        patch.setenv("CRYOBASE_CACHE", globals()["cache"])
+        return extract(work, "alone")[1]
+
+
+def test_workers_give_the_rows_of_one_process(work, alone):
+    digests = set()
+    for workers in (1, 2):
+        summary, found = extract(work, f"workers{workers}", workers=workers)
+        assert summary.computed == 180
+        assert canary.deviation(found.arrays()[0], alone.arrays()[0]) < canary.TOLERANCE
+        digests.add(found.digest)
+    assert len(digests) == 1
+
+
+@pytest.mark.fault(51, 53)
+def test_killed_workers_lose_and_change_nothing(work, alone):
+    kills, wanted = [], rounds(50)
+    while len(kills) < wanted:
+        name = f"killed{len(kills)}"
+        stop = threading.Event()
+        killer = threading.Thread(target=kill, args=(kills, wanted, stop, work / f"pool-{name}"))
+        killer.start()
+        try:
+            _, found = extract(work, name, workers=2)
+        finally:
+            stop.set()
+            killer.join()
+        assert not found.examples.quarantined.any()
+        assert canary.deviation(found.arrays()[0], alone.arrays()[0]) < canary.TOLERANCE
+
+
+def kill(kills, wanted, stop, pool):
+    """Kill random workers of ours, once the first rows are there."""
+    while not stop.wait(random.uniform(0.05, 0.5)) and len(kills) < wanted:
+        if not any(pool.rglob("shard-*")):
+            continue
+        mine = psutil.Process().children(recursive=True)
+        workers = [process for process in mine if "spawn_main" in " ".join(process.cmdline())]
+        if workers:
+            victim = random.choice(workers)
+            victim.kill()
+            kills.append(victim.pid)
+
+
+POISON = """
+import hashlib, os
+from stages.backbones import passes
+original = passes.load
+def load(data, spec):
+    if hashlib.sha256(data).hexdigest() == {digest!r}:
+        os._exit(1)
+    return original(data, spec)
+passes.load = load
+"""
+
+
+@pytest.mark.fault(8, 52)
+def test_an_image_that_kills_workers_is_found_and_quarantined(work, tmp_path):
+    name = "red/0007.png"
+    digest = hashlib.sha256((work / "images" / name).read_bytes()).hexdigest()
+    preload = tmp_path / "poison.py"
+    preload.write_text(POISON.format(digest=digest))
+    settings = {
+        "distributed.worker.preload": [str(preload)],
+        "distributed.scheduler.allowed-failures": 0,
+    }
+    with dask.config.set(settings):
+        summary, found = extract(work, "poison", workers=2)
+    assert (summary.computed, summary.quarantined) == (179, 1)
+    hidden = found.examples.ids[found.examples.quarantined]
+    assert hidden.tolist() == [name.encode()]
+
+
+@pytest.mark.fault(55)
+@pytest.mark.parametrize("address", ["tcp://10.0.0.7:8786", "scheduler.example:8786"])
+def test_a_remote_scheduler_needs_tls(address):
+    with pytest.raises(ConfigError, match="without TLS"):
+        cluster.check_address(address, insecure=False)
+    cluster.check_address(address, insecure=True)
+    cluster.check_address("tls://10.0.0.7:8786", insecure=False)
+    cluster.check_address("tcp://127.0.0.1:8786", insecure=False)
+
+
+@pytest.mark.fault(54)
+def test_workers_of_other_versions_are_refused(work, monkeypatch):
+    monkeypatch.setattr(cluster, "ALIKE", ("numpy", "pytest"))
+    with pytest.raises(ConfigError, match="pytest None instead of"):
+        extract(work, "skew", workers=1)
+
+
+def test_workers_that_do_not_see_the_pool_are_refused(work, monkeypatch):
+    original = Path.touch
+    monkeypatch.setattr(
+        Path,
+        "touch",
+        lambda path, **kwargs: None if ".nonce-" in path.name else original(path, **kwargs),
+    )
+    monkeypatch.setattr(Path, "unlink", lambda path, **_: None)
+    with pytest.raises(ConfigError, match="does not see"):
+        extract(work, "blind", workers=1)
+
+
+def test_a_scheduler_file_that_is_none_is_refused(work, tmp_path):
+    path = tmp_path / "scheduler.json"
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match="no scheduler file"):
+        extract(work, "file", scheduler_file=str(path))
+
+
+def test_parts_cover_every_row_once():
+    part = cluster.Part(
+        raw="", dataset="", pool="", specs=(), weights=None, engine="", batch_size=1,
+        positions=np.arange(7), views=np.zeros(7, "u2"),
+    )  # fmt: skip
+    one, two = part.halves()
+    assert [*one.positions, *two.positions] == list(range(7))
+    assert len(one.views) == len(one.positions)
