@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pipeline import cli_heads, cli_store, logs
+from pipeline import cli_heads, cli_recipe, cli_store, logs
 from pipeline.layout import Layout
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 
 app.add_typer(cli_store.app, name="store")
 app.add_typer(cli_heads.app, name="heads")
+app.add_typer(cli_recipe.app, name="recipe")
 
 SetName = Annotated[str | None, typer.Argument(help="A feature set; all of them by default.")]
 

@@ -16,7 +16,7 @@ from typing import Any
 # Before h5py: a hostile file could otherwise name a filter that is loaded as a shared object.
 os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
 
-import h5py  # noqa: TID251
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
