@@ -79,7 +79,8 @@ def run(
         _write_head(output / "heads" / head, heads[head], parts, head)
     document = {"best": best, "heads": {head: _entry(heads[head], found[head]) for head in ranked}}
     _write_set(output, document, heads, best, test.get(best, validation[best]))
-    logger.info("%s: best of %d heads is %s: %s", name, len(heads), best, found[best])
+    told = ", ".join(f"{part} {scores.get('accuracy')}" for part, scores in found[best].items())
+    logger.info("%s: best of %d heads is %s, accuracy on %s", name, len(heads), best, told)
     return document
 
 
