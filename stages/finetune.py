@@ -209,6 +209,34 @@ def run(
     return document
 
 
+def plan(
+    config: FinetuneRun,
+    *,
+    raw: Path,
+    splits: Path,
+    weights: str | None = None,
+    head: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Where the base of a run can be cut: a row per phase and place, see `trunkplan.Place`.
+
+    Args:
+        config: the run; its `views` and `trunk_dtype` count.
+        raw: the images.
+        splits: which of them learn.
+        weights, head: as for `run`.
+    """
+    from stages.heads import course
+
+    images, split = RawImages.open(raw), Splits.open(splits)
+    start = _start(config, images.examples.classes, weights, head)
+    rows = []
+    for number, phase in enumerate(config.phases, start=1):
+        course.free(phase, start)
+        found = course.places_now(config, start, images, split)
+        rows += [{"phase": number, **dataclasses.asdict(place)} for place in found]
+    return rows
+
+
 def _start(
     config: FinetuneRun, classes: tuple[str, ...], weights: str | None, head: Path | None
 ) -> "Start":

@@ -116,9 +116,7 @@ def train(
     for number, phase in enumerate(config.phases, start=1):
         if number > 1:
             between.append(_scores_now(start, stream, data.split))
-        unfreeze(
-            start.base, phase.unfreeze, batch_normalization=phase.batch_normalization == "trainable"
-        )
+        free(phase, start)
         cut = place_to_store(config, start, data, phase.epochs)
         plan = Plan(
             optimizer=_optimizer(phase),
@@ -152,18 +150,31 @@ def place_to_store(config: "FinetuneRun", start: Start, data: Data, epochs: int)
     """
     if config.trunk == "none":
         return None
-    whole = logits_model(start.model)
-    found = trunkplan.places(
-        whole,
-        learning_layers(whole, start.base),
-        images=int((~data.images.examples.quarantined).sum()),
-        train=len(data.split.ids("train")),
-        views=config.views,
-        dtype=config.trunk_dtype,
-    )
+    found = places_now(config, start, data.images, data.split)
     if config.trunk != "auto":
         return trunkplan.named(found, config.trunk).layer
     return trunkplan.choose(found, epochs=epochs, budget=config.trunk_gigabytes * 1e9)
+
+
+def places_now(
+    config: "FinetuneRun", start: Start, images: RawImages, split: Splits
+) -> list[trunkplan.Place]:
+    """Every place to cut below the layers that learn now."""
+    whole = logits_model(start.model)
+    return trunkplan.places(
+        whole,
+        learning_layers(whole, start.base),
+        images=int((~images.examples.quarantined).sum()),
+        train=len(split.ids("train")),
+        views=config.views,
+        dtype=config.trunk_dtype,
+    )
+
+
+def free(phase: "PhaseConfig", start: Start) -> None:
+    """Let the layers learn that a phase names."""
+    learns = phase.batch_normalization == "trainable"
+    unfreeze(start.base, phase.unfreeze, batch_normalization=learns)
 
 
 def _examples(

@@ -7,8 +7,9 @@ import pytest
 
 from stages import finetune
 from stages.data.augment import Augmentation
+from stages.data.splits import Splits
 from stages.extract import SetConfig
-from stages.finetune import FinetuneRun
+from stages.finetune import FinetuneRun, Phase
 from stages.heads.starts import NewHead
 from stages.heads.tuned import TunedModel
 from tests.unit.stages.heads.tuning_data import prepare
@@ -56,6 +57,22 @@ def test_a_stored_trunk_gives_the_same_trajectory(root):
     assert chosen == pytest.approx(whole, abs=1e-3)
     assert len(weights) == len(same)
     assert len(list((root / "pool").glob("*/*.h5"))) >= 1
+
+
+def test_a_plan_says_what_each_place_costs(root):
+    run = FinetuneRun(
+        start="fresh",
+        base=BASE,
+        unfreeze={"from": "block5_conv1"},
+        then=(Phase(unfreeze={"from": "block3_conv1"}),),
+    )
+    rows = finetune.plan(run, raw=root / "raw", splits=root / "splits")
+    last = {row["phase"]: row for row in rows}
+    assert (last[1]["layer"], last[2]["layer"]) == ("block4_pool", "block2_pool")
+    assert last[1]["bytes"] == 36 * 2 * 2 * 512 * 2  # images, map, float16
+    assert last[1]["speedup"] > last[2]["speedup"] > 1
+    train = len(Splits.open(root / "splits").ids("train"))
+    assert last[1]["break_even"] == pytest.approx(36 / train, abs=0.2)  # all images get rows
 
 
 def test_stored_views_stand_in_for_live_augmentation(root):
