@@ -71,7 +71,7 @@ def test_kills_do_not_change_the_weights(tmp_path):
     broken = tmp_path / "broken"
     random.seed(os.getpid())
     killed = 0
-    for _ in range(max(2, rounds(10))):
+    for _ in range(rounds(10)):
         process = subprocess.Popen(
             command(root, broken), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
