@@ -4,7 +4,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -56,13 +56,32 @@ def split() -> None:
 
 
 @app.command()
-def extract(name: SetName = None) -> None:
+def extract(
+    name: SetName = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Dask workers to start; 0 is this process.")
+    ] = None,
+    scheduler_address: Annotated[
+        str | None, typer.Option(help="A Dask cluster that runs already.")
+    ] = None,
+    scheduler_file: Annotated[
+        str | None, typer.Option(help="The file that its scheduler wrote.")
+    ] = None,
+) -> None:
     """Compute the features that the pool lacks and publish a feature set."""
+    from dataclasses import replace
+
     from pipeline.params import load, one_or_all
     from stages import extract as stage
 
     layout = Layout.here()
-    config = load(layout.params).extract
+    given = {
+        "workers": workers,
+        "scheduler_address": scheduler_address,
+        "scheduler_file": scheduler_file,
+    }
+    asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    config = replace(load(layout.params).extract, **asked)
     for key in one_or_all(config.sets, name, "extract.sets"):
         stage.run(config, key, raw=layout.raw, pool=layout.pool, output=layout.features(key))
 
