@@ -48,7 +48,7 @@ def show(
         else:
             typer.echo(recipe.text, nl=False)
         return
-    from stages.heads.counts import counts as count
+    from stages.tuning.counts import counts as count
 
     params = recipe.params()
     rows = count(params.extract.sets, params.train.heads, params.finetune.runs, recipe.classes)

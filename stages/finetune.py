@@ -14,10 +14,10 @@ from stages.data.raw import RawImages
 from stages.data.splits import Splits
 from stages.errors import ConfigError, DataError
 from stages.extract import SetConfig
-from stages.heads.starts import Network, NewHead
+from stages.tuning.starts import Network, NewHead
 
 if TYPE_CHECKING:
-    from stages.heads.starts import Start
+    from stages.tuning.starts import Start
 
 FINETUNE_VERSION = 1  # raise by hand when an unchanged run gives other weights
 NONE = "none"  # `set` and `head` of a run that starts from no trained head
@@ -183,7 +183,7 @@ def run(
         ConfigError: the unfreeze rule or the trunk names no layer.
         MissingWeightsError: the base's weights cannot be found.
     """
-    from stages.heads import course, tuned, tuning_results
+    from stages.tuning import course, outcome, tuned
 
     images, split = RawImages.open(raw), Splits.open(splits)
     for part in ("train", "validation"):
@@ -204,7 +204,7 @@ def run(
         )
         tuned.save(start.model, output / tuned.TUNED)
     tuned.save_card(output, images.examples.classes, start.pixels)
-    document = tuning_results.write(config, told, images, split, models=output, output=results)
+    document = outcome.write(config, told, images, split, models=output, output=results)
     shutil.rmtree(directory, ignore_errors=True)
     return document
 
@@ -225,7 +225,7 @@ def plan(
         splits: which of them learn.
         weights, head: as for `run`.
     """
-    from stages.heads import course
+    from stages.tuning import course
 
     images, split = RawImages.open(raw), Splits.open(splits)
     start = _start(config, images.examples.classes, weights, head)
@@ -240,7 +240,7 @@ def plan(
 def _start(
     config: FinetuneRun, classes: tuple[str, ...], weights: str | None, head: Path | None
 ) -> "Start":
-    from stages.heads import starts
+    from stages.tuning import starts
 
     if config.start == "scratch" and config.network:
         return starts.scratch(config.network, config.new_head, classes, config.seed)

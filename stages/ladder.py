@@ -23,8 +23,8 @@ from stages.errors import DataError
 from stages.evaluate import EvaluateConfig
 from stages.extract import ExtractConfig, SetConfig
 from stages.heads.config import HeadConfig
-from stages.heads.starts import Network, NewHead
 from stages.train import TrainConfig
+from stages.tuning.starts import Network, NewHead
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +216,7 @@ class _Climb:
 
     def scratch(self, policy: Augmentation | None, frozen_seconds: float) -> Rung:
         """The small network from nothing, at least as long as the frozen rung took."""
-        from stages.heads import ladder_scratch
+        from stages.tuning import ladder_scratch
 
         found = ladder_scratch.train(
             Network(
@@ -279,7 +279,7 @@ def _with_gains(rungs: list[Rung]) -> list[Rung]:
 
 
 def _write(output: Path, rungs: list[Rung]) -> None:
-    from stages.heads import pictures
+    from stages.tuning import pictures
 
     rows: list[dict[str, Any]] = [asdict(rung) for rung in rungs]
     text = io.StringIO()

@@ -18,7 +18,7 @@ from stages.data.pixels import PixelSpec, UndecodableImageError, load
 from stages.errors import DataError, MissingWeightsError
 from stages.heads.graft import graft
 from stages.heads.head import Head
-from stages.heads.tuned import CARD, TunedModel
+from stages.tuning.tuned import CARD, TunedModel
 from store import FeatureSpec
 
 logger = logging.getLogger(__name__)

@@ -17,11 +17,11 @@ from stages.data.raw import RawImages
 from stages.data.splits import Splits
 from stages.data.stream import ImageStream
 from stages.extract import SetConfig
-from stages.heads import starts
-from stages.heads.optimization import OptimizerSettings
-from stages.heads.trunkrows import StoredTrunk, store_trunk
-from stages.heads.tuning import Images, Phase, Plan
-from stages.heads.unfreezing import unfreeze
+from stages.tuning import starts
+from stages.tuning.optimization import OptimizerSettings
+from stages.tuning.phase import Images, Phase, Plan
+from stages.tuning.trunkrows import StoredTrunk, store_trunk
+from stages.tuning.unfreezing import unfreeze
 
 PER_CLASS = 80
 BATCH = 20

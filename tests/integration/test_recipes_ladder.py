@@ -10,9 +10,9 @@ from stages import ladder
 from stages.data.raw import RawImages
 from stages.data.splits import Splits
 from stages.extract import SetConfig
-from stages.heads import convnets
 from stages.ladder import LadderConfig
-from tests.unit.stages.heads.tuning_data import TINY, prepare
+from stages.tuning import convnets
+from tests.unit.stages.tuning.tuning_data import TINY, prepare
 
 
 @pytest.fixture(scope="module")

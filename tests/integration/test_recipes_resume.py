@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.scale import rounds
-from tests.unit.stages.heads.tuning_data import prepare
+from tests.unit.stages.tuning.tuning_data import prepare
 
 PROGRAM = """
 import sys
@@ -19,7 +19,7 @@ from pathlib import Path
 from stages import finetune
 from stages.data.augment import Augmentation
 from stages.finetune import FinetuneRun, Phase
-from stages.heads.starts import Network, NewHead
+from stages.tuning.starts import Network, NewHead
 
 root, output = Path(sys.argv[1]), Path(sys.argv[2])
 finetune.run(
@@ -60,7 +60,7 @@ def kill_after(process: subprocess.Popen, output: Path, wanted: int) -> bool:
 
 
 def weights(output: Path) -> list[np.ndarray]:
-    from stages.heads.tuned import TunedModel
+    from stages.tuning.tuned import TunedModel
 
     return TunedModel.load(output).model.get_weights()
 

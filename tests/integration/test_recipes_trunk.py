@@ -10,9 +10,9 @@ from stages.data.augment import Augmentation
 from stages.data.splits import Splits
 from stages.extract import SetConfig
 from stages.finetune import FinetuneRun, Phase
-from stages.heads.starts import NewHead
-from stages.heads.tuned import TunedModel
-from tests.unit.stages.heads.tuning_data import prepare
+from stages.tuning.starts import NewHead
+from stages.tuning.tuned import TunedModel
+from tests.unit.stages.tuning.tuning_data import prepare
 
 BASE = SetConfig(backbone="vgg16", weights="none", image_size=32, output="flatten")
 

@@ -10,11 +10,11 @@ import pytest
 from stages import extract, finetune, train
 from stages.errors import ConfigError, DataError, MissingWeightsError
 from stages.finetune import FinetuneRun, Phase
-from stages.heads import convnets, starts
 from stages.heads.config import HeadConfig
-from stages.heads.starts import Network, NewHead
-from stages.heads.tuned import TunedModel
-from tests.unit.stages.heads import tuning_data as data
+from stages.tuning import convnets, starts
+from stages.tuning.starts import Network, NewHead
+from stages.tuning.tuned import TunedModel
+from tests.unit.stages.tuning import tuning_data as data
 
 PICTURES = ("curves.svg", "predictions.svg", "mistakes.svg", "views.svg")
 

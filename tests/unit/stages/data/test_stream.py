@@ -4,7 +4,7 @@ import pytest
 from stages.data.augment import Augmentation
 from stages.data.pixels import load
 from stages.data.stream import live_view, shuffled
-from tests.unit.stages.heads import tuning_data as data
+from tests.unit.stages.tuning import tuning_data as data
 
 
 @pytest.fixture(scope="module")

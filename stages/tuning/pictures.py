@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.heads.tuning import smoothed
+from stages.tuning.phase import smoothed
 
 STYLE = {
     "svg.hashsalt": "cryobase",

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stages.heads.checkpoints import Checkpoints, State
+from stages.tuning.checkpoints import Checkpoints, State
 
 
 def state(epoch: int, kept: int) -> State:

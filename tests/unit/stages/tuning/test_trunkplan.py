@@ -3,9 +3,9 @@ import math
 import pytest
 
 from stages.errors import ConfigError
-from stages.heads import trunkplan
-from stages.heads.trunkplan import Place, choose, multiplications, named, places
-from tests.unit.stages.heads.tuning_data import SIZE, base_with_norms, grafted
+from stages.tuning import trunkplan
+from stages.tuning.trunkplan import Place, choose, multiplications, named, places
+from tests.unit.stages.tuning.tuning_data import SIZE, base_with_norms, grafted
 
 LEARNING = {"conv2", "logits"}
 

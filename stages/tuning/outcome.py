@@ -12,9 +12,9 @@ import numpy as np
 from stages.data.raw import RawImages
 from stages.data.splits import Splits
 from stages.data.stream import ImageStream, shuffled
-from stages.heads import pictures, tuned
-from stages.heads.course import Told
 from stages.heads.metrics import Predictions
+from stages.tuning import pictures, tuned
+from stages.tuning.course import Told
 
 if TYPE_CHECKING:
     from stages.finetune import FinetuneRun

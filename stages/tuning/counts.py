@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from stages.backbones.build import build
 from stages.extract import SetConfig
-from stages.heads import convnets
 from stages.heads.config import HeadConfig, expand
 from stages.heads.graft import graft
-from stages.heads.starts import NewHead, preprocessing_of, untrained
-from stages.heads.unfreezing import unfreeze
+from stages.tuning import convnets
+from stages.tuning.starts import NewHead, preprocessing_of, untrained
+from stages.tuning.unfreezing import unfreeze
 
 if TYPE_CHECKING:
     from stages.finetune import FinetuneRun

@@ -9,9 +9,9 @@ from stages.data.pixels import PixelSpec
 from stages.data.raw import RawImages
 from stages.data.splits import Splits
 from stages.data.stream import ImageStream
-from stages.heads.convnets import Convnet
-from stages.heads.optimization import OptimizerSettings
-from stages.heads.tuning import Images, Plan
+from stages.tuning.convnets import Convnet
+from stages.tuning.optimization import OptimizerSettings
+from stages.tuning.phase import Images, Plan
 from tests.images import CLASSES, write_folder
 
 SIZE = 12

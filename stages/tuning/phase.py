@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from stages.data.stream import Batch, ImageStream, shuffled
 from stages.errors import DataError
-from stages.heads import checkpoints as saving
-from stages.heads import trunk
-from stages.heads.checkpoints import Checkpoints, Rows, State
-from stages.heads.optimization import (
+from stages.tuning import checkpoints as saving
+from stages.tuning import trunk
+from stages.tuning.checkpoints import Checkpoints, Rows, State
+from stages.tuning.optimization import (
     OptimizerSettings,
     Step,
     compiled_step,

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING
 from stages.data.raw import RawImages
 from stages.data.splits import Splits
 from stages.data.stream import ImageStream
-from stages.heads import trunkplan, tuned
-from stages.heads.checkpoints import Checkpoints, Rows
 from stages.heads.history import overfitting_onset
-from stages.heads.optimization import OptimizerSettings
-from stages.heads.starts import Start
-from stages.heads.trunkrows import StoredTrunk, store_trunk
-from stages.heads.tuning import (
+from stages.tuning import trunkplan, tuned
+from stages.tuning.checkpoints import Checkpoints, Rows
+from stages.tuning.optimization import OptimizerSettings
+from stages.tuning.phase import (
     Examples,
     Images,
     Phase,
@@ -26,7 +24,9 @@ from stages.heads.tuning import (
     learning_layers,
     logits_model,
 )
-from stages.heads.unfreezing import unfreeze
+from stages.tuning.starts import Start
+from stages.tuning.trunkrows import StoredTrunk, store_trunk
+from stages.tuning.unfreezing import unfreeze
 
 if TYPE_CHECKING:
     from stages.finetune import FinetuneRun

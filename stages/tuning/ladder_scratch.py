@@ -8,11 +8,11 @@ from stages.data.augment import Augmentation
 from stages.data.raw import RawImages
 from stages.data.splits import Splits
 from stages.data.stream import ImageStream
-from stages.heads import starts
-from stages.heads.optimization import OptimizerSettings
-from stages.heads.starts import Network, NewHead
-from stages.heads.tuning import Images, Phase, Plan
-from stages.heads.unfreezing import unfreeze
+from stages.tuning import starts
+from stages.tuning.optimization import OptimizerSettings
+from stages.tuning.phase import Images, Phase, Plan
+from stages.tuning.starts import Network, NewHead
+from stages.tuning.unfreezing import unfreeze
 
 BATCH = 32
 RATE = 1e-3  # Keras' default of Adam

@@ -17,12 +17,12 @@ from stages.backbones.weights import WeightsFile, locate_weights
 from stages.data.pixels import PixelSpec
 from stages.errors import DataError
 from stages.extract import SetConfig
-from stages.heads import convnets
 from stages.heads.config import HeadParams
 from stages.heads.graft import graft, graft_onto
 from stages.heads.head import CARD, Head
 from stages.heads.history import History
 from stages.heads.trained import Layer
+from stages.tuning import convnets
 
 GRAFT_TOLERANCE = 1e-4  # in probability; float32 in another order of summation errs by 1e-6
 

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from stages.heads import pictures
+from stages.tuning import pictures
 
 ROWS = [
     {"epoch": k, "loss": 1 / k if k else float("nan"), "accuracy": k / 9 if k else float("nan"),

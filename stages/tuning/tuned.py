@@ -14,7 +14,7 @@ from stages.data.pixels import PixelSpec
 from stages.data.stream import ImageStream
 from stages.errors import DataError
 from stages.heads.metrics import Predictions, scores
-from stages.heads.starts import two_columns
+from stages.tuning.starts import two_columns
 
 FORMAT = 1
 START, TUNED, CARD = "start.keras", "model.keras", "model.json"

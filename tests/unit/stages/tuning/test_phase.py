@@ -5,13 +5,13 @@ import pytest
 
 from stages.data.augment import Augmentation
 from stages.errors import DataError
-from stages.heads import tuning
-from stages.heads.checkpoints import Checkpoints
-from stages.heads.optimization import OptimizerSettings, cross_entropy, layer_factors
-from stages.heads.tuning import Phase, kept_epoch, smoothed
-from stages.heads.unfreezing import unfreeze
+from stages.tuning import phase
+from stages.tuning.checkpoints import Checkpoints
+from stages.tuning.optimization import OptimizerSettings, cross_entropy, layer_factors
+from stages.tuning.phase import Phase, kept_epoch, smoothed
+from stages.tuning.unfreezing import unfreeze
 from tests.scale import rounds
-from tests.unit.stages.heads import tuning_data as data
+from tests.unit.stages.tuning import tuning_data as data
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +109,8 @@ def interrupt(monkeypatch, moment: int, where: str) -> None:
             raise StoppedError
 
     if where == "step":
-        original = tuning._predicted
-        monkeypatch.setattr(tuning, "_predicted", lambda logits: (tick(), original(logits))[1])
+        original = phase._predicted
+        monkeypatch.setattr(phase, "_predicted", lambda logits: (tick(), original(logits))[1])
         return
     original = Checkpoints.save
 
@@ -126,7 +126,7 @@ def interrupt(monkeypatch, moment: int, where: str) -> None:
 
 def dropping(root, directory):
     """Weights after four epochs of a net with dropout on augmented images."""
-    from stages.heads import convnets, starts
+    from stages.tuning import convnets, starts
 
     convnets.CONVNETS["tiny"] = data.TINY
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.errors import ConfigError
-from stages.heads.trunk import cuts
+from stages.tuning.trunk import cuts
 
 logger = logging.getLogger(__name__)
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from stages.errors import ConfigError
-from stages.heads import trunk
-from stages.heads.tuning import place_of_cut
-from stages.heads.unfreezing import unfreeze
-from tests.unit.stages.heads.tuning_data import SIZE, base_with_norms, grafted
+from stages.tuning import trunk
+from stages.tuning.phase import place_of_cut
+from stages.tuning.unfreezing import unfreeze
+from tests.unit.stages.tuning.tuning_data import SIZE, base_with_norms, grafted
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (3, SIZE, SIZE, 3)).astype(np.float32)
 

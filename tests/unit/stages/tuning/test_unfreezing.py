@@ -1,8 +1,8 @@
 import pytest
 
 from stages.errors import ConfigError
-from stages.heads.unfreezing import unfreeze
-from tests.unit.stages.heads.tuning_data import base_with_norms
+from stages.tuning.unfreezing import unfreeze
+from tests.unit.stages.tuning.tuning_data import base_with_norms
 
 
 @pytest.mark.parametrize(
