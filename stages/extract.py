@@ -176,17 +176,17 @@ def run(config: ExtractConfig, name: str, *, raw: Path, pool: Path, output: Path
     own, *siblings = _views_wanted(config, name, weights.sha256).items()
     targets = [Target(Pool(pool, spec), views) for spec, views in (own, *siblings)]
     adopted = targets[0].pool.adopt(output)
-    missing = len(targets[0].pool.missing(images.digests, targets[0].views)[0])
     computed = _computed(config, targets, images, weights)
     examples = _quarantined(images.examples, computed.failures)
     targets[0].pool.publish(output, examples, config.sets[name].views)
     mine = computed.rows[own[0].fingerprint]
+    kept = len(images.digests) - len(computed.failures)
     summary = ExtractSummary(
         name=name,
         fingerprint=own[0].fingerprint,
-        images=len(images.digests) - len(computed.failures),
+        images=kept,
         adopted=adopted,
-        reused=len(images.digests) * (own[1] + 1) - missing,
+        reused=kept * (own[1] + 1) - mine,
         computed=mine,
         siblings=computed.rows.total() - mine,
         quarantined=int(examples.quarantined.sum()),

@@ -168,6 +168,8 @@ def check_size(
     passes: Sequence[Pass], starts: Sequence[Callable[[], Engine]], max_bytes: int | None
 ) -> None:
     """Refuse rows that have no room; outputs but `avg` and `max` need the engine for it."""
+    if not passes:  # another process was faster
+        return
     needed = 0
     for each, start in zip(passes, starts, strict=True):
         for target in each.targets:
