@@ -71,6 +71,7 @@ def extract(
     """Compute the features that the pool lacks and publish a feature set."""
     from dataclasses import replace
 
+    from pipeline.dvc_cache import last_version
     from pipeline.params import load, one_or_all
     from stages import extract as stage
 
@@ -83,7 +84,9 @@ def extract(
     asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     config = replace(load(layout.params).extract, **asked)
     for key in one_or_all(config.sets, name, "extract.sets"):
-        stage.run(config, key, raw=layout.raw, pool=layout.pool, output=layout.features(key))
+        output = layout.features(key)
+        with last_version(layout.root, output) as before:
+            stage.run(config, key, raw=layout.raw, pool=layout.pool, output=output, before=before)
 
 
 @app.command()

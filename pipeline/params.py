@@ -24,7 +24,7 @@ from stages.train import TrainConfig
 
 MAX_BYTES = 1 << 20
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=-]*")
-RESERVED_SETS = ("tuned",)  # results/tuned holds the fine-tuned models' results
+RESERVED_SETS = ("none", "tuned")  # runs without a head; results/tuned
 
 
 class ParamsError(ValueError):

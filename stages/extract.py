@@ -150,10 +150,18 @@ def weights_of(config: SetConfig) -> WeightsFile:
     return locate_weights(config.backbone, config.weights, image_size=config.size)
 
 
-def run(config: ExtractConfig, name: str, *, raw: Path, pool: Path, output: Path) -> ExtractSummary:
+def run(
+    config: ExtractConfig,
+    name: str,
+    *,
+    raw: Path,
+    pool: Path,
+    output: Path,
+    before: Path | None = None,
+) -> ExtractSummary:
     """Compute what the pool lacks of a set and of its siblings, and publish the set.
 
-    A set that lies at `output` already, pulled by DVC say, lends its rows to the pool first.
+    The set's last version, pulled by DVC say, lends its rows to the pool first.
 
     Args:
         config: the section `extract`.
@@ -161,6 +169,7 @@ def run(config: ExtractConfig, name: str, *, raw: Path, pool: Path, output: Path
         raw: what `download` wrote.
         pool: the directory of all pools.
         output: where the feature set goes.
+        before: where its last version lies, if not at `output`.
 
     Raises:
         MissingWeightsError: weights are missing.
@@ -175,7 +184,7 @@ def run(config: ExtractConfig, name: str, *, raw: Path, pool: Path, output: Path
     weights = weights_of(config.sets[name])
     own, *siblings = _views_wanted(config, name, weights.sha256).items()
     targets = [Target(Pool(pool, spec), views) for spec, views in (own, *siblings)]
-    adopted = targets[0].pool.adopt(output)
+    adopted = targets[0].pool.adopt(before or output)
     computed = _computed(config, targets, images, weights)
     examples = _quarantined(images.examples, computed.failures)
     targets[0].pool.publish(output, examples, config.sets[name].views)

@@ -1,0 +1,62 @@
+"""What DVC still has of an output that it removed before its stage runs."""
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from store.publish import share
+
+DIGEST = re.compile(r"[0-9a-f]{32}(\.dir)?")
+
+
+@contextmanager
+def last_version(root: Path, output: Path) -> Iterator[Path]:
+    """The directory of an output as it was: itself, or links to what DVC's cache has of it.
+
+    DVC removes an output before its stage runs. Its cache has what `dvc.lock` names, in a fresh
+    clone after `dvc pull` too; where it does not, the directory is empty.
+
+    Args:
+        root: The directory of `dvc.lock`.
+        output: An output that is a flat directory of cached files.
+    """
+    cache = root if output.exists() else _cache(root)
+    if output.exists() or not cache.is_dir():
+        yield output
+        return
+    with tempfile.TemporaryDirectory(prefix="cryobase-", dir=cache) as links:
+        for name, file in _cached(root, cache, output).items():
+            share(file, Path(links, name))
+        yield Path(links)
+
+
+def _cached(root: Path, cache: Path, output: Path) -> dict[str, Path]:
+    """The files of an output by name, if DVC's cache has all of them."""
+    try:
+        lock = YAML(typ="safe", pure=True).load((root / "dvc.lock").read_bytes())
+        outs = [out for stage in lock["stages"].values() for out in stage.get("outs", ())]
+        [digest] = {out["md5"] for out in outs if root / out["path"] == output}
+        entries = json.loads(_object(cache, digest).read_bytes())
+        files = {entry["relpath"]: _object(cache, entry["md5"]) for entry in entries}
+    except (OSError, YAMLError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    whole = all("/" not in name and file.is_file() for name, file in files.items())
+    return files if whole else {}
+
+
+def _object(cache: Path, digest: str) -> Path:
+    if not DIGEST.fullmatch(digest):
+        raise ValueError(digest)
+    return cache / "files" / "md5" / digest[:2] / digest[2:]
+
+
+def _cache(root: Path) -> Path:
+    from dvc.config import Config  # a third of a second
+
+    return Path(Config(str(root / ".dvc"))["cache"].get("dir") or root / ".dvc" / "cache")
