@@ -98,8 +98,6 @@ def compute(
         ConfigError: the scheduler is remote and without TLS, a worker has other versions, or does
             not see the pool's directory.
     """
-    from distributed import KilledWorker, as_completed
-
     computed = Computed()
     passes = plan(targets, images)
     if not passes:
@@ -108,23 +106,41 @@ def compute(
     check_size(passes, starts, max_bytes)
     parts = _parts(passes, images, weights, engine, batch_size)
     with _client(cluster, targets[0].pool.root) as client:
-        window = PARTS_PER_WORKER * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
-        submit = {client.submit(run_part, part, pure=False): part for part in islice(parts, window)}
-        finished = as_completed(list(submit))
-        for future in finished:
-            part = submit.pop(future)
-            try:
-                rows, failures = future.result()
-                computed.rows.update(rows)
-                computed.failures.update(failures)
-                again = list(islice(parts, 1))
-            except KilledWorker:
-                again = _isolated(part, images, computed)
-            for one in again:
-                following = client.submit(run_part, one, pure=False)
-                submit[following] = one
-                finished.add(following)
+        suspects = _hand_out(client, parts, computed)
+        while suspects:  # one at a time: a worker's death is blamed on all that was queued on it
+            part = suspects.pop()
+            if not _hand_out(client, iter([part]), computed):
+                continue
+            if len(part.positions) > 1:
+                suspects += part.halves()
+            else:
+                name = images.examples.ids[part.positions[0]].decode()
+                logger.warning("%s: kills the workers that compute it; left out", name)
+                computed.failures[images.digest(part.positions[0])] = "kills its process"
     return computed
+
+
+def _hand_out(client: Any, parts: Iterator[Part], computed: Computed) -> list[Part]:
+    """Compute parts, a few per worker at a time; returns those that workers died of."""
+    from distributed import KilledWorker, as_completed
+
+    window = PARTS_PER_WORKER * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+    submitted = {client.submit(run_part, part, pure=False): part for part in islice(parts, window)}
+    finished = as_completed(list(submitted))
+    suspects = []
+    for future in finished:
+        part = submitted.pop(future)
+        try:
+            rows, failures = future.result()
+            computed.rows.update(rows)
+            computed.failures.update(failures)
+        except KilledWorker:
+            suspects.append(part)
+        for following in islice(parts, 1):
+            another = client.submit(run_part, following, pure=False)
+            submitted[another] = following
+            finished.add(another)
+    return suspects
 
 
 def run_part(part: Part) -> tuple[dict[str, int], dict[bytes, str]]:
@@ -185,16 +201,6 @@ def _parts(
                 positions=each.positions[rows],
                 views=each.views[rows],
             )
-
-
-def _isolated(part: Part, images: Images, computed: Computed) -> list[Part]:
-    """What to try next of a part that killed its workers."""
-    if len(part.positions) > 1:
-        return part.halves()
-    name = images.examples.ids[part.positions[0]].decode()
-    logger.warning("%s: kills the workers that compute it; left out", name)
-    computed.failures[images.digest(part.positions[0])] = "kills the process that computes it"
-    return []
 
 
 @contextmanager
