@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipeline import cli_heads, cli_recipe, cli_store, logs
+from pipeline import cli_heads, cli_recipe, cli_store, logs, tables
 from pipeline.layout import Layout
 
 app = typer.Typer(
@@ -130,6 +130,9 @@ def evaluate(name: SetName = None) -> None:
 @app.command()
 def finetune(
     name: Annotated[str | None, typer.Argument(help="A run; all of them by default.")] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say where the base can be cut, and what it costs.")
+    ] = False,
 ) -> None:
     """Train end to end: a head grafted onto its backbone, or a new network."""
     from pipeline.params import load, one_or_all
@@ -140,14 +143,20 @@ def finetune(
     for key in one_or_all(params.finetune.runs, name, "finetune.runs"):
         run = params.finetune.runs[key]
         one = params.extract.sets.get(run.set)  # none for a run that starts from no head
+        start: dict[str, Any] = {
+            "weights": one.weights if one else None,
+            "head": layout.models(run.set) / run.head if one else None,
+        }
+        if plan:
+            tables.show(stage.plan(run, raw=layout.raw, splits=layout.splits, **start))
+            continue
         stage.run(
             run,
+            **start,
             raw=layout.raw,
             splits=layout.splits,
             output=layout.tuned(key),
             results=layout.tuned_results(key),
-            weights=one.weights if one else None,
-            head=layout.models(run.set) / run.head if one else None,
             cache=layout.epoch_cache,
             pool=layout.pool,
         )
@@ -199,6 +208,33 @@ def predict(
     else:
         answers = predictions.of_head(Layout.here(), asked, model=model, top=top)
     predictions.show(answers, as_json=json, as_csv=csv)
+
+
+@app.command()
+def ladder(
+    name: Annotated[str, typer.Argument(metavar="SET", help="The set whose base is climbed with.")],
+    train_images: Annotated[int, typer.Option(min=0, help="Training images; 0 is all.")] = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Compare training from nothing, frozen features, stored views and fine-tuning."""
+    from dataclasses import asdict
+
+    from pipeline.params import load, one_or_all
+    from stages import ladder as stage
+
+    layout = Layout.here()
+    sets = load(layout.params).extract.sets
+    (key,) = one_or_all(sets, name, "extract.sets")
+    output = layout.root / "ladder" / key
+    rungs = stage.run(
+        stage.LadderConfig(base=sets[key], train=train_images, seed=seed),
+        raw=layout.raw,
+        splits=layout.splits,
+        work=layout.shared / "ladder",
+        output=output,
+    )
+    tables.show([asdict(rung) for rung in rungs])
+    typer.echo(f"picture: {output / 'ladder.svg'}", err=True)
 
 
 def main() -> NoReturn:

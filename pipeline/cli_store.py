@@ -123,6 +123,28 @@ def why(name: Annotated[str, typer.Argument(metavar="SET", help="A set in params
 
 
 @app.command()
+def plan(json: Json = False) -> None:
+    """Say how many rows exist, how many would be computed, their bytes and the time."""
+    from dataclasses import asdict
+
+    from pipeline.params import load
+    from stages import extract
+
+    layout = Layout.here()
+    config = load(layout.params).extract
+    plans = [extract.plan(config, key, raw=layout.raw, pool=layout.pool) for key in config.sets]
+    if json:
+        tables.print_json([asdict(one) for one in plans])
+        return
+    lines = []
+    for one in plans:
+        time = "?" if one.seconds is None else f"{one.seconds:.0f} s"
+        rows = {"set": one.name, "existing": one.existing, "to compute": one.missing}
+        lines.append({**rows, "bytes": tables.size(one.bytes), "time": time})
+    tables.show(lines)
+
+
+@app.command()
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:

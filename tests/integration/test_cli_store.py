@@ -1,0 +1,140 @@
+"""`cryobase store …` on a small checkout with features written by hand: no Keras is needed."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from stages import download, extract
+from stages.data.raw import RawImages
+from store import FeatureSet, Pool
+from tests.images import write_folder
+
+WIDTH = 8
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch) -> Path:
+    """30 images, a params file, a pool and a published set `small`."""
+    (tmp_path / ".git").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CRYOBASE_POOL", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    write_folder(tmp_path / "images", 10)
+    (tmp_path / "own.weights.h5").write_bytes(b"weights")
+    one = {"backbone": "efficientnet_lite0", "weights": "own.weights.h5", "image_size": 32}
+    params = {
+        "download": {"source": "folder", "path": "images"},
+        "extract": {"sets": {"small": one}},
+    }
+    YAML().dump(params, tmp_path / "params.yaml")
+    download.run(
+        download.DownloadConfig(source="folder", path="images"), output=tmp_path / "data/raw"
+    )
+    images = RawImages.open(tmp_path / "data/raw").examples
+    pool = Pool(tmp_path / ".cryobase/pool", extract.spec_of(extract.SetConfig(**one)))
+    with pool.writer() as writer:
+        writer.append(features_of(images.digests), images.digests, np.zeros(len(images), "u2"))
+    pool.publish(tmp_path / "features/small", images)
+    return tmp_path
+
+
+def features_of(digests: np.ndarray) -> np.ndarray:
+    return digests[:, :WIDTH].astype("f4") / 256
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["store", *arguments], catch_exceptions=code == 0)
+    if code == 0 and result.exception:
+        raise result.exception
+    return result.stdout
+
+
+def test_ls_and_show(checkout):
+    rows = json.loads(run("ls", "--json"))
+    assert [(row["name"][:5], row["rows"]) for row in rows] == [("small", 30), ("pool ", 30)]
+    shown = json.loads(run("show", "small"))
+    assert shown["images"] == 30
+    assert shown["feature_shape"] == [WIDTH]
+    assert shown["spec"]["weights_sha256"] == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_plan_counts_rows_before_anything_is_computed(checkout):
+    write_folder(checkout / "images", 2, first=10)
+    config = download.DownloadConfig(source="folder", path="images")
+    download.run(config, output=checkout / "data/raw")
+    (plan,) = json.loads(run("plan", "--json"))
+    row_bytes = WIDTH * 2
+    assert (plan["existing"], plan["missing"]) == (30, 6)
+    assert plan["bytes"] == 6 * row_bytes
+
+
+def test_why_names_the_part_that_changed(checkout):
+    assert "nothing" in run("why", "small")
+    params = YAML().load(checkout / "params.yaml")
+    params["extract"]["sets"]["small"]["image_size"] = 64
+    YAML().dump(params, checkout / "params.yaml")
+    assert run("why", "small").splitlines()[1].split() == ["image_size", "32", "64"]
+
+
+def test_diff_counts_what_changed(checkout):
+    found = FeatureSet.open(checkout / "features/small")
+    pool = Pool(checkout / ".cryobase/pool", found.spec)
+    from store import Examples
+
+    fewer = Examples.create(
+        ids=found.examples.ids[1:].tolist(),
+        digests=found.examples.digests[1:],
+        labels=found.examples.labels[1:],
+        quarantined=None,
+        classes=found.classes,
+    )
+    pool.publish(checkout / "features/fewer", fewer)
+    assert json.loads(run("diff", "small", "fewer", "--json"))["removed"] == 1
+    assert json.loads(run("diff", "small", "small", "--json"))["removed"] == 0
+
+
+def test_export_and_import_hold_the_same_rows(checkout):
+    run("export", "small", "--npz", "small.npz", "--csv", "small.csv")
+    with np.load("small.npz", allow_pickle=False) as arrays:
+        found = FeatureSet.open(checkout / "features/small")
+        np.testing.assert_array_equal(arrays["features"], found.rows())
+    assert len(Path("small.csv").read_text().splitlines()) == 31
+    assert "every byte right" in run("import", "features/small", "received")
+    assert FeatureSet.open(checkout / "features/received").digest == found.digest
+
+
+def test_a_damaged_set_is_refused_and_repair_drops_its_rows(checkout, monkeypatch):
+    assert "structure right" in run("verify")
+    (shard,) = (checkout / ".cryobase/pool").glob("*/shard-*.h5")
+    data = bytearray(shard.read_bytes())
+    position = data.index(features_of(FeatureSet.open(checkout / "features/small").examples.digests)
+                          .astype("<f2")[:1].tobytes()[:6])  # fmt: skip
+    data[position] ^= 1
+    shard.chmod(0o644)
+    shard.write_bytes(data)  # the set's hard link sees it too
+    with pytest.raises(Exception, match=r"sha256|SHA-256"):
+        run("verify", "small", "--full")
+    asked = []
+    monkeypatch.setattr(extract, "run", lambda config, name, **paths: asked.append(name))
+    assert "dropped 30 rows" in run("repair")
+    assert asked == ["small"]
+
+
+def test_gc_removes_only_what_no_manifest_names(checkout):
+    (pool,) = (checkout / ".cryobase/pool").glob("*/")
+    leftover = pool / ("shard-" + "0" * 64 + ".h5")
+    leftover.write_bytes(b"x")
+    import os
+
+    os.utime(leftover, (0, 0))
+    assert str(leftover.name) in run("gc", "--dry-run")
+    assert leftover.exists()
+    run("gc")
+    assert not leftover.exists()
+    assert "every byte right" in run("verify", "--full")
