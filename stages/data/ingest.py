@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stages.data import decoding, headers, index, packs
 from stages.data.digests import DigestTable
 from stages.data.index import Index
+from stages.data.isolation import IsolatedDecoder
 from stages.data.packs import Pack, PackWriter
 from stages.data.parallel import ordered_map
 from stages.data.source import Source, SourceExample
@@ -51,6 +52,7 @@ class Ingest:
         self._directory = directory
         self._in_place = in_place
         self._workers = workers or os.cpu_count() or 1
+        self._decoder = IsolatedDecoder(decoding.decode)
         self._old = _usable(directory, in_place)
         self._known = DigestTable(self._old.digest)  # the old index's rows, read by all threads
         self._table = DigestTable()  # of this run
@@ -70,7 +72,10 @@ class Ingest:
         """Take all examples of a source; what it no longer has leaves the index."""
         said = time.monotonic()
         examples = source.examples()
-        for image in ordered_map(self._look_at, examples, workers=self._workers):
+        images = ordered_map(
+            self._look_at, examples, workers=self._workers, stop=self._decoder.close
+        )
+        for image in images:
             self._take(image)
             if time.monotonic() - said > SAY_EVERY:
                 said = time.monotonic()
@@ -78,7 +83,7 @@ class Ingest:
         return self._finish(source.classes)
 
     def _look_at(self, example: SourceExample) -> _Image:
-        """In a thread: hash an image, and decode it if it is new."""
+        """In a thread: hash an image, and have it decoded if it is new."""
         try:
             data, digest, length = _read(example.image)
         except (DataError, OSError):
@@ -89,7 +94,7 @@ class Ingest:
             return _Image(example, digest, 0, b"", UNREADABLE, NOTHING)
         try:
             header = decoding.inspect(data)
-            decoding.decode(data)
+            self._decoder.try_out(data)
         except decoding.UndecodableImageError as error:
             return _Image(example, digest, length, b"", str(error), NOTHING)
         return _Image(example, digest, length, b"" if self._in_place else data, "", header)

@@ -10,9 +10,17 @@ Result = TypeVar("Result")
 
 
 def ordered_map(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int = 4
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    ahead: int = 4,
+    stop: Callable[[], None] | None = None,
 ) -> Iterator[Result]:
-    """Like `map`, in `workers` threads, at most `ahead` untaken results per thread."""
+    """Like `map`, in `workers` threads, at most `ahead` untaken results per thread.
+
+    However it ends, `stop` is called before threads are waited for, and should set them free.
+    """
     pool = ThreadPoolExecutor(workers)
     pending: deque[Future[Result]] = deque()
     try:
@@ -23,4 +31,6 @@ def ordered_map(
         while pending:
             yield pending.popleft().result()
     finally:
+        if stop:
+            stop()
         pool.shutdown(cancel_futures=True)
