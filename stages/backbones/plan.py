@@ -84,9 +84,9 @@ def plan(targets: Sequence[Target], images: Images) -> list[Pass]:
         )
         lacking.append(np.full(len(views), 1 << number, np.int64))
     unique, inverse = np.unique(np.concatenate(keys), return_inverse=True)
-    lackers = np.zeros(len(unique), np.int64)
-    np.bitwise_or.at(lackers, inverse, np.concatenate(lacking))
-    return [_pass(targets, unique[lackers == mask], int(mask)) for mask in np.unique(lackers)]
+    masks = np.zeros(len(unique), np.int64)
+    np.bitwise_or.at(masks, inverse, np.concatenate(lacking))
+    return [_pass(targets, unique[masks == mask], int(mask)) for mask in np.unique(masks)]
 
 
 def _pass(targets: Sequence[Target], keys: NDArray[np.int64], mask: int) -> Pass:
