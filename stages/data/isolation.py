@@ -1,8 +1,9 @@
 """Images are tried out in child processes: one that kills or stalls its decoder costs that child.
 
-A child is a new Python that imports the decoder alone, takes encoded bytes from a socket, and answers
-with a reason or nothing; no pickles, as hostile bytes may have taken it over. It ends when the other
-end of the socket does, whatever ended the parent, and by an alarm when an image takes too long.
+A child is a new Python that imports the decoder alone, takes encoded bytes from a socket, and
+answers with a reason or nothing; no pickles, as hostile bytes may have taken it over. It ends when
+the other end of the socket does, whatever ended the parent, and by an alarm when an image takes
+too long.
 """
 
 import os
@@ -22,7 +23,6 @@ from stages.errors import StageError
 SECONDS = 60.0  # for one image; noise of the most pixels that are read takes about four
 ATTEMPTS = 2  # a child may also die of an earlier image, or be killed from outside
 MAX_ANSWER = 1 << 16  # bytes
-HELLO = b""  # answered once the decoder is imported; no image has no bytes
 NO_MEMORY = b"\0"  # an answer that is no reason
 
 Decode = Callable[[bytes], Any]
@@ -67,7 +67,7 @@ class IsolatedDecoder:
                 return self._idle.pop()
             child = _Child(self._name)
             self._children.append(child)
-        if child.ask(HELLO) is None:
+        if child.ask(b"") is None:  # any answer means that the decoder is imported
             raise StageError(
                 f"{sys.executable}: does not start as a decoder, its words are above"
                 f" ({child.cause_of_death()}); install Cryobase again"
@@ -140,8 +140,7 @@ def serve(name: str, seconds: float) -> None:
 
 def _answer(decode: Decode, data: bytes) -> bytes:
     try:
-        if data != HELLO:
-            decode(data)
+        decode(data)
     except UndecodableImageError as error:
         return str(error).encode(errors="replace")
     except MemoryError:
