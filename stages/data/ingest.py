@@ -5,7 +5,9 @@ import logging
 import os
 import time
 from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 
 MAX_ID_BYTES = 512
 MOSTLY_DEAD = 0.5  # of a pack's bytes unused, and it is written anew
+GROUP, GROUP_BYTES = 32, 1 << 16  # examples that a thread looks at together
 SAY_EVERY = 10.0  # seconds
 WIDTHS = {"<i4": "i", "<i8": "q"}  # numpy's dtypes to the array module's
 UNREADABLE = "cannot be read: missing, not permitted, or no regular file"
@@ -71,19 +74,32 @@ class Ingest:
     def run(self, source: Source) -> Index:
         """Take all examples of a source; what it no longer has leaves the index."""
         said = time.monotonic()
-        examples = source.examples()
-        images = ordered_map(
-            self._look_at, examples, workers=self._workers, stop=self._decoder.close
+        looked_at = ordered_map(
+            self._look_at,
+            _groups(source.examples()),
+            workers=self._workers,
+            stop=self._decoder.close,
         )
-        for image in images:
+        for image in chain.from_iterable(looked_at):
             self._take(image)
             if time.monotonic() - said > SAY_EVERY:
                 said = time.monotonic()
                 log.info("%s images so far, %s of them new", f"{len(self._labels):,}", self.decoded)
         return self._finish(source.classes)
 
-    def _look_at(self, example: SourceExample) -> _Image:
-        """In a thread: hash an image, and have it decoded if it is new."""
+    def _look_at(self, examples: list[SourceExample]) -> list[_Image]:
+        """In a thread: hash images, and have those decoded that are new."""
+        images = [self._read(example) for example in examples]
+        new = [n for n, image in enumerate(images) if image.header and not image.reason]
+        reasons = self._decoder.reasons([images[n].data for n in new])
+        for n, reason in zip(new, reasons, strict=True):
+            if reason:
+                images[n] = replace(images[n], data=b"", reason=reason, header=NOTHING)
+            elif self._in_place:
+                images[n] = replace(images[n], data=b"")
+        return images
+
+    def _read(self, example: SourceExample) -> _Image:
         try:
             data, digest, length = _read(example.image)
         except (DataError, OSError):
@@ -93,11 +109,9 @@ class Ingest:
         if digest == UNREADABLE_DIGEST:
             return _Image(example, digest, 0, b"", UNREADABLE, NOTHING)
         try:
-            header = decoding.inspect(data)
-            self._decoder.try_out(data)
+            return _Image(example, digest, length, data, "", decoding.inspect(data))
         except decoding.UndecodableImageError as error:
             return _Image(example, digest, length, b"", str(error), NOTHING)
-        return _Image(example, digest, length, b"" if self._in_place else data, "", header)
 
     def _take(self, image: _Image) -> None:
         """In order: note an example, and its image if it is the first with these bytes."""
@@ -202,6 +216,25 @@ def _pack_again(writer: PackWriter, digest: bytes, data: bytes) -> tuple[int, in
             f"image {digest.hex()}: its pack is damaged; delete data/raw, run `cryobase download`"
         )
     return writer.append(digest, headers.EXTENSIONS[header.format], data)
+
+
+def _groups(examples: Iterable[SourceExample]) -> Iterator[list[SourceExample]]:
+    """Small images in groups, so that a question to a decoder is worth its while."""
+    group, size = [], 0
+    for example in examples:
+        group.append(example)
+        size += _size(example.image)
+        if size >= GROUP_BYTES or len(group) == GROUP:
+            yield group
+            group, size = [], 0
+    yield group
+
+
+def _size(image: bytes | Path) -> int:
+    try:
+        return len(image) if isinstance(image, bytes) else image.stat().st_size
+    except OSError:
+        return 0
 
 
 def _read(image: bytes | Path) -> tuple[bytes, bytes, int]:

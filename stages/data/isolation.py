@@ -1,17 +1,19 @@
 """Images are tried out in child processes: one that kills or stalls its decoder costs that child.
 
 A child is a new Python that imports the decoder alone, takes encoded bytes from a socket, and
-answers with a reason or nothing; no pickles, as hostile bytes may have taken it over. It ends when
+answers with reasons; no pickles, as hostile bytes may have taken it over. It ends when
 the other end of the socket does, whatever ended the parent, and by an alarm when an image takes
 too long.
 """
 
+import io
+import json
 import os
 import pkgutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from threading import Lock
@@ -21,9 +23,7 @@ from stages.data.decoding import UndecodableImageError
 from stages.errors import StageError
 
 SECONDS = 60.0  # for one image; noise of the most pixels that are read takes about four
-ATTEMPTS = 2  # a child may also die of an earlier image, or be killed from outside
 MAX_ANSWER = 1 << 16  # bytes
-NO_MEMORY = b"\0"  # an answer that is no reason
 
 Decode = Callable[[bytes], Any]
 
@@ -39,25 +39,30 @@ class IsolatedDecoder:
         self._idle: list[_Child] = []
         self._closed = False
 
-    def try_out(self, data: bytes) -> None:
-        """Decode an image in a child, to see whether that works.
+    def reasons(self, images: Sequence[bytes]) -> list[str]:
+        """Why each image cannot be decoded; "" if it can.
 
         Raises:
-            UndecodableImageError: `decode` raised it, or the image ended two children.
             MemoryError: `decode` raised it.
             StageError: children do not even start.
         """
-        for _ in range(ATTEMPTS):
-            child = self._take()
-            if (answer := child.ask(data)) is not None:
-                break
-        else:
-            raise UndecodableImageError(child.cause_of_death())
-        self._idle.append(child)
-        if answer == NO_MEMORY:
-            raise MemoryError(f"too little to decode an image of {len(data):,} bytes")
-        if answer:
-            raise UndecodableImageError(answer.decode(errors="replace"))
+        if not images:
+            return []
+        answers, _ = self._ask(images)
+        if not answers:  # by an image of them, an earlier one, or something from outside: once more
+            alone = [self._ask([image]) for image in images]
+            answers = [answer[0] if answer else cause for answer, cause in alone]
+        if None in answers:
+            raise MemoryError(f"decoding images of up to {max(map(len, images)):,} bytes")
+        return answers
+
+    def _ask(self, images: Sequence[bytes]) -> tuple[list[Any], str]:
+        """A child's answers; none if it died, and of what."""
+        child = self._take()
+        if answers := child.ask(images):
+            self._idle.append(child)
+            return answers, ""
+        return [], child.cause_of_death()
 
     def _take(self) -> "_Child":
         with self._lock:
@@ -67,7 +72,7 @@ class IsolatedDecoder:
                 return self._idle.pop()
             child = _Child(self._name)
             self._children.append(child)
-        if child.ask(b"") is None:  # any answer means that the decoder is imported
+        if not child.ask([b""]):  # any answer means that the decoder is imported
             raise StageError(
                 f"{sys.executable}: does not start as a decoder, its words are above"
                 f" ({child.cause_of_death()}); install Cryobase again"
@@ -100,18 +105,21 @@ class _Child:
                 process_group=0,  # Ctrl-C is the parent's affair
             )
 
-    def ask(self, data: bytes) -> bytes | None:
-        """The child's answer; None if it died, and its cause of death is known."""
+    def ask(self, images: Sequence[bytes]) -> list[Any]:
+        """A reason, "" or None per image; nothing if the child died, and its cause is known."""
         try:
-            self._socket.send_bytes(data)
-            return self._socket.recv_bytes(MAX_ANSWER)
-        except (EOFError, OSError):
+            self._socket.send_bytes(json.dumps([len(image) for image in images]).encode())
+            self._socket.send_bytes(b"".join(images))
+            answers: list[Any] = json.loads(self._socket.recv_bytes(MAX_ANSWER))
+        except (EOFError, OSError, ValueError):
             self._socket.close()
+        else:
+            return answers
         try:
             self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:  # it said nonsense, and lives
             self.kill()
-        return None
+        return []
 
     def kill(self) -> None:
         self._process.kill()
@@ -131,21 +139,23 @@ def serve(name: str, seconds: float) -> None:
     parent = Connection(sys.stdin.fileno())
     with suppress(EOFError, ConnectionError):
         while True:
-            data = parent.recv_bytes()
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-            answer = _answer(decode, data)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            parent.send_bytes(answer)
+            lengths, images = json.loads(parent.recv_bytes()), io.BytesIO(parent.recv_bytes())
+            answers = []
+            for length in lengths:
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+                answers.append(_reason(decode, images.read(length)))
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            parent.send_bytes(json.dumps(answers).encode())
 
 
-def _answer(decode: Decode, data: bytes) -> bytes:
+def _reason(decode: Decode, image: bytes) -> str | None:
     try:
-        decode(data)
+        decode(image)
     except UndecodableImageError as error:
-        return str(error).encode(errors="replace")
+        return str(error)
     except MemoryError:
-        return NO_MEMORY
-    return b""
+        return None
+    return ""
 
 
 if __name__ == "__main__":
