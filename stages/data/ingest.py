@@ -6,6 +6,7 @@ import os
 import time
 from array import array
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -74,17 +75,15 @@ class Ingest:
     def run(self, source: Source) -> Index:
         """Take all examples of a source; what it no longer has leaves the index."""
         said = time.monotonic()
-        looked_at = ordered_map(
-            self._look_at,
-            _groups(source.examples()),
-            workers=self._workers,
-            stop=self._decoder.close,
-        )
-        for image in chain.from_iterable(looked_at):
-            self._take(image)
-            if time.monotonic() - said > SAY_EVERY:
-                said = time.monotonic()
-                log.info("%s images so far, %s of them new", f"{len(self._labels):,}", self.decoded)
+        groups = _groups(source.examples())
+        with closing(
+            ordered_map(self._look_at, groups, workers=self._workers, stop=self._decoder.close)
+        ) as looked_at:
+            for image in chain.from_iterable(looked_at):
+                self._take(image)
+                if time.monotonic() - said > SAY_EVERY:
+                    said, count = time.monotonic(), f"{len(self._labels):,}"
+                    log.info("%s images so far, %s of them new", count, self.decoded)
         return self._finish(source.classes)
 
     def _look_at(self, examples: list[SourceExample]) -> list[_Image]:

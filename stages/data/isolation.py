@@ -49,7 +49,7 @@ class IsolatedDecoder:
         if not images:
             return []
         answers, _ = self._ask(images)
-        if not answers:  # by an image of them, an earlier one, or something from outside: once more
+        if not answers:  # one of them did it, or an earlier one, or something from outside
             alone = [self._ask([image]) for image in images]
             answers = [answer[0] if answer else cause for answer, cause in alone]
         if None in answers:

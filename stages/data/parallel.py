@@ -1,7 +1,7 @@
 """Work in threads, results in order, and never more than a few results in memory."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ def ordered_map(
     workers: int,
     ahead: int = 4,
     stop: Callable[[], None] | None = None,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Like `map`, in `workers` threads, at most `ahead` untaken results per thread.
 
     However it ends, `stop` is called before threads are waited for, and should set them free.

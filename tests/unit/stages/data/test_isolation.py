@@ -152,14 +152,17 @@ def test_children_that_do_not_start_end_the_run_and_quarantine_nothing(tmp_path,
 
 
 @pytest.mark.fault(8)
-def test_an_interrupted_run_waits_for_no_decoder(tmp_path, started, alone):
-    def interrupt():
+@pytest.mark.parametrize("where", ["source", "index"])
+def test_an_interrupted_run_waits_for_no_decoder(tmp_path, monkeypatch, started, alone, where):
+    def interrupt(*_):
         while len(started) < 2:
             time.sleep(0.01)
         raise KeyboardInterrupt
 
+    if where == "index":
+        monkeypatch.setattr(Ingest, "_take", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        ingest(tmp_path, b"stall", b"stall", b"", end=interrupt)
+        ingest(tmp_path, b"", b"stall", b"stall", end=interrupt if where == "source" else int)
     assert all(process.returncode for process in started)
 
 
