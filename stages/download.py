@@ -43,7 +43,7 @@ class DownloadConfig:
     """
 
     source: Literal["sample", "folder", "archive", "tfds"] = "sample"
-    path: str = "dvc.yaml"
+    path: str = "requirements.lock"
     in_place: bool = False
     pattern: str | None = None
     url: str | None = None
@@ -65,7 +65,7 @@ class DownloadConfig:
             raise ValueError(f"in_place: only images of source folder can stay, not {self.source}")
         if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise ValueError(f"sha256: 64 digits 0-9a-f, not {self.sha256!r}")
-        if self.source == "archive" and self.url is None and self.path == "dvc.yaml":
+        if self.source == "archive" and self.url is None and self.path == "requirements.lock":
             raise ValueError("path: source archive needs a local archive, or url")
         if self.source == "tfds" and not (self.name or self.data_dir):
             raise ValueError("name: source tfds needs one, or data_dir of a prepared version")

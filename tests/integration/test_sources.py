@@ -84,7 +84,7 @@ def test_an_archive_from_a_faulty_server_runs_to_the_end(tmp_path, pool, server)
         lambda handler: good(handler, data, until=len(data) // 2, etag='"1"'),
         lambda handler: good(handler, data, etag='"2"'),
     ]
-    config = replace(config, path="dvc.yaml", url=server.url)
+    config = replace(config, path="requirements.lock", url=server.url)
     assert "linear" in run_all(config, tmp_path, pool)["heads"]
 
 
