@@ -1,14 +1,16 @@
 """Exit codes: what went wrong, for scripts (README, "Exit codes")."""
 
 from pipeline.params import ParamsError
-from stages.errors import ConfigError, DataError, MissingWeightsError
+from stages.backbones.canary import DriftError
+from stages.errors import ConfigError, MissingWeightsError, StageError
 from store.errors import StoreError
 
 EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (ParamsError, 2),
     (ConfigError, 2),
     (MissingWeightsError, 5),
-    (DataError, 3),
+    (DriftError, 4),
+    (StageError, 3),
     (StoreError, 4),
 )
 

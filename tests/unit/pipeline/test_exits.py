@@ -1,0 +1,28 @@
+"""Every error that is raised on purpose has an exit code of the table in the README."""
+
+import pytest
+
+from pipeline.exits import exit_code
+from pipeline.params import ParamsError
+from stages.backbones.canary import DriftError
+from stages.errors import ConfigError, DataError, MissingWeightsError, StageError
+from store import IntegrityError, MissingRowsError, StoreError
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (ParamsError, 2),
+        (ConfigError, 2),
+        (DataError, 3),
+        (StageError, 3),
+        (DriftError, 4),
+        (StoreError, 4),
+        (IntegrityError, 4),
+        (MissingRowsError, 4),
+        (MissingWeightsError, 5),
+        (RuntimeError, 1),
+    ],
+)
+def test_exit_codes(kind, code):
+    assert exit_code(kind.__new__(kind)) == code
