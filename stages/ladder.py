@@ -80,8 +80,8 @@ class Rung:
     Attributes:
         rung: its name.
         accuracy: on the validation images, of the kept weights.
-        at_frozen_seconds: the best accuracy within the seconds of the frozen rung; None where the
-            rung does not train from nothing.
+        at_frozen_seconds: the best accuracy within the seconds of the frozen rung; 0 where
+            no epoch fits into them, None where the rung does not train from nothing.
         seconds: from images to a trained model.
         bought: accuracy gained over the best rung below.
     """
@@ -236,7 +236,7 @@ class _Climb:
         within = [accuracy for seconds, accuracy in found if seconds <= frozen_seconds]
         best = max(accuracy for _, accuracy in found)
         rung = "scratch augmented" if policy else "scratch"
-        return _told(rung, best, found[-1][0], max(within))
+        return _told(rung, best, found[-1][0], max(within, default=0.0))
 
     def tuned(self, frozen_seconds: float) -> Rung:
         """The frozen rung's head grafted and tuned end to end; its seconds include that rung's."""
