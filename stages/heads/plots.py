@@ -32,6 +32,7 @@ def learning_curves(path: Path, history: History, title: str) -> None:
             axis.plot(epochs, history.curves[f"val_{curve}"], color=BLUE, label="validation")
             _mark(axis, history)
             axis.set(xlabel="epoch", ylabel=curve, title=title)
+            axis.xaxis.get_major_locator().set_params(integer=True)
         axes[0].legend(frameon=False)
 
 
@@ -55,6 +56,7 @@ def all_curves(path: Path, histories: Mapping[str, History], best: str) -> None:
                 line = {"color": None if few else GREY, "linewidth": 1, **style}
                 axis.plot(range(1, len(values) + 1), values, label=label, **line)
             axis.set(xlabel="epoch", ylabel=f"validation {curve}")
+            axis.xaxis.get_major_locator().set_params(integer=True)
             _mark(axis, histories[best])
         axes[0].legend(frameon=False)
 

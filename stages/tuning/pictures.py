@@ -55,6 +55,7 @@ def curves(
                 label = f"overfitting from {overfitting_from}"
                 axis.axvspan(overfitting_from, epochs[-1] + 0.5, color=RED, alpha=0.1, label=label)
             axis.set(xlabel="epoch", ylabel=curve)
+            axis.xaxis.get_major_locator().set_params(integer=True)
         axes[0].legend(frameon=False, fontsize=8)
 
 
