@@ -128,18 +128,22 @@ def plan(json: Json = False) -> None:
     from dataclasses import asdict
 
     from pipeline.params import load
-    from stages import extract
+    from stages.backbones.estimate import estimate
+    from stages.extract import spec_of
 
     layout = Layout.here()
-    config = load(layout.params).extract
-    plans = [extract.plan(config, key, raw=layout.raw, pool=layout.pool) for key in config.sets]
+    sets = load(layout.params).extract.sets
+    plans = {
+        name: estimate(spec_of(one), one.views, raw=layout.raw, pool=layout.pool)
+        for name, one in sets.items()
+    }
     if json:
-        tables.print_json([asdict(one) for one in plans])
+        tables.print_json([{"set": name, **asdict(one)} for name, one in plans.items()])
         return
     lines = []
-    for one in plans:
+    for name, one in plans.items():
         time = "?" if one.seconds is None else f"{one.seconds:.0f} s"
-        rows = {"set": one.name, "existing": one.existing, "to compute": one.missing}
+        rows = {"set": name, "existing": one.existing, "to compute": one.missing}
         lines.append({**rows, "bytes": tables.size(one.bytes), "time": time})
     tables.show(lines)
 

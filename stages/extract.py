@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stages.backbones import rates
+from stages.backbones import estimate
 from stages.backbones.table import BACKBONES
 from stages.backbones.weights import WeightsFile, locate_weights
 from stages.data.augment import Augmentation
@@ -190,7 +190,7 @@ def run(
     started = time.monotonic()
     computed = _computed(config, targets, images, weights)
     if total := computed.rows.total():
-        rates.remember(pool, own[0].fingerprint, total, time.monotonic() - started)
+        estimate.remember(pool, own[0].fingerprint, total, time.monotonic() - started)
     examples = _quarantined(images.examples, computed.failures)
     targets[0].pool.publish(output, examples, config.sets[name].views)
     mine = computed.rows[own[0].fingerprint]
@@ -207,41 +207,6 @@ def run(
     )
     _tell(summary, output)
     return summary
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExtractPlan:
-    """What a run would do.
-
-    Attributes:
-        name: the feature set.
-        existing: rows that the pool has.
-        missing: rows to compute.
-        bytes: that they take; None where no row of the spec exists yet.
-        seconds: that they take, judged by the last run here; None where there was none.
-    """
-
-    name: str
-    existing: int
-    missing: int
-    bytes: int | None
-    seconds: float | None
-
-
-def plan(config: ExtractConfig, name: str, *, raw: Path, pool: Path) -> ExtractPlan:
-    """What `run` would compute; nothing is computed, and no Keras is loaded."""
-    from stages.backbones.plan import Images
-
-    chosen = config.sets[name]
-    spec = spec_of(chosen)
-    found = Pool(pool, spec).plan(Images(raw).digests, chosen.views)
-    return ExtractPlan(
-        name=name,
-        existing=found.existing,
-        missing=found.missing,
-        bytes=None if found.row_bytes is None else found.row_bytes * found.missing,
-        seconds=rates.seconds(pool, spec.fingerprint, found.missing),
-    )
 
 
 def _spec(config: SetConfig, weights_sha256: str) -> FeatureSpec:

@@ -1,0 +1,43 @@
+"""The design's rules on who may import whom, and how long a module may be."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted(
+    path for name in ("store", "stages", "pipeline") for path in (ROOT / name).rglob("*.py")
+)
+NEVER = {
+    "store": {"stages", "pipeline", "tensorflow", "keras", "dvc", "PIL", "cv2"},
+    "stages": {"pipeline", "dvc"},
+    "pipeline": {"tensorflow", "keras", "h5py"},
+}
+HOMES = {  # a library -> the only modules that import it
+    "h5py": {"store/columns.py"},
+    "dask": {"store/lazy.py", "stages/cluster.py"},
+    "distributed": {"stages/cluster.py"},
+    "openvino": {"stages/backbones/openvino_engine.py", "stages/heads/export.py"},
+    "tensorflow_datasets": {"stages/data/tfds.py"},
+}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The top-level names that a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_from_pipeline_to_stages_to_store(path):
+    place = path.relative_to(ROOT)
+    names = set(imported(path))
+    assert not names & NEVER[place.parts[0]]
+    for library, homes in HOMES.items():
+        assert library not in names or str(place) in homes
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
