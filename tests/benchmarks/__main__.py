@@ -15,8 +15,10 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
+from tests.benchmarks import tables
+from tests.benchmarks.tables import RESULTS
+
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "docs" / "performance.json"
 
 
 def chosen(names: list[str]) -> dict[str, Callable[[], float]]:
@@ -24,7 +26,9 @@ def chosen(names: list[str]) -> dict[str, Callable[[], float]]:
     found: dict[str, Callable[[], float]] = {}
     wanted = {name.partition(".")[0] for name in names}
     for module in iter_modules([str(Path(__file__).parent)]):
-        if module.name not in ("__main__", "measure") and (not names or module.name in wanted):
+        if module.name not in ("__main__", "measure", "tables") and (
+            not names or module.name in wanted
+        ):
             table = getattr(import_module(f"tests.benchmarks.{module.name}"), "BENCHMARKS", {})
             found |= {
                 key: function
@@ -58,6 +62,7 @@ def save(ratios: dict[str, float]) -> None:
         "ratios": dict(sorted((kept | ratios).items())),
     }
     RESULTS.write_text(json.dumps(document, indent=2) + "\n")
+    tables.write()
 
 
 def main() -> int:
