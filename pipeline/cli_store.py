@@ -166,15 +166,23 @@ def export(
     name: SetArgument,
     npz: Annotated[Path | None, typer.Option(help="Write one .npz file.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write one .csv file.")] = None,
+    projector: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write a folder for the embedding projector: `tensorboard --logdir FOLDER`.",
+        ),
+    ] = None,
 ) -> None:
     """Write a feature set in a format that other tools read."""
     from pipeline.params import ParamsError
-    from store import FeatureSet, export_csv, export_npz
+    from store import FeatureSet, export_csv, export_npz, export_projector
 
-    if not (npz or csv):
-        raise ParamsError("export: say where to: --npz FILE or --csv FILE")
+    if not (npz or csv or projector):
+        raise ParamsError("export: say where to: --npz FILE, --csv FILE or --projector FOLDER")
     found = FeatureSet.open(_directory(name))
-    for path, write in ((npz, export_npz), (csv, export_csv)):
+    writers = ((npz, export_npz), (csv, export_csv), (projector, export_projector))
+    for path, write in writers:
         if path:
             write(found, path)
             typer.echo(str(path))

@@ -15,7 +15,7 @@ from store.errors import (
     UnknownExampleError,
 )
 from store.examples import Examples, decode_id, encode_id
-from store.export import export_csv, export_npz
+from store.export import export_csv, export_npz, export_projector
 from store.manifest import FileInfo, Manifest, Published, ShardInfo
 from store.pool import Plan, Pool
 from store.reader import FeatureSet
@@ -54,5 +54,6 @@ __all__ = [
     "encode_id",
     "export_csv",
     "export_npz",
+    "export_projector",
     "import_set",
 ]

@@ -83,6 +83,8 @@ class Published:
         _check(_is_hex(self.digest) and self.views < 1 << 16, "set.digest or set.views")
         texts = [type(name) is str for name in self.classes]
         _check(all(texts) and len(set(self.classes)) == len(texts), "set.classes")
+        for name in self.classes:
+            name.encode("utf-8", "surrogateescape")  # what no file can be called has no text
 
 
 @dataclass(frozen=True, kw_only=True)

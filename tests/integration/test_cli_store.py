@@ -105,6 +105,8 @@ def test_export_and_import_hold_the_same_rows(checkout):
         found = FeatureSet.open(checkout / "features/small")
         np.testing.assert_array_equal(arrays["features"], found.rows())
     assert len(Path("small.csv").read_text().splitlines()) == 31
+    run("export", "small", "--projector", "logs/small")
+    assert len(Path("logs/small/tensors.tsv").read_text().splitlines()) == 30
     assert "every byte right" in run("import", "features/small", "received")
     assert FeatureSet.open(checkout / "features/received").digest == found.digest
 

@@ -89,6 +89,7 @@ FORGERIES = [
     (("published",), {"classes": ["a", "a"]}),
     (("published",), {"classes": [1]}),
     (("published",), {"classes": "ab"}),
+    (("published",), {"classes": ["\ud800"]}),
     (("published",), {"views": 1 << 16}),
     (("published",), {"digest": "x"}),
     (("published",), {"examples": None}),
