@@ -41,6 +41,8 @@ def open_regular(path: Path) -> int:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise IntegrityError(f"{path}: a symbolic link, not a regular file; {MEND}") from None
+        if error.errno == errno.ENXIO:
+            raise IntegrityError(f"{path}: a socket, not a regular file; {MEND}") from None
         raise StorageError(error.errno, os.strerror(error.errno or 0), str(path)) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

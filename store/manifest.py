@@ -4,22 +4,30 @@ A file that no manifest names does not exist for readers. Versions are published
 so that of two committers one wins and the other reads again (compare and swap).
 """
 
+import errno
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Self
 
-from store.errors import ConflictError, IntegrityError, SpecError, StoreNotFoundError
+from store.errors import ConflictError, IntegrityError, SpecError, StorageError, StoreNotFoundError
 from store.files import read_file
 from store.publish import publish_bytes, storage_errors
 from store.spec import FeatureSpec, canonical_json
 
 FORMAT = "cryobase-features"
 SCHEMA = 1
-MAX_BYTES = 1 << 26
+MAX_BYTES = 1 << 23
+MAX_VALUES = 200_000  # what parsing costs: 8 MiB of brackets take seconds and a gigabyte
+MAX_KEYS = 16
+MAX_SHARD = 1 << 28
+MAX_EXAMPLES = 1 << 32
+MAX_RANK = 31  # HDF5 knows 32 dimensions, and rows are one
 _NAME = re.compile(r"\Amanifest-([1-9][0-9]{0,8})\.json\Z")
 _HEX = re.compile(r"\A[0-9a-f]{64}\Z")
 _SUFFIXES = {"shard": "h5", "examples": "h5", "canary": "npy"}
@@ -57,11 +65,12 @@ class ShardInfo(FileInfo):
         super().__post_init__()
         _check(self.name.startswith("shard-") and _is_hex(self.digest), f"shard {self.name!r}")
         _check(_is_count(self.rows) and self.rows > 0, f"rows of {self.name}")
+        _check(self.size <= MAX_SHARD, f"size of {self.name}")
 
     @classmethod
     def of_shard(cls, data: bytes, rows: int, digest: int) -> Self:
         """What a manifest says of a new shard."""
-        return cls(**asdict(FileInfo.of("shard", data)), rows=rows, digest=f"{digest:064x}")
+        return cls(**vars(FileInfo.of("shard", data)), rows=rows, digest=f"{digest:064x}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +87,7 @@ class Published:
 
     def __post_init__(self) -> None:
         _check(self.examples.name.startswith("examples-"), "examples")
+        _check(self.examples.size <= MAX_EXAMPLES, "size of the examples")
         for name in ("count", "quarantined", "views", "rows"):
             _check(_is_count(getattr(self, name)), f"set.{name}")
         _check(_is_hex(self.digest) and self.views < 1 << 16, "set.digest or set.views")
@@ -99,7 +109,9 @@ class Manifest:
 
     def __post_init__(self) -> None:
         shape = self.feature_shape
-        known = shape is not None and all(_is_count(side) and side > 0 for side in shape)
+        known = shape is not None and len(shape) <= MAX_RANK
+        known = known and all(_is_count(side) and side > 0 for side in shape or ())
+        known = known and prod(shape or ()) <= MAX_SHARD
         _check(known or (shape is None and not self.shards), "feature_shape")
         names = {shard.name for shard in self.shards}
         _check(len(names) == len(self.shards), "shard that comes twice")
@@ -117,9 +129,24 @@ class Manifest:
         return (*self.shards, *(info for info in others if info))
 
     def to_bytes(self) -> bytes:
-        """The one text that stands for this manifest, its checksum included."""
+        """The one text that stands for this manifest, its checksum included.
+
+        Raises:
+            StorageError: nobody would read it again, because it is too large.
+        """
+        data = self._to_bytes()
+        if len(data) > MAX_BYTES or _values(data) > MAX_VALUES:
+            fact = f"a manifest of {len(self.shards)} shards has {len(data)} bytes and"
+            limit = f"{_values(data)} values, at most {MAX_BYTES} and {MAX_VALUES} are read"
+            raise StorageError(errno.EFBIG, f"{fact} {limit}; use another pool")
+        return data
+
+    def _to_bytes(self) -> bytes:
         value = {"format": FORMAT, "schema": SCHEMA, "fingerprint": self.spec.fingerprint}
-        value |= asdict(self)
+        value |= vars(self) | {"spec": self.spec.to_json()}
+        value["shards"] = [vars(shard) for shard in self.shards]
+        value["canary"] = self.canary and vars(self.canary)
+        value["published"] = self.published and asdict(self.published)
         value["checksum"] = hashlib.sha256(canonical_json(value)).hexdigest()
         return canonical_json(value) + b"\n"
 
@@ -131,7 +158,10 @@ class Manifest:
             IntegrityError: a torn, altered or foreign file, or one of a newer schema.
         """
         try:
-            value = json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse)
+            _check(_values(data) <= MAX_VALUES, f"number of values, at most {MAX_VALUES}")
+            value = json.loads(
+                data, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_refuse
+            )
             _check(isinstance(value, dict) and value.get("format") == FORMAT, "format")
             if type(value.get("schema")) is int and value["schema"] > SCHEMA:
                 raise IntegrityError(
@@ -139,7 +169,7 @@ class Manifest:
                     " upgrade with `pip install -U cryobase`"
                 )
             manifest = _manifest(value)
-            _check(manifest.to_bytes() == data, "checksum or text")
+            _check(manifest._to_bytes() == data, "checksum or text")
         except (
             SpecError,
             ValueError,
@@ -161,7 +191,7 @@ def versions(directory: Path) -> list[int]:
     """The versions of a directory's manifests, ascending."""
     with storage_errors(directory):
         try:
-            names = [path.name for path in directory.iterdir()]
+            names = os.listdir(directory)
         except (FileNotFoundError, NotADirectoryError):
             return []
     return sorted(int(match[1]) for name in names if (match := _NAME.match(name)))
@@ -253,10 +283,17 @@ def _check(holds: bool, what: str) -> None:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_KEYS:
+        _check(False, f"object of more than {MAX_KEYS} keys")
     value = dict(pairs)
     _check(len(value) == len(pairs), "key that comes twice")
     return value
 
 
+def _values(data: bytes) -> int:
+    """At least the number of values in a JSON text, which costs less to count than to parse."""
+    return sum(map(data.count, (b"[", b"{", b",")))
+
+
 def _refuse(constant: str) -> None:
-    _check(False, f"constant {constant}")
+    _check(False, f"number {constant[:20]}")

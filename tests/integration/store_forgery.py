@@ -22,6 +22,18 @@ def replace_shard(directory: Path, data: bytes, number: int = 0) -> Path:
     return directory / new.name
 
 
+def replace_examples(directory: Path, data: bytes) -> Path:
+    """Put `data` in place of the examples and let the manifest name it."""
+    _, manifest = load(directory)
+    assert manifest.published
+    (directory / manifest.published.examples.name).unlink()
+    new = FileInfo.of("examples", data)
+    (directory / new.name).write_bytes(data)
+    published = replace(manifest.published, examples=new)
+    write_manifest(directory, replace(manifest, published=published))
+    return directory / new.name
+
+
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     path = manifest_path(directory, 1)
     path.unlink()

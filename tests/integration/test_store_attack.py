@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from dataclasses import replace
 
@@ -12,9 +13,9 @@ import h5py
 import numpy as np
 import pytest
 
-from store import FeatureSet, IntegrityError, StoreError, import_set
+from store import FeatureSet, IntegrityError, import_set, shard
 from store.manifest import load
-from tests.integration.store_forgery import replace_shard, write_manifest
+from tests.integration.store_forgery import replace_examples, replace_shard, write_manifest
 from tests.unit.store.samples import digests, features, published
 
 ROWS = 10  # of each of the two shards that `published` makes
@@ -54,6 +55,20 @@ def external_link(file):
 
 def soft_link(file):
     file["features"] = h5py.SoftLink("/digest")
+
+
+def dangling_link(file):
+    file["features"] = h5py.SoftLink("/nowhere")
+
+
+def shape_bomb(file):
+    file.create_dataset("features", (10**12, 5), "<f4")
+
+
+def of_named_type(file):
+    file["type"] = np.dtype("<f4")
+    file.create_dataset("features", data=features(range(ROWS)), dtype=file["type"])
+    del file["type"]
 
 
 def alias(file):
@@ -144,7 +159,20 @@ def attributes(file):
 
 
 def of(values):
-    return with_features(lambda file: file.create_dataset("features", data=values))
+    return lambda file: file.create_dataset("features", data=values)
+
+
+def in_examples(make):
+    """The attack under the name `label`, beside columns of examples as they should be."""
+
+    def write(file):
+        file.create_dataset("digest", data=digests(range(ROWS)))
+        make(file)
+        file.move("features", "label")
+        file.create_dataset("id", data=np.array([b"%05d" % row for row in range(ROWS)]))
+        file.create_dataset("quarantined", data=np.zeros(ROWS, "u1"))
+
+    return write
 
 
 def extra_member(file):
@@ -168,49 +196,92 @@ def many_members(file):
 
 
 FIELDS = np.dtype([("a", "<f4"), ("b", "<f4")])
-ATTACKS = {
-    "external link": with_features(external_link),
-    "soft link": with_features(soft_link),
-    "hard alias": alias,
-    "raw external storage": with_features(raw_external_storage),
-    "virtual dataset": with_features(virtual),
-    "filter": with_features(filtered),
-    "inflate bomb": with_features(inflate_bomb),
-    "filter without data": with_features(unknown_filter),
-    "chunks": with_features(chunked),
-    "compact": with_features(compact),
-    "unwritten": with_features(unwritten),
-    "variable length": with_features(variable_length),
-    "reference": with_features(reference),
-    "variable string": with_features(variable_string),
-    "named type": with_features(named_type),
-    "group": with_features(group),
-    "deep groups": with_features(deep),
-    "cycle": with_features(cycle),
-    "scalar": with_features(scalar),
-    "attribute": with_features(attributes),
-    "compound": of(np.zeros(ROW, FIELDS)),
-    "big endian": of(np.zeros(ROW, ">f4")),
-    "float64": of(np.zeros(ROW, "<f8")),
-    "bool": of(np.zeros(ROW, np.bool_)),
-    "strings": of(np.full(ROW, b"abcd")),
-    "too few rows": of(np.zeros((ROWS - 1, 5), "<f4")),
-    "other shape": of(np.zeros((ROWS, 6), "<f4")),
-    "other rank": of(np.zeros((ROWS, 5, 1), "<f4")),
-    "extra member": extra_member,
-    "root attribute": root_attribute,
-    "missing member": missing_member,
-    "many members": many_members,
+LINK = "features is missing, or a link to elsewhere"
+LAYOUT = "features is not stored contiguously in this file"
+TYPE = "features has a type that the format does not know"
+KIND = "features is no dataset"
+MEMBERS = "members other than features, digest, view, or attributes"
+SHAPE = "expected .*float32|expected .*<f4"
+ATTACKS = {  # what is done to the features, and the fact that the refusal names
+    "external link": (external_link, LINK),
+    "soft link": (soft_link, LINK),
+    "dangling link": (dangling_link, LINK),
+    "raw external storage": (raw_external_storage, LAYOUT),
+    "virtual dataset": (virtual, LAYOUT),
+    "filter": (filtered, LAYOUT),
+    "inflate bomb": (inflate_bomb, LAYOUT),
+    "filter without data": (unknown_filter, LAYOUT),
+    "chunks": (chunked, LAYOUT),
+    "compact": (compact, LAYOUT),
+    "unwritten": (unwritten, "features declares 200 bytes, has 0"),
+    "shape bomb": (shape_bomb, "features declares 20000000000000 bytes, has 0"),
+    "variable length": (variable_length, TYPE),
+    "reference": (reference, TYPE),
+    "variable string": (variable_string, TYPE),
+    "named type": (named_type, KIND),
+    "dataset of a named type": (of_named_type, TYPE),
+    "group": (group, KIND),
+    "deep groups": (deep, KIND),
+    "cycle": (cycle, KIND),
+    "scalar": (scalar, "the columns differ in length"),
+    "attribute": (attributes, "features has filters or attributes"),
+    "compound": (of(np.zeros(ROW, FIELDS)), TYPE),
+    "big endian": (of(np.zeros(ROW, ">f4")), TYPE),
+    "float64": (of(np.zeros(ROW, "<f8")), TYPE),
+    "bool": (of(np.zeros(ROW, np.bool_)), TYPE),
+    "long strings": (of(np.full(ROW, b"a" * 513)), TYPE),
+    "strings": (of(np.full(ROW, b"abcd")), SHAPE),
+    "too few rows": (of(np.zeros((ROWS - 1, 5), "<f4")), "the columns differ in length"),
+    "other shape": (of(np.zeros((ROWS, 6), "<f4")), SHAPE),
+    "other rank": (of(np.zeros((ROWS, 5, 1), "<f4")), SHAPE),
+}
+WHOLE = {  # what is done to the whole file
+    "hard alias": (alias, "overlaps another column"),
+    "extra member": (extra_member, MEMBERS),
+    "root attribute": (root_attribute, MEMBERS),
+    "missing member": (missing_member, MEMBERS),
+    "many members": (many_members, MEMBERS),
+}
+SHARDS = {name: (with_features(make), fact) for name, (make, fact) in ATTACKS.items()} | WHOLE
+# Of the examples, types and shapes differ; everything else must be refused as well.
+EXAMPLES = {
+    name: (in_examples(make), fact.replace("features", "label"))
+    for name, (make, fact) in ATTACKS.items()
+    if fact != SHAPE
 }
 
 
 @pytest.mark.fault(26, 27, 28, 29, 30, 31, 33, 40)
 @pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", SHARDS)
 def test_a_crafted_shard_is_refused(tmp_path, attack, full):
-    path = replace_shard(published(tmp_path), hdf5(ATTACKS[attack]))
-    with pytest.raises(IntegrityError, match=path.name):
+    make, fact = SHARDS[attack]
+    path = replace_shard(published(tmp_path), hdf5(make))
+    with pytest.raises(IntegrityError, match=rf"{path.name}: .*({fact})"):
         FeatureSet.open(tmp_path / "set", full=full)
+
+
+@pytest.mark.fault(26, 27, 28, 29, 30, 31, 33, 40)
+@pytest.mark.parametrize("attack", EXAMPLES)
+def test_a_crafted_file_of_examples_is_refused(tmp_path, attack):
+    make, fact = EXAMPLES[attack]
+    path = replace_examples(published(tmp_path), hdf5(make))
+    with pytest.raises(IntegrityError, match=rf"{path.name}: .*({fact})"):
+        FeatureSet.open(tmp_path / "set")
+
+
+@pytest.mark.fault(27, 40)
+@pytest.mark.parametrize("attack", SHARDS)
+def test_refusing_a_shard_reads_and_allocates_little(tmp_path, monkeypatch, attack):
+    """Why a refusal takes milliseconds: it looks at metadata alone."""
+    path = replace_shard(published(tmp_path), hdf5(SHARDS[attack][0]))
+    monkeypatch.setattr("store.shard.read_into", lambda *_: pytest.fail("rows were read"))
+    tracemalloc.start()
+    with pytest.raises(IntegrityError, match=path.name):
+        FeatureSet.open(tmp_path / "set")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
 
 
 @pytest.mark.fault(26)
@@ -262,21 +333,39 @@ def test_only_regular_files_are_opened(tmp_path, kind, which):
         path.mkdir()
     else:
         os.mknod(path, 0o140644)
-    with pytest.raises(StoreError, match=path.name):
+    with pytest.raises(IntegrityError, match=rf"{path.name}: .*not a regular file"):
+        FeatureSet.open(directory)
+
+
+@pytest.mark.fault(35)
+@pytest.mark.parametrize("moment", ["before HDF5", "after HDF5"])
+@pytest.mark.parametrize("size", [0, 100, 700])
+def test_a_file_that_shrinks_while_it_is_opened(tmp_path, monkeypatch, moment, size):
+    directory = published(tmp_path)
+    inspect = shard.inspect
+
+    def shrinking(descriptor, path, names):
+        found = inspect(descriptor, path, names) if moment == "after HDF5" else None
+        path.chmod(0o644)
+        os.truncate(path, size)
+        return found or inspect(descriptor, path, names)
+
+    monkeypatch.setattr("store.shard.inspect", shrinking)
+    with pytest.raises(IntegrityError, match=r"shard-\w+\.h5: "):
         FeatureSet.open(directory)
 
 
 @pytest.mark.fault(37)
 def test_a_file_that_nobody_names_is_ignored(tmp_path):
     directory = published(tmp_path)
-    (directory / f"shard-{'0' * 64}.h5").write_bytes(hdf5(ATTACKS["extra member"]))
+    (directory / f"shard-{'0' * 64}.h5").write_bytes(hdf5(extra_member))
     assert len(FeatureSet.open(directory, full=True)) == 20
 
 
 @pytest.mark.fault(40)
 @pytest.mark.parametrize("attack", ["external link", "inflate bomb", "too few rows"])
 def test_import_leaves_nothing_of_a_hostile_set(tmp_path, attack):
-    path = replace_shard(published(tmp_path), hdf5(ATTACKS[attack]))
+    path = replace_shard(published(tmp_path), hdf5(SHARDS[attack][0]))
     with pytest.raises(IntegrityError, match=path.name):
         import_set(tmp_path / "set", tmp_path / "mine")
     assert list((tmp_path / "mine").iterdir()) == []
@@ -289,10 +378,12 @@ def test_nothing_outside_of_the_set_is_opened(tmp_path):
     plugins.mkdir()
     (plugins / "evil.so").write_bytes(b"not to be loaded")
     sets = []
-    for attack, write in ATTACKS.items():
-        root = tmp_path / attack.replace(" ", "-")
-        replace_shard(published(root), hdf5(write))
-        sets.append(str(root / "set"))
+    tables = ((SHARDS, replace_shard), (EXAMPLES, replace_examples))
+    for table, put in tables:
+        for attack, (write, _) in table.items():
+            root = tmp_path / put.__name__ / attack.replace(" ", "-")
+            put(published(root), hdf5(write))
+            sets.append(str(root / "set"))
     code = (
         "import os, sys, pathlib, store\n"
         "print('start', flush=True)\n"

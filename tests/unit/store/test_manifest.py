@@ -5,12 +5,12 @@ from hashlib import sha256
 
 import pytest
 
-from store import ConflictError, IntegrityError, Manifest, StoreNotFoundError
-from store.manifest import commit, load, manifest_path, versions
+from store import ConflictError, IntegrityError, Manifest, Pool, StorageError, StoreNotFoundError
+from store.manifest import _values, commit, load, manifest_path, versions
 from store.publish import publish_bytes
 from store.spec import canonical_json
 from tests.scale import rounds
-from tests.unit.store.samples import published, spec
+from tests.unit.store.samples import fill, published, spec
 
 
 @pytest.fixture
@@ -57,6 +57,7 @@ def test_a_newer_schema_asks_for_an_upgrade(path):
 
 
 SHARD = ("shards", 0)
+CANARY = {"name": "canary-" + "a" * 64 + ".npy", "size": 1, "sha256": "a" * 64}
 FORGERIES = [
     (SHARD, {"name": "../shard-" + "a" * 64 + ".h5"}),
     (SHARD, {"name": "/etc/passwd"}),
@@ -69,6 +70,7 @@ FORGERIES = [
     (SHARD, {"rows": True}),
     (SHARD, {"rows": 1 << 60}),
     (SHARD, {"size": "1"}),
+    (SHARD, {"size": (1 << 28) + 1}),
     (SHARD, {"more": 1}),
     (SHARD, {"digest": None}),
     ((), {"feature_shape": None}),
@@ -76,6 +78,8 @@ FORGERIES = [
     ((), {"feature_shape": [-5]}),
     ((), {"feature_shape": ["5"]}),
     ((), {"feature_shape": 5}),
+    ((), {"feature_shape": [1] * 32}),
+    ((), {"feature_shape": [1 << 20, 1 << 20]}),
     ((), {"shards": {}}),
     ((), {"spec": None}),
     ((), {"spec": {}}),
@@ -95,6 +99,8 @@ FORGERIES = [
     (("published",), {"examples": None}),
     (("published",), {"count": -1}),
     (("published", "examples"), {"name": "examples-../../x"}),
+    (("published", "examples"), {"size": 1 << 40}),
+    ((), {"canary": CANARY | {"name": "canary-../../x"}}),
 ]
 
 
@@ -117,25 +123,62 @@ def test_a_shard_that_comes_twice_is_refused(path):
 
 
 HOSTILE = [
-    b"",
-    b"[]",
-    b"null",
-    b'{"format":"cryobase-features","format":"cryobase-features"}',
-    b"[" * 100_000,
-    b'{"a":' * 100_000,
-    b'{"format":"cryobase-features","schema":NaN}',
-    b'{"format":"cryobase-features","schema":1e999}',
-    b'{"format":"cryobase-features","schema":' + b"9" * 10_000 + b"}",
-    b"\xff\xfe",
-    b'"\\ud800"',
+    (b"", "Expecting value"),
+    (b"[]", "format"),
+    (b"null", "format"),
+    (b'{"format":"cryobase-features","format":"cryobase-features"}', "key that comes twice"),
+    (b'{"format":{"a":1,"a":1}}', "key that comes twice"),
+    (b"[" * 100_000, "recursion"),
+    (b'{"a":' * 100_000, "recursion"),
+    (b"[" * 300_000, "number of values"),
+    (b'{"format":[' + b"[]," * 100_001 + b"0]}", "number of values"),
+    (b"{" + b",".join(b'"%d":0' % key for key in range(17)) + b"}", "more than 16 keys"),
+    (b'{"format":"cryobase-features","schema":NaN}', "number NaN"),
+    (b'{"format":"cryobase-features","schema":1e999}', "number 1e999"),
+    (b'{"format":"cryobase-features","schema":1.0}', r"number 1\.0"),
+    (b'{"format":"cryobase-features","schema":' + b"9" * 10_000 + b"}", "digits"),
+    (b"\xff\xfe", "Expecting value"),
+    (b'"\xff"', "decode"),
+    (b'"\\ud800"', "format"),
 ]
 
 
 @pytest.mark.fault(23)
 @pytest.mark.parametrize("number", range(len(HOSTILE)))
 def test_hostile_json_is_refused(path, number):
-    with pytest.raises(IntegrityError, match=r"manifest-1\.json"):
-        Manifest.from_bytes(HOSTILE[number], path)
+    data, fact = HOSTILE[number]
+    with pytest.raises(IntegrityError, match=rf"manifest-1\.json: .*{fact}"):
+        Manifest.from_bytes(data, path)
+
+
+@pytest.mark.fault(23, 27)
+def test_what_would_take_long_to_parse_is_not_parsed(path, monkeypatch):
+    monkeypatch.setattr("json.loads", lambda *_, **__: pytest.fail("parsed"))
+    with pytest.raises(IntegrityError, match="number of values"):
+        Manifest.from_bytes(b"[" + b"[]," * (1 << 17), path)
+
+
+@pytest.mark.fault(23, 27)
+def test_a_file_that_is_too_large_is_not_read(path, monkeypatch):
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    monkeypatch.setattr("store.files.read_into", lambda *_: pytest.fail("read"))
+    with pytest.raises(IntegrityError, match=r"manifest-1\.json: 1099511627776 bytes, at most"):
+        load(path.parent)
+
+
+@pytest.mark.parametrize(("limit", "measure"), [("MAX_BYTES", len), ("MAX_VALUES", _values)])
+def test_no_manifest_is_written_that_nobody_would_read(tmp_path, monkeypatch, limit, measure):
+    pool = fill(Pool(tmp_path, spec()), range(3))
+    before = pool.manifest()
+    monkeypatch.setattr(f"store.manifest.{limit}", measure(before.to_bytes()) + 1)
+    with pytest.raises(StorageError, match=r"a manifest of \d shards"):
+        any(len(fill(pool, [number])) > 10 for number in range(3, 10))
+    monkeypatch.undo()
+    assert set(before.shards) <= set(pool.manifest().shards)
+    fill(pool, range(10))
+    assert len(pool) == 10
 
 
 def test_the_newest_version_counts_by_number(tmp_path):
