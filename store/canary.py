@@ -1,6 +1,8 @@
 """Canary rows: the features of fixed probe images, kept to notice when a library's values drift."""
 
 import io
+import os
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.errors import IntegrityError
-from store.files import MEND, read_file
-from store.manifest import FileInfo
+from store.files import MEND, bytes_of, open_regular, read_into, sha256_of
+from store.manifest import MAX_RANK, FileInfo
 
-_MAX_BYTES = 1 << 28
+_MAX_HEADER = 1024
 
 
 def build_canary(features: NDArray[Any]) -> tuple[FileInfo, bytes]:
@@ -26,15 +28,36 @@ def load_canary(directory: Path, info: FileInfo) -> NDArray[np.float32]:
     """The features of a canary file.
 
     Raises:
-        IntegrityError: its SHA-256 is not the manifest's, or it is no npy file.
+        IntegrityError: its size or SHA-256 is not the manifest's, or it is not what
+            `build_canary` writes; a header may claim any type, and more than the file has.
     """
     path = directory / info.name
-    data = read_file(path, _MAX_BYTES)
-    if FileInfo.of("canary", data) != info:
-        raise IntegrityError(f"{path}: its SHA-256 is not the manifest's; {MEND}")
+    descriptor = open_regular(path)
     try:
-        # At most as many values as there are bytes: a header may claim more than the file has.
-        features = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, MemoryError) as error:
-        raise IntegrityError(f"{path}: {error}; {MEND}") from None
-    return np.asarray(features, np.float32)
+        size = os.fstat(descriptor).st_size
+        if size != info.size:
+            raise IntegrityError(f"{path}: {size} bytes, the manifest says {info.size}; {MEND}")
+        shape, start = _header(os.pread(descriptor, _MAX_HEADER, 0), path)
+        if any(side < 0 for side in shape) or 4 * prod(shape) != size - start:
+            raise IntegrityError(f"{path}: {size} bytes do not hold float32 of {shape}; {MEND}")
+        if sha256_of(descriptor) != info.sha256:
+            raise IntegrityError(f"{path}: its SHA-256 is not the manifest's; {MEND}")
+        features = np.empty(shape, "<f4")
+        read_into(descriptor, bytes_of(features), start, path)
+    finally:
+        os.close(descriptor)
+    return features
+
+
+def _header(data: bytes, path: Path) -> tuple[tuple[int, ...], int]:
+    """The shape that a canary file claims, and where its values begin."""
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    except (ValueError, EOFError) as error:
+        fact = str(error).partition("\n")[0]
+        raise IntegrityError(f"{path}: {fact}; {MEND}") from None
+    if version != (1, 0) or fortran or dtype != np.dtype("<f4") or len(shape) > MAX_RANK + 1:
+        raise IntegrityError(f"{path}: {dtype} of {len(shape)} dimensions, not float32; {MEND}")
+    return shape, file.tell()

@@ -34,6 +34,15 @@ def replace_examples(directory: Path, data: bytes) -> Path:
     return directory / new.name
 
 
+def replace_canary(directory: Path, data: bytes) -> Path:
+    """Give a set `data` as its canary file and let the manifest name it."""
+    _, manifest = load(directory)
+    new = FileInfo.of("canary", data)
+    (directory / new.name).write_bytes(data)
+    write_manifest(directory, replace(manifest, canary=new))
+    return directory / new.name
+
+
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     path = manifest_path(directory, 1)
     path.unlink()

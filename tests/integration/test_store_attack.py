@@ -15,7 +15,12 @@ import pytest
 
 from store import FeatureSet, IntegrityError, import_set, shard
 from store.manifest import load
-from tests.integration.store_forgery import replace_examples, replace_shard, write_manifest
+from tests.integration.store_forgery import (
+    replace_canary,
+    replace_examples,
+    replace_shard,
+    write_manifest,
+)
 from tests.unit.store.samples import digests, features, published
 
 ROWS = 10  # of each of the two shards that `published` makes
@@ -268,6 +273,43 @@ def test_a_crafted_file_of_examples_is_refused(tmp_path, attack):
     path = replace_examples(published(tmp_path), hdf5(make))
     with pytest.raises(IntegrityError, match=rf"{path.name}: .*({fact})"):
         FeatureSet.open(tmp_path / "set")
+
+
+def npy(kind, shape, body=b""):
+    file = io.BytesIO()
+    header = {"descr": kind, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + body
+
+
+def pickled():
+    file = io.BytesIO()
+    np.save(file, np.array([{}], object), allow_pickle=True)
+    return file.getvalue()
+
+
+CANARIES = {
+    "pickle": (pickled(), "object of 1 dimensions"),
+    "shape bomb": (npy("<f4", (10**12,)), r"bytes do not hold float32 of \(1000000000000,\)"),
+    "shape below zero": (npy("<f4", (-1, -1), bytes(4)), "bytes do not hold"),
+    "too many dimensions": (npy("<f4", (1,) * 40, bytes(4)), "40 dimensions"),
+    "empty strings": (npy("|S0", (10**12,)), "not float32"),
+    "text": (npy("<U4", (2,), bytes(32)), "not float32"),
+    "records": (npy([("a", "<f4")], (2,), bytes(8)), "not float32"),
+    "complex": (npy("<c8", (2,), bytes(16)), "not float32"),
+    "big endian": (npy(">f4", (2,), bytes(8)), "not float32"),
+    "long header": (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, "expected 65535 bytes"),
+    "nothing": (b"", "EOF"),
+}
+
+
+@pytest.mark.fault(27, 40, 56)
+@pytest.mark.parametrize("attack", CANARIES)
+def test_a_crafted_canary_is_refused(tmp_path, attack):
+    data, fact = CANARIES[attack]
+    path = replace_canary(published(tmp_path), data)
+    with pytest.raises(IntegrityError, match=rf"{path.name}: .*{fact}"):
+        FeatureSet.open(tmp_path / "set", full=True)
 
 
 @pytest.mark.fault(27, 40)
