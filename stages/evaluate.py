@@ -1,6 +1,5 @@
 """Stage: score the heads of a set, choose by validation, score the chosen one on the test split."""
 
-import csv
 import json
 import logging
 import shutil
@@ -11,11 +10,12 @@ from typing import Any, Literal
 
 from stages.data.splits import Splits
 from stages.errors import ConfigError, DataError
-from stages.heads import metrics, plots
+from stages.heads import finished, metrics, plots
 from stages.heads.answers import answer
 from stages.heads.head import CARD, Head
 from stages.heads.metrics import Predictions
 from stages.heads.side_by_side import Paths, SideBySide
+from stages.tables import write_table
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def run(
 
     Args:
         config: what to score.
-        name: of the feature set.
+        name: of the feature set or pair.
         features: directory of the set, or of several side by side.
         splits: directory of the splits.
         models: directory with a directory per head.
@@ -65,19 +65,21 @@ def run(
     """
     rows, split = SideBySide.open(features), Splits.open(splits)
     heads = _load(models, rows, split, name)
-    validation = answer(heads, rows, split.ids("validation"))
+    validation = answer(heads, rows, rows.having(split.ids("validation")))
     found = {head: {"validation": _scores(validation[head], config)} for head in heads}
     ranked = _rank(found, config)
     best = ranked[0]
     final = _final(config, best, heads)
-    test = answer({head: heads[head] for head in final}, rows, split.ids("test"))
+    test = answer({head: heads[head] for head in final}, rows, rows.having(split.ids("test")))
     for head, predictions in test.items():
         found[head]["test"] = _scores(predictions, config)
     _clear(output)
     for head in heads:
         parts = {"validation": validation[head]} | ({"test": test[head]} if head in test else {})
         _write_head(output / "heads" / head, heads[head], parts, head)
-    document = {"best": best, "heads": {head: _entry(heads[head], found[head]) for head in ranked}}
+    training = finished.told(models)
+    entries = {head: _entry(heads[head], found[head], training.get(head)) for head in ranked}
+    document = {"best": best, "heads": entries}
     _write_set(output, document, heads, best, test.get(best, validation[best]))
     told = ", ".join(f"{part} {scores.get('accuracy')}" for part, scores in found[best].items())
     logger.info("%s: best of %d heads is %s, accuracy on %s", name, len(heads), best, told)
@@ -124,14 +126,15 @@ def _final(config: EvaluateConfig, best: str, heads: Mapping[str, Head]) -> Sequ
     return config.final
 
 
-def _entry(head: Head, found: Mapping[str, Any]) -> dict[str, Any]:
+def _entry(head: Head, found: Mapping[str, Any], training: str | None) -> dict[str, Any]:
     history = head.history
     epochs = {
         "epochs": len(history),
         "best_epoch": history.best_epoch,
         "overfitting_from": history.overfitting_from,
     }
-    return {**found, **(epochs if len(history) else {})}
+    told = {"training": training} if training else {}
+    return {**found, **told, **(epochs if len(history) else {})}
 
 
 def _clear(output: Path) -> None:
@@ -142,17 +145,17 @@ def _clear(output: Path) -> None:
 
 def _write_head(directory: Path, head: Head, parts: Mapping[str, Predictions], title: str) -> None:
     directory.mkdir(parents=True)
-    _write_csv(
+    write_table(
         directory / "predictions.csv",
         ("id", "part", "label", "predicted", "probability"),
         (row for part, predictions in parts.items() for row in _prediction_rows(part, predictions)),
     )
     judged = parts.get("test", parts["validation"])
     table = metrics.class_table(judged)
-    _write_csv(directory / "classes.csv", list(table[0]), (row.values() for row in table))
+    write_table(directory / "classes.csv", list(table[0]), (row.values() for row in table))
     counts = metrics.confusion(judged)
     rows = ([name, *row] for name, row in zip(head.classes, counts.tolist(), strict=True))
-    _write_csv(directory / "confusion.csv", ("true \\ predicted", *head.classes), rows)
+    write_table(directory / "confusion.csv", ("true \\ predicted", *head.classes), rows)
     if "test" in parts:
         if len(head.history):
             plots.learning_curves(directory / "curves.svg", head.history, title)
@@ -188,15 +191,8 @@ def _write_set(
         (head, *(entry["validation"].get(column, "") for column in columns))
         for head, entry in document["heads"].items()
     )
-    _write_csv(output / "heads" / "leaderboard.csv", ("head", *columns), rows)
+    write_table(output / "heads" / "leaderboard.csv", ("head", *columns), rows)
     histories = {head: loaded.history for head, loaded in heads.items()}
     plots.all_curves(output / "curves.svg", histories, best)
     counts = metrics.confusion(judged)
     plots.confusion_matrix(output / "confusion.svg", counts, judged.classes, best)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)

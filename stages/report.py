@@ -1,7 +1,6 @@
 """The report: one self-contained page, and the same tables as CSV."""
 
 import base64
-import csv
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -10,11 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import DataError
+from stages.tables import write_table
 
 logger = logging.getLogger(__name__)
 
 TEMPLATE = Path(__file__).with_name("report.html")
 SCORES = ("accuracy", "f1_macro", "log_loss")
+HEADS = (
+    *("set", "head", "best", "training"),
+    *(f"{part} {score}" for part in ("validation", "test") for score in SCORES),
+)
+TUNED = ("run", "model", "part", *SCORES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +36,7 @@ def run(
 
     Args:
         config: the page's settings.
-        sets: the results directory of each feature set, by name.
+        sets: the results directory of each feature set or pair, by name.
         runs: the results directory of each fine-tuning run, by name.
         output: the report's directory.
 
@@ -45,11 +50,12 @@ def run(
     if (sets or runs) and not (heads or tuned):
         raise DataError("report: no results; run: cryobase evaluate")
     output.mkdir(parents=True, exist_ok=True)
-    _write_csv(output / "heads.csv", heads)
-    _write_csv(output / "finetune.csv", tuned)
+    write_table(output / "heads.csv", HEADS, (row.values() for row in heads))
+    write_table(output / "finetune.csv", TUNED, (row.values() for row in tuned))
     page = _page(
         title=config.title,
         heads=heads,
+        trained=_trained(heads),
         tuned=tuned,
         pictures=list(
             _pictures({**sets, **{f"tuned/{name}": path for name, path in runs.items()}})
@@ -68,10 +74,21 @@ def _head_rows(sets: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
         for head, parts in metrics.get("heads", {}).items():
             row: dict[str, Any] = {"set": name, "head": head}
             row["best"] = "yes" if head == metrics["best"] else ""
+            row["training"] = parts.get("training", "")
             for part in ("validation", "test"):
                 for score in SCORES:
                     row[f"{part} {score}"] = parts.get(part, {}).get(score, "")
             yield row
+
+
+def _trained(heads: list[dict[str, Any]]) -> dict[str, dict[str, list[str]]]:
+    """By set: the heads that its last training trained, and those that it reused."""
+    sets: dict[str, dict[str, list[str]]] = {}
+    for row in sorted(heads, key=lambda row: str(row["head"])):
+        told = sets.setdefault(row["set"], {"trained": [], "reused": []})
+        if row["training"]:
+            told[row["training"]].append(row["head"])
+    return sets
 
 
 def _tuned_rows(runs: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
@@ -89,14 +106,6 @@ def _metrics(directory: Path, mend: str) -> Any:
     except FileNotFoundError:
         logger.warning("%s: no metrics.json, so not in the report; run: %s", directory, mend)
         return {}
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        if rows:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
 
 
 def _pictures(directories: Mapping[str, Path]) -> Iterator[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""Stage: train every head of a feature set in one scan of its rows."""
+"""Stage: train every head of a feature set, or of a pair of them, in one scan of the rows."""
 
 import logging
 from collections.abc import Mapping
@@ -26,12 +26,17 @@ class TrainConfig:
 
     Attributes:
         heads: by name; a list as value of a key makes a grid, see `HeadConfig`.
+        pairs: by name, two feature sets whose features stand side by side, as one input of heads.
     """
 
     heads: Mapping[str, HeadConfig] = field(default_factory=lambda: {"linear": HeadConfig()})
+    pairs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         expand(self.heads)
+        for name, (first, second) in self.pairs.items():
+            if first == second:
+                raise ValueError(f"pairs.{name}: two different feature sets make a pair")
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,12 @@ def run(
 
     Args:
         config: the heads.
-        name: of the feature set.
+        name: of the feature set or pair.
         features: directory of the published set; several stand side by side.
         splits: directory of the splits.
         cache: finished heads by fingerprint.
-        output: gets `<head>/weights.npz`, `head.json` and `history.csv`.
+        output: gets `<head>/weights.npz`, `head.json` and `history.csv`, and `training.json`: which
+            heads were trained now, and which were taken over.
 
     Raises:
         DataError: too few rows or classes, or a head that did not come out finite.
@@ -74,10 +80,11 @@ def run(
     finished.clear(output)
     for head, fingerprint in fingerprints.items():
         finished.link(cache, fingerprint, output / head)
-    reused = [head for head in heads if head not in missing]
-    for verb, names in (("trained", missing), ("reused", reused)):
+    told = {"trained": missing, "reused": [head for head in heads if head not in missing]}
+    finished.tell(output, told)
+    for verb, names in told.items():
         logger.info("%s: %d heads %s: %s", name, len(names), verb, ", ".join(names) or "none")
-    return TrainSummary(tuple(missing), tuple(reused))
+    return TrainSummary(*map(tuple, told.values()))
 
 
 def task_of(rows: SideBySide, split: Splits, views: int = 0) -> Task:
@@ -87,7 +94,7 @@ def task_of(rows: SideBySide, split: Splits, views: int = 0) -> Task:
         DataError: no training rows, or a class without any.
     """
     train_rows, validation = (
-        np.asarray(rows.examples.positions(split.ids(part)), np.int64)
+        np.asarray(rows.examples.positions(rows.having(split.ids(part))), np.int64)
         for part in ("train", "validation")
     )
     counts = np.bincount(rows.examples.labels[train_rows], minlength=len(rows.classes))

@@ -1,9 +1,8 @@
 """How far the scores of a set can be trusted: folds, more data, labels, duplicates, leaks."""
 
-import csv
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from stages.heads.resample import OutOfFold, cross_validate, folds, learning_cur
 from stages.heads.rows import Positions, Rows, open_rows
 from stages.heads.side_by_side import Paths, SideBySide
 from stages.heads.suspects import Suspect, label_suspects
+from stages.tables import write_table
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def investigate(
     stored, split = SideBySide.open(features), Splits.open(splits)
     params = _params(models, best)
     rows = open_rows(stored, max(one.views for one in params.values()))
-    parts = {part: stored.examples.positions(split.ids(part)) for part in PARTS}
+    parts = {part: stored.examples.positions(stored.having(split.ids(part))) for part in PARTS}
     seen = np.sort(np.concatenate([parts["train"], parts["validation"]]))
     tries = [
         cross_validate(rows, seen, _fold(stored, seen, config, k), params)
@@ -134,7 +134,7 @@ def _write_folds(path: Path, tries: Sequence[OutOfFold]) -> dict[str, dict[str, 
         }
     table = dict(sorted(table.items(), key=lambda item: (-item[1]["accuracy"], item[0])))
     rows = ((head, *row.values()) for head, row in table.items())
-    _write_csv(path, ("head", "accuracy", "deviation"), rows)
+    write_table(path, ("head", "accuracy", "deviation"), rows)
     return table
 
 
@@ -145,7 +145,7 @@ def _write_curve(
     judged = parts["validation"] if len(parts["validation"]) else parts["train"]
     fractions = _fractions(parts, rows)
     curve = list(learning_curve(rows, parts["train"], judged, params, fractions))
-    _write_csv(output / "learning_curve.csv", ("images", "accuracy"), curve)
+    write_table(output / "learning_curve.csv", ("images", "accuracy"), curve)
     plots.data_curve(output / "learning_curve.svg", curve)
     summary: dict[str, Any] = {"images": [n for n, _ in curve], "accuracy": [a for _, a in curve]}
     if len(curve) > 1:
@@ -169,17 +169,10 @@ def _write_rows(
         (ids[one.position], classes[one.label], classes[one.predicted], one.doubt)
         for one in suspects
     )
-    _write_csv(output / "suspects.csv", ("id", "label", "looks_like", "doubt"), doubtful)
+    write_table(output / "suspects.csv", ("id", "label", "looks_like", "doubt"), doubtful)
     for name, pairs in tables.items():
         rows = (
             (ids[one.first], ids[one.second], f"{one.cosine:.4f}", "yes" if one.exact else "")
             for one in pairs
         )
-        _write_csv(output / name, ("first", "second", "cosine", "same_bytes"), rows)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        write_table(output / name, ("first", "second", "cosine", "same_bytes"), rows)

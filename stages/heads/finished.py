@@ -1,14 +1,18 @@
 """Finished heads by fingerprint: trained once, linked wherever they are asked for."""
 
+import json
 import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stages.errors import DataError
 from stages.heads.head import CARD, FILES, Head
 from store.publish import share
+
+TRAINING = "training.json"
 
 logger = logging.getLogger(__name__)
 
@@ -51,3 +55,19 @@ def clear(output: Path) -> None:
     """Remove the heads that an earlier run left in `output`, and nothing else."""
     for card in sorted(output.glob(f"*/{CARD}")):
         shutil.rmtree(card.parent)
+
+
+def tell(output: Path, heads: Mapping[str, Sequence[str]]) -> None:
+    """Write which heads the last training has `trained`, and which it has `reused`."""
+    output.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(heads, indent=2) + "\n"
+    (output / TRAINING).write_text(text, encoding="utf-8")
+
+
+def told(output: Path) -> dict[str, str]:
+    """`trained` or `reused` by head, where `tell` has written it."""
+    try:
+        heads = json.loads((output / TRAINING).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return {head: verb for verb, names in heads.items() for head in names}

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ class SideBySide:
     Attributes:
         specs: of the sets.
         shapes: of one feature of each set.
-        examples: of all of them.
+        examples: of all of them; in quarantine is what any of the sets has no feature of.
         classes: names.
         views: the highest view that all sets store.
         feature_shape: (width,).
@@ -30,7 +31,7 @@ class SideBySide:
     def __init__(self, sets: Sequence[FeatureSet]) -> None:
         first = sets[0]
         for other in sets[1:]:
-            if other.examples.digest != first.examples.digest:
+            if _images(other.examples) != _images(first.examples):
                 raise DataError(
                     f"{other.directory}: other images or labels than {first.directory};"
                     " run: cryobase extract"
@@ -39,6 +40,9 @@ class SideBySide:
         self.specs = tuple(one.spec for one in sets)
         self.shapes = tuple(one.feature_shape for one in sets)
         self.examples: Examples = first.examples
+        if len(sets) > 1:
+            lacking = np.any([one.examples.quarantined for one in sets], axis=0)
+            self.examples = replace(first.examples, quarantined=lacking)
         self.classes: tuple[str, ...] = first.classes
         self.views = min(one.views for one in sets)
         self.feature_shape = (sum(math.prod(shape) for shape in self.shapes),)
@@ -57,15 +61,28 @@ class SideBySide:
         return cls([FeatureSet.open(directory) for directory in directories])
 
     def __len__(self) -> int:
-        return len(self._sets[0])
+        return int(len(self.examples) - self.examples.quarantined.sum())
+
+    def having(self, ids: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
+        """Those of some examples that have a feature in every set."""
+        return ids[~self.examples.quarantined[self.examples.positions(ids)]]
 
     def arrays(
         self, ids: ArrayLike | None = None, view: int = 0
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Features (n, width) and labels (n,), see `FeatureSet.arrays`."""
+        ids = self.having(self.examples.ids) if ids is None else ids
         parts = [one.arrays(ids, view) for one in self._sets]
         labels = parts[0][1]
         flat = [
             features.reshape(len(labels), math.prod(features.shape[1:])) for features, _ in parts
         ]
         return flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1), labels
+
+
+def _images(examples: Examples) -> str:
+    """A digest of ids, images, labels and classes: what sets must agree on to stand side by side.
+
+    Not of the quarantine: one backbone may lack an image that another one has.
+    """
+    return replace(examples, quarantined=np.zeros(len(examples), np.bool_)).digest

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages import train
+from stages import evaluate, report, train
 from stages.errors import ConfigError, DataError
+from stages.evaluate import EvaluateConfig
 from stages.heads.config import HeadConfig
 from stages.heads.head import Head
 from stages.heads.table import HEADS
+from stages.report import ReportConfig
 from stages.train import TrainConfig
 from store import FeatureSet
 from tests.unit.stages.heads.sets import blobs, publish, split
@@ -40,7 +42,7 @@ def run(root: Path, output: Path, **heads):
 
 def test_every_head_has_its_directory_and_answers(root, tmp_path):
     run(root, tmp_path, a=HeadConfig(**FAST), m=HeadConfig(kind="mlp", units=(32, 64), **FAST))
-    names = sorted(path.name for path in (tmp_path / "models").iterdir())
+    names = sorted(path.name for path in (tmp_path / "models").iterdir() if path.is_dir())
     assert names == ["a", "m-u32", "m-u64"]
     head = Head.load(tmp_path / "models" / "m-u64")
     rows = FeatureSet.open(root / "features")
@@ -68,8 +70,46 @@ def test_changing_one_value_of_a_grid_trains_only_the_new_points(root, tmp_path,
     second = run(root, tmp_path, a=HeadConfig(learning_rate=(0.01, 0.03), **FAST))
     assert (second.trained, second.reused) == (("a-lr0.03",), ("a-lr0.01",))
     assert "set: 1 heads reused: a-lr0.01" in caplog.messages
-    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["a-lr0.01", "a-lr0.03"]
+    assert {path.name for path in (tmp_path / "models").glob("*/")} == {"a-lr0.01", "a-lr0.03"}
     assert (tmp_path / "models" / "a-lr0.01" / "weights.npz").read_bytes() == kept
+
+
+@pytest.mark.fault(24)
+def test_only_new_points_take_steps_and_the_report_says_so(root, tmp_path, monkeypatch):
+    from stages.heads.places import Places
+
+    learned: list[str] = []
+    learn = Places.learn
+
+    def counted(self, *batch):
+        learned.extend(self.stack.names)
+        learn(self, *batch)
+
+    monkeypatch.setattr(Places, "learn", counted)
+    steps = {}
+    for rates in ((0.1, 0.01), (0.03, 0.01)):
+        learned.clear()
+        run(root, tmp_path, a=HeadConfig(learning_rate=rates, **FAST))
+        evaluate.run(
+            EvaluateConfig(),
+            "set",
+            features=root / "features",
+            splits=root / "splits",
+            models=tmp_path / "models",
+            output=tmp_path / "results",
+        )
+        report.run(
+            ReportConfig(), sets={"set": tmp_path / "results"}, runs={}, output=tmp_path / "report"
+        )
+        steps[rates] = sorted(set(learned))
+    assert list(steps.values()) == [["a-lr0.01", "a-lr0.1"], ["a-lr0.03"]]
+    heads = json.loads((tmp_path / "results" / "metrics.json").read_text())["heads"]
+    assert {name: entry["training"] for name, entry in heads.items()} == {
+        "a-lr0.03": "trained",
+        "a-lr0.01": "reused",
+    }
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "set: 1 trained (a-lr0.03), 1 reused (a-lr0.01)" in " ".join(page.split())
 
 
 @pytest.mark.fault(24)
@@ -92,7 +132,8 @@ def test_nothing_to_train_loads_no_framework(root, tmp_path):
     script = f"""
 import sys
 from pathlib import Path
-from stages import train
+from stages import evaluate, report, train
+from stages.evaluate import EvaluateConfig
 from stages.heads.config import HeadConfig
 root, output = Path({str(root)!r}), Path({str(tmp_path)!r})
 summary = train.run(
