@@ -13,12 +13,13 @@ from store.manifest import Manifest, commit, load
 from store.publish import share
 from store.reader import FeatureSet
 from store.rows import Rows
-from store.writer import SHARD_BYTES
 
 if TYPE_CHECKING:
     from store.pool import Pool
 
 log = logging.getLogger(__name__)
+
+_BLOCK = 1 << 22  # bytes of features that are taken over at once
 
 
 def adopt(pool: "Pool", directory: Path) -> int:
@@ -61,7 +62,7 @@ def _take(pool: "Pool", feature_set: FeatureSet) -> int:
         _adopt_shards(pool, feature_set, [i for i, new in enumerate(absent) if new.all()])
         for number, new in enumerate(absent):
             where = np.flatnonzero(new & ~new.all())
-            step = max(1, SHARD_BYTES // table.row_bytes)
+            step = max(1, _BLOCK // table.row_bytes)
             for start in range(0, len(where), step):
                 part = where[start : start + step]
                 taken = table.take(part + table.starts[number])

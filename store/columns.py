@@ -42,8 +42,13 @@ class Column:
         return self.offset + prod(self.shape) * self.dtype.itemsize
 
 
-def build(columns: Mapping[str, NDArray[Any]]) -> bytes:
-    """The bytes of a file of `columns`, which lie in it in their order here."""
+def build(columns: Mapping[str, NDArray[Any]], order: NDArray[np.intp] | None = None) -> bytes:
+    """The bytes of a file of `columns`, which lie in it in their order here.
+
+    Args:
+        columns: Their values, all equally long.
+        order: Which rows of the columns, in which order; all of them if None.
+    """
     # Not the core driver: its `get_file_image` leaves a wrong checksum in a version 3 superblock.
     memory = BytesIO()
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
@@ -53,24 +58,48 @@ def build(columns: Mapping[str, NDArray[Any]]) -> bytes:
     creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
     creation.set_obj_track_times(False)
     file = h5py.h5f.create(b"columns", h5py.h5f.ACC_TRUNC, creation, access)
+    places = {}
     try:
         for name, values in columns.items():
-            _add(file, name, np.ascontiguousarray(values))
+            rows = len(values) if order is None else len(order)
+            places[name] = _reserve(file, name, values.dtype, (rows, *values.shape[1:]))
     finally:
         file.close()
+    end = max(place.end for place in places.values())
+    if memory.seek(0, os.SEEK_END) < end:
+        memory.seek(end - 1)
+        memory.write(b"\0")
+    # Through HDF5 the values would be gathered into memory first, which here is the file itself.
+    for name, values in columns.items():
+        _fill(memory, places[name], values, order)
     return memory.getvalue()
 
 
-def _add(file: Any, name: str, values: NDArray[Any]) -> None:
+def _reserve(file: Any, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Column:
+    """A dataset that has its place in the file, but no values yet."""
     creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     creation.set_obj_track_times(False)
     creation.set_layout(h5py.h5d.CONTIGUOUS)
     creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    kind = h5py.h5t.py_create(values.dtype)
-    space = h5py.h5s.create_simple(values.shape)
+    kind = h5py.h5t.py_create(dtype)
+    space = h5py.h5s.create_simple(shape)
     dataset = h5py.h5d.create(file, name.encode(), kind, space, creation)
-    dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
+    return Column(dtype, shape, dataset.get_offset() or 0)
+
+
+def _fill(
+    memory: BytesIO, place: Column, values: NDArray[Any], order: NDArray[np.intp] | None
+) -> None:
+    if place.end == place.offset:
+        return
+    with memory.getbuffer() as buffer, buffer[place.offset : place.end] as part:
+        rows = np.frombuffer(part, place.dtype).reshape(place.shape)
+        if order is None:
+            rows[:] = values
+        else:
+            np.take(values, order, axis=0, out=rows, mode="clip")  # "raise" would use a buffer
+        del rows
 
 
 def inspect(descriptor: int, path: Path, names: Sequence[str]) -> dict[str, Column]:

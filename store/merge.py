@@ -56,9 +56,12 @@ def _groups(shards: list[Shard]) -> list[list[Shard]]:
 def _replace(pool: "Pool", group: list[Shard]) -> None:
     keys = [shard.keys() for shard in group]
     digests, views = (np.concatenate(column) for column in zip(*keys, strict=True))
-    features = np.concatenate([shard.read(0, shard.info.rows) for shard in group])
-    order = order_of_keys(digests, views)
-    info, data = build_shard(features[order], digests[order], views[order])
+    features = np.empty((len(digests), *group[0].feature_shape), group[0].dtype)
+    start = 0
+    for shard in group:
+        features[start : start + shard.info.rows] = shard.read(0, shard.info.rows)
+        start += shard.info.rows
+    info, data = build_shard(features, digests, views, order_of_keys(digests, views))
     publish_bytes(pool.directory, info.name, data)
     merged: set[ShardInfo] = {shard.info for shard in group}
 

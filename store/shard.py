@@ -20,17 +20,25 @@ Digests = NDArray[np.uint8]
 Views = NDArray[np.uint16]
 
 
-def build_shard(features: NDArray[Any], digests: Digests, views: Views) -> tuple[ShardInfo, bytes]:
+def build_shard(
+    features: NDArray[Any], digests: Digests, views: Views, order: NDArray[np.intp] | None = None
+) -> tuple[ShardInfo, bytes]:
     """The bytes of a shard and what a manifest says of it.
 
     Args:
         features: (n, …) of the spec's dtype.
         digests: (n, 32), SHA-256 of the examples' encoded bytes.
         views: (n,), 0 for the plain image.
+        order: (m,) which of these rows, in which order; all of them if None.
     """
     little = features.astype(features.dtype.newbyteorder("<"), copy=False)
-    data = build({"features": little, "digest": digests, "view": views.astype("<u2", copy=False)})
-    return ShardInfo.of_shard(data, len(digests), sum_of_rows(little, digests, views)), data
+    short = views.astype("<u2", copy=False)
+    order = np.arange(len(digests)) if order is None else order
+    data = build({"features": little, "digest": digests, "view": short}, order)
+    row_bytes = little.itemsize * int(np.prod(little.shape[1:]))
+    blocks = np.array_split(order, 1 + len(order) * row_bytes // _BLOCK)
+    total = sum(sum_of_rows(little[block], digests[block], short[block]) for block in blocks)
+    return ShardInfo.of_shard(data, len(order), total % (1 << 256)), data
 
 
 def sum_of_rows(features: NDArray[Any], digests: Digests, views: Views) -> int:

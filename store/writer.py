@@ -1,7 +1,8 @@
 """Appending rows to a pool."""
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import prod
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,8 +34,8 @@ class FeatureWriter:
     def __init__(self, pool: "Pool") -> None:
         self.pool = pool
         self._lock = pool.lock()
-        self._pending: list[tuple[NDArray[Any], Digests, Views]] = []
-        self._bytes = 0
+        self._pending: Table | None = None
+        self._count = 0
         self._since = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -53,6 +54,7 @@ class FeatureWriter:
                 self.commit()
                 sweep(self.pool.directory, LEASE)
         finally:
+            self._pending, self._count = None, 0
             self._lock.__exit__(kind, error, trace)
 
     def append(self, features: NDArray[Any], digests: Digests, views: NDArray[Any]) -> None:
@@ -65,6 +67,8 @@ class FeatureWriter:
 
         Raises:
             FeaturesError: a value is not finite as the spec's dtype, or a shape is wrong.
+            StorageError: enough rows for a shard could not be written; they are kept.
+            SpecMismatchError: the rows have another shape than those before.
         """
         features = np.asarray(features)
         digests = np.ascontiguousarray(digests, np.uint8)
@@ -75,17 +79,35 @@ class FeatureWriter:
             )
         if len(features) == 0:
             return
+        table = self._room(len(features), features.shape[1:])
+        new = slice(self._count, self._count + len(features))
         with np.errstate(over="ignore"):
-            stored = features.astype(self.pool.spec.dtype, order="C")
-        if not (finite := finite_rows(stored)).all():
+            table.features[new] = features
+        if not (finite := finite_rows(table.features[new])).all():
             digest = digests[int(np.argmin(finite))].tobytes().hex()
             raise FeaturesError(
-                f"digest {digest}: NaN or infinite as {stored.dtype}; nothing of it is stored"
+                f"digest {digest}: NaN or infinite as {table.features.dtype}; none of it is stored"
             )
-        self._pending.append((stored, digests, views))
-        self._bytes += stored.nbytes
-        if self._bytes >= SHARD_BYTES or time.monotonic() - self._since >= SECONDS:
+        table.digests[new], table.views[new] = digests, views
+        self._count = new.stop
+        full = self._count * table.row_bytes >= SHARD_BYTES
+        if full or time.monotonic() - self._since >= SECONDS:
             self.commit()
+
+    def _room(self, count: int, shape: tuple[int, ...]) -> "Table":
+        """The pending rows, with room for `count` more: each is copied once, when it comes."""
+        old, dtype = self._pending, np.dtype(self.pool.spec.dtype)
+        if old and self._count and old.features.shape[1:] != shape:
+            raise SpecMismatchError(
+                f"{self.pool.directory}: rows of {old.features.shape[1:]}, not {shape}"
+            )
+        if old is None or old.features.shape[1:] != shape or len(old.views) < self._count + count:
+            size = self._count + count + SHARD_BYTES // max(1, dtype.itemsize * prod(shape))
+            self._pending = Table.empty(size, shape, dtype)
+            if old and self._count:
+                self._pending.copy(old, self._count)
+        assert self._pending
+        return self._pending
 
     def commit(self) -> None:
         """Publish and acknowledge what was appended.
@@ -94,20 +116,14 @@ class FeatureWriter:
             StorageError: it could not be written; the rows are kept for another try.
             SpecMismatchError: the rows have another shape than the pool's.
         """
-        if self._pending:
-            features, digests, views = (
-                np.concatenate(column) for column in zip(*self._pending, strict=True)
-            )
-            self._pending = [(features, digests, views)]
-            self._commit(features, digests, views, order_of_keys(digests, views))
+        if self._pending and self._count:
+            self._commit(self._pending.first(self._count))
             merge_small_shards(self.pool)
-        self._pending, self._bytes = [], 0
-        self._since = time.monotonic()
+        self._count, self._since = 0, time.monotonic()
 
-    def _commit(
-        self, features: NDArray[Any], digests: Digests, views: Views, order: NDArray[np.intp]
-    ) -> None:
-        shape = features.shape[1:]
+    def _commit(self, table: "Table") -> None:
+        shape = table.features.shape[1:]
+        order = order_of_keys(table.digests, table.views)
 
         def change(current: Manifest | None) -> Manifest:
             manifest = current or Manifest(spec=self.pool.spec)
@@ -117,15 +133,44 @@ class FeatureWriter:
                 )
             # Asked anew on every try: where locks fail, another committer may have been faster.
             index = self.pool.snapshot().index
-            new = order[index.find(words_of_rows(digests[order], views[order])) < 0]
+            new = order[index.find(words_of_rows(table.digests[order], table.views[order])) < 0]
             shards = []
-            for part in _parts(new, features.nbytes // len(features)):
-                info, data = build_shard(features[part], digests[part], views[part])
+            for part in _parts(new, table.row_bytes):
+                info, data = build_shard(table.features, table.digests, table.views, part)
                 publish_bytes(self.pool.directory, info.name, data)
                 shards.append(info)
             return replace(manifest, feature_shape=shape, shards=(*manifest.shards, *shards))
 
         commit(self.pool.directory, change)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Columns of rows in memory."""
+
+    features: NDArray[Any]
+    digests: Digests
+    views: Views
+
+    @classmethod
+    def empty(cls, size: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Self:
+        """Room for `size` rows; the system gives memory to what is written to."""
+        digests, views = np.empty((size, 32), np.uint8), np.empty(size, np.dtype("<u2"))
+        return cls(np.empty((size, *shape), dtype), digests, views)
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of one row's features."""
+        return self.features.itemsize * prod(self.features.shape[1:])
+
+    def first(self, count: int) -> "Table":
+        """The first `count` rows, in the same memory."""
+        return Table(self.features[:count], self.digests[:count], self.views[:count])
+
+    def copy(self, other: "Table", count: int) -> None:
+        """Take over the first `count` rows of another table."""
+        self.features[:count] = other.features[:count]
+        self.digests[:count], self.views[:count] = other.digests[:count], other.views[:count]
 
 
 def _parts(rows: NDArray[np.intp], row_bytes: int) -> list[NDArray[np.intp]]:

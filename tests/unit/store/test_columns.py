@@ -25,6 +25,12 @@ def test_equal_columns_give_equal_bytes_whenever_they_are_built():
     assert build(COLUMNS) == first
 
 
+def test_rows_in_an_order_are_those_of_columns_in_that_order():
+    order = np.array([2, 0, 3])
+    gathered = {name: values[order] for name, values in COLUMNS.items()}
+    assert build(COLUMNS, order) == build(gathered)
+
+
 def test_columns_are_read_at_their_offsets(tmp_path):
     descriptor = opened(tmp_path / "file", build(COLUMNS))
     found = inspect(descriptor, tmp_path / "file", list(COLUMNS))

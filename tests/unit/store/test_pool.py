@@ -1,4 +1,5 @@
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -86,6 +87,38 @@ def test_large_appends_roll_over(pool, monkeypatch):
     assert [shard.rows for shard in pool.manifest().shards] == [10] * 4
     fill(pool, range(100, 200))
     assert max(shard.rows for shard in pool.manifest().shards) <= 15
+
+
+def test_appends_of_any_size_fit_together(pool):
+    with pool.writer() as writer:
+        for numbers in (range(2), range(2, 500), range(500, 503), range(503, 2000)):
+            writer.append(features(numbers), digests(numbers), np.zeros(len(numbers)))
+    pool.publish(pool.root / "set", examples(range(2000)))
+    found, _ = FeatureSet.open(pool.root / "set", full=True).arrays()
+    assert (found == features(range(2000))).all()
+
+
+def test_a_writer_holds_a_shard_twice_at_most(pool, monkeypatch):
+    """The rows as they came, and the file: not a list, a sorted copy and HDF5's image besides."""
+    size = 4 << 20
+    monkeypatch.setattr("store.writer.SHARD_BYTES", size)
+    rows = features(range(256), (1024,))
+    tracemalloc.start()
+    with pool.writer() as writer:
+        for start in range(0, 2048, 256):
+            writer.append(rows, digests(range(start, start + 256)), np.zeros(256))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(pool.manifest().shards) == 2
+    assert peak < 3 * size
+
+
+def test_rows_of_two_shapes_do_not_mix(pool):
+    with pool.writer() as writer:
+        writer.append(features([1]), digests([1]), [0])
+        with pytest.raises(SpecMismatchError, match=r"rows of \(5,\), not \(6,\)"):
+            writer.append(features([2], (6,)), digests([2]), [0])
+    assert len(pool) == 1
 
 
 def test_a_minute_rolls_over(pool, monkeypatch):
