@@ -57,7 +57,7 @@ class FeatureSet:
         self.table = Rows(directory, manifest, full=full)
         self._rows = self._find_rows()
         if full:
-            self.verify()
+            self._check_content()
 
     @classmethod
     def open(cls, directory: Path, *, full: bool = False) -> "FeatureSet":
@@ -228,6 +228,12 @@ class FeatureSet:
         for shard in self.table.shards:
             shard.verify()
         Examples.load(self.directory, published.examples, self.classes, full=True)
+        self._check_content()
+
+    def _check_content(self) -> None:
+        """Check what the files make together; each by itself is right."""
+        published = self.manifest.published
+        assert published
         if self.manifest.canary:
             load_canary(self.directory, self.manifest.canary)
         positions = np.unique(self._rows[:, ~self.examples.quarantined])

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from store.columns import build, inspect
 from store.errors import IntegrityError
-from store.files import MEND, bytes_of, open_regular, read_into, sha256_of
+from store.files import MEND, bytes_of, open_regular, read_into
 from store.manifest import ShardInfo
 
 COLUMNS = ("features", "digest", "view")
@@ -78,7 +79,7 @@ class Shard:
         info: What the manifest says of it.
         dtype: The spec's dtype.
         feature_shape: The shape of one row.
-        full: Whether to check its SHA-256 too, before HDF5 sees it.
+        full: Whether to check every byte as `verify` does, before HDF5 sees any.
 
     Raises:
         StoreNotFoundError: it is not there.
@@ -98,7 +99,8 @@ class Shard:
         self.info = info
         self.descriptor = open_regular(self.path)
         try:
-            self._check_file(full)
+            data = self._read_all() if full else None
+            self._check_size()
             columns = inspect(self.descriptor, self.path, COLUMNS)
         except BaseException:
             self.close()
@@ -112,15 +114,27 @@ class Shard:
             self.close()
             raise IntegrityError(f"{self.path}: holds {found}, expected {expected}; {MEND}")
         self.offset, self._digests, self._views = (columns[name].offset for name in COLUMNS)
+        if data is not None:
+            self._check_rows(data)
 
-    def _check_file(self, full: bool) -> None:
+    def _check_size(self) -> None:
         size = os.fstat(self.descriptor).st_size
         if size != self.info.size:
             raise IntegrityError(
                 f"{self.path}: {size} bytes, the manifest says {self.info.size}; {MEND}"
             )
-        if full and sha256_of(self.descriptor) != self.info.sha256:
+
+    def _read_all(self) -> NDArray[np.uint8]:
+        """All bytes; their SHA-256 is right."""
+        self._check_size()
+        data, digest = np.empty(self.info.size, np.uint8), hashlib.sha256()
+        for start in range(0, len(data), _BLOCK):
+            block = data[start : start + _BLOCK].data
+            read_into(self.descriptor, block, start, self.path)
+            digest.update(block)
+        if digest.hexdigest() != self.info.sha256:
             raise IntegrityError(f"{self.path}: its SHA-256 is not the manifest's; {MEND}")
+        return data
 
     def keys(self) -> tuple[Digests, Views]:
         """(n, 32) digests and (n,) views."""
@@ -140,20 +154,25 @@ class Shard:
     def verify(self) -> None:
         """Check every value: the file's SHA-256, finite features, the rows' digest.
 
+        The file is read once, into memory, so that what is checked cannot change in between.
+
         Raises:
             IntegrityError: something is not what the manifest says.
         """
-        self._check_file(full=True)
-        (digests, views), total = self.keys(), 0
-        row_bytes = self.dtype.itemsize * int(np.prod(self.feature_shape))
-        step = max(1, _BLOCK // row_bytes)
-        for start in range(0, self.info.rows, step):
-            stop = min(start + step, self.info.rows)
-            rows = self.read(start, stop)
-            if not (finite := finite_rows(rows)).all():
+        self._check_rows(self._read_all())
+
+    def _check_rows(self, data: NDArray[np.uint8]) -> None:
+        rows, row_bytes = self.info.rows, self.dtype.itemsize * prod(self.feature_shape)
+        features = data[self.offset :][: rows * row_bytes].view(self.dtype).reshape(rows, -1)
+        digests = data[self._digests :][: rows * 32].reshape(rows, 32)
+        views = data[self._views :][: rows * 2].view("<u2")
+        step, total = max(1, _BLOCK // row_bytes), 0
+        for start in range(0, rows, step):
+            block = slice(start, start + step)
+            if not (finite := finite_rows(features[block])).all():
                 bad = digests[start + int(np.argmin(finite))].tobytes().hex()
                 raise IntegrityError(f"{self.path}: the row of digest {bad} is not finite; {MEND}")
-            total += sum_of_rows(rows, digests[start:stop], views[start:stop])
+            total += sum_of_rows(features[block], digests[block], views[block])
         if total % (1 << 256) != int(self.info.digest, 16):
             raise IntegrityError(f"{self.path}: the rows' digest is not the manifest's; {MEND}")
 

@@ -1,9 +1,11 @@
 """Small pools and feature sets for tests of the store."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from store import Examples, FeatureSpec, Pool
 
@@ -59,6 +61,18 @@ def fill(pool: Pool, numbers, shape=(5,), views=0) -> Pool:
             rows = features(numbers, shape, view).astype(pool.spec.dtype)
             writer.append(rows, digests(numbers), np.full(len(numbers), view))
     return pool
+
+
+def bytes_read(work: Callable[[], object]) -> int:
+    """How many bytes this process read while doing `work`, from files or the page cache."""
+    facts = Path("/proc/self/io")
+    if not facts.exists():
+        pytest.skip("needs /proc/self/io")
+    before = facts.read_text()
+    work()
+    after = facts.read_text()
+    counts = [int(text.partition("rchar:")[2].split()[0]) for text in (before, after)]
+    return counts[1] - counts[0]
 
 
 def published(root: Path, numbers=range(20), **changes) -> Path:

@@ -1,7 +1,7 @@
 import pytest
 
-from store import FeatureSet, IntegrityError, Pool
-from tests.unit.store.samples import digests, examples, features, fill, published, spec
+from store import FeatureSet, IntegrityError, Pool, import_set
+from tests.unit.store.samples import bytes_read, digests, examples, features, fill, published, spec
 
 
 @pytest.fixture
@@ -58,3 +58,34 @@ def test_a_damaged_set_is_not_adopted(directory, empty):
     with pytest.raises(IntegrityError, match=shard.path.name):
         empty.adopt(directory)
     assert len(empty) == 0
+
+
+@pytest.fixture
+def wide(tmp_path):
+    """A set of 6 MB in three shards."""
+    pool = Pool(tmp_path / "pool", spec())
+    for start in (0, 500, 1000):
+        fill(pool, range(start, start + 500), (1024,))
+    pool.publish(tmp_path / "set", examples(range(1500)))
+    return tmp_path / "set"
+
+
+def size(directory):
+    return sum(path.stat().st_size for path in directory.iterdir())
+
+
+def test_adoption_and_verification_read_each_byte_once(wide, empty):
+    assert bytes_read(lambda: FeatureSet.open(wide, full=True)) < 1.2 * size(wide)
+    assert bytes_read(lambda: empty.adopt(wide)) < 1.2 * size(wide)
+    assert len(empty) == 1500
+    assert bytes_read(lambda: empty.adopt(wide)) < 0.1 * size(wide)
+
+
+def test_import_reads_the_source_once_and_the_copy_once(wide, tmp_path):
+    assert bytes_read(lambda: import_set(wide, tmp_path / "mine")) < 2.2 * size(wide)
+    assert FeatureSet.open(tmp_path / "mine").digest == FeatureSet.open(wide).digest
+
+
+def test_repair_reads_each_byte_once(wide, tmp_path):
+    pool = Pool(tmp_path / "pool", spec())
+    assert bytes_read(pool.repair) < 1.2 * size(pool.directory)
