@@ -83,12 +83,13 @@ def assert_resumes(root: Path) -> None:
 
 
 @pytest.mark.fault(45)
-def test_kills_at_random_moments(quick_path):
+@pytest.mark.timeout(3600)
+def test_kills_at_random_moments(quick_path, record_property):
     random.seed(45)
     started = time.monotonic()
     in_child(lambda target: extract(quick_path / "whole", target))
     duration = time.monotonic() - started
-    unfinished = 0
+    unfinished = acknowledged = 0
     for number in range(rounds(1000)):
         root = quick_path / str(number)
 
@@ -98,14 +99,19 @@ def test_kills_at_random_moments(quick_path):
 
         told = in_child(lambda target, root=root: extract(root, target), wait)
         unfinished += not told.endswith(b"published")
+        acknowledged += len(told.replace(b"published", b"").split())
         assert_sound(root, told)
         if number % 10 == 0:
             assert_resumes(root)
     assert unfinished > rounds(1000) // 10  # else nobody was killed
+    record_property("kills", rounds(1000))
+    record_property("unfinished", unfinished)
+    record_property("acknowledged rows found again", acknowledged)
 
 
 @pytest.mark.fault(45, 48)
-def test_kills_at_every_system_call(quick_path, monkeypatch):
+@pytest.mark.timeout(3600)
+def test_kills_at_every_system_call(quick_path, monkeypatch, record_property):
     for number in range(10_000):
         root = quick_path / str(number)
         monkeypatch.setattr("store.publish.os", Calls(number, die))
@@ -116,10 +122,11 @@ def test_kills_at_every_system_call(quick_path, monkeypatch):
         if told.endswith(b"published"):
             break
     assert number > 50
+    record_property("kills", number)
 
 
 @pytest.mark.fault(45)
-def test_kills_while_a_set_is_replaced(quick_path, monkeypatch):
+def test_kills_while_a_set_is_replaced(quick_path, monkeypatch, record_property):
     root = quick_path / "root"
     pool = fill(Pool(root / "pool", spec()), NUMBERS)
     fill(pool, range(100, 140))
@@ -139,6 +146,7 @@ def test_kills_while_a_set_is_replaced(quick_path, monkeypatch):
         assert (opened.arrays()[0] == features(states[len(opened)])).all()
         number += 1
     assert number > 20
+    record_property("kills", number - 1)
 
 
 @pytest.mark.fault(46)
