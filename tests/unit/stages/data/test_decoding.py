@@ -237,3 +237,10 @@ def test_mutated_images_decode_or_are_refused_with_one_line():
             assert pixels.size <= 3 * headers.MAX_PIXELS
     assert len(reasons) > 20
     assert not any("\n" in reason for reason in reasons)
+
+
+def test_scans_are_counted_wherever_they_begin():
+    scan = b"\xff\xda"
+    for noise in (b"", b"\xff", b"\xda", b"\x00\xff", b"\xff\xff\xda"):
+        for data in (noise + scan * 3, scan + noise + scan, noise * 3):
+            assert decoding._count_scans(data + b"end") == (data + b"end").count(scan)
