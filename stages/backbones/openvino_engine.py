@@ -10,7 +10,9 @@ import logging
 import os
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
@@ -27,9 +29,9 @@ from stages.backbones.weights import cache_directory
 
 MODEL = "model.xml"
 REFERENCE = "reference.npz"
-# Large batches fall out of the processor's cache; bases whose weights do not fit into it anyway
-# gain from reading them once for more images. Measured: docs/backbones.md, Engines.
-SMALL_BATCH, LARGE_BATCH, LARGE_WEIGHTS = 4, 16, 1 << 25
+# Images per inference; more fall out of the processor's cache: docs/backbones.md, Engines.
+INFERENCE_BATCH = 4
+REQUESTS_PER_STREAM = 2  # the next one is there when a stream becomes free
 SETTINGS = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "f32"}
 
 DAMAGE = (OSError, RuntimeError, ValueError, KeyError, EOFError, BadZipFile, canary.DriftError)
@@ -62,27 +64,32 @@ class OpenVinoEngine:
         self._load(trunk, directory, batch_size)
 
     def __call__(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Features of pixels; see `Engine`."""
+        """Features of pixels; see `Engine`. All streams share one call, so all end together."""
         features = [np.empty((len(batch), *shape), np.float32) for shape in self.shapes]
-        request = self._requests.get()
+
+        def infer(start: int) -> None:
+            rows = slice(start, start + self._batch_size)
+            self._infer(batch[rows], [each[rows] for each in features])
+
+        deque(self._threads.map(infer, range(0, len(batch), self._batch_size)), maxlen=0)
+        return features
+
+    def _infer(self, part: NDArray[np.float32], features: Sequence[NDArray[np.float32]]) -> None:
+        """Fill the features of a few images."""
+        request = self._requests.get()  # there are as many as threads
         try:
-            for start in range(0, len(batch), self._batch_size):
-                part = batch[start : start + self._batch_size]
-                request.infer([padded(part, self._batch_size)], share_inputs=True)
-                for kept, port in zip(features, self._ports, strict=True):
-                    found = request.get_tensor(port).data
-                    kept[start : start + len(part)] = found[: len(part)]
+            request.infer([padded(part, self._batch_size)], share_inputs=True)
+            for kept, port in zip(features, self._ports, strict=True):
+                kept[:] = request.get_tensor(port).data[: len(part)]
         finally:
             self._requests.put(request)
-        return features
 
     def _compile(self, directory: Path, image_size: int, batch_size: int) -> None:
         import openvino
 
         core = openvino.Core()
         model = core.read_model(directory / MODEL)
-        large = (directory / MODEL).with_suffix(".bin").stat().st_size > LARGE_WEIGHTS
-        self._batch_size = min(batch_size, LARGE_BATCH if large else SMALL_BATCH)
+        self._batch_size = min(batch_size, INFERENCE_BATCH)
         model.reshape([self._batch_size, image_size, image_size, 3])
         threads = str(self.streams)
         settings = {**SETTINGS, "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads}
@@ -90,8 +97,9 @@ class OpenVinoEngine:
         self._ports = sorted(compiled.outputs, key=_number)
         self.shapes = [tuple(port.shape)[1:] for port in self._ports]
         self._requests: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(self.streams):
+        for _ in range(REQUESTS_PER_STREAM * self.streams):
             self._requests.put(compiled.create_infer_request())
+        self._threads = ThreadPoolExecutor(self._requests.qsize(), self.name)
 
     def _load(self, trunk: Trunk, directory: Path, batch_size: int) -> None:
         self._compile(directory, trunk.image_size, batch_size)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -120,3 +121,31 @@ def test_a_row_does_not_depend_on_its_batch(engine, trunk, images):
     whole = engine(images[:8])[0]
     for count in (1, 3):
         assert canary.deviation(engine(images[:count])[0], whole[:count]) < 1e-4
+
+
+def test_openvino_spreads_one_call_over_all_streams(trunk, images, monkeypatch):
+    """Else the cores would not end together."""
+    monkeypatch.setattr(openvino_engine, "cores", lambda: 2)
+    engine = OpenVinoEngine(trunk, ["avg"], 16)
+    inside, together = threading.Lock(), threading.Barrier(2, timeout=60)
+    original, seen = engine._infer, []
+
+    def infer(part, features):
+        with inside:
+            seen.append(len(part))
+            first_two = len(seen) <= 2
+        if first_two:
+            together.wait()
+        original(part, features)
+
+    monkeypatch.setattr(engine, "_infer", infer)
+    engine(images)
+    assert sorted(seen) == [3, 4, 4]
+
+
+def test_an_inference_that_fails_is_raised_and_loses_no_request(trunk, images):
+    engine = OpenVinoEngine(trunk, ["avg"], 16)
+    for _ in range(5 * openvino_engine.REQUESTS_PER_STREAM * engine.streams):
+        with pytest.raises(RuntimeError):
+            engine(images[:, :32])
+    assert engine(images)[0].shape == (11, 1024)
