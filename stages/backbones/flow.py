@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 DEPTH = 4
 IMAGES_PER_TASK = 8
 TELL_SECONDS = 10.0
+RATE_SECONDS = 1.0  # the least that a rate is told of
 
 Pixels = NDArray[np.float32]
 
@@ -184,10 +185,12 @@ class Progress:
         if not self._done:  # the first batch waited for the engine, which says nothing of the rate
             self._started, self._before = now, rows
         self._done += rows
-        if now - self._told < TELL_SECONDS or self._done == self._before:
+        seconds = now - self._started
+        # batches that were ready together come at once: a rate needs some time to be one
+        if now - self._told < TELL_SECONDS or seconds < RATE_SECONDS:
             return
         self._told = now
-        rate = (self._done - self._before) / (now - self._started)
+        rate = (self._done - self._before) / seconds
         logger.info(
             "%s of %s rows, %.0f rows/s, %.0f s left, slowest: %s",
             f"{self._done:,}",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.backbones import flow as flow_module
-from stages.backbones.flow import DEPTH, Flow
+from stages.backbones.flow import DEPTH, Flow, Times
 from stages.data.decoding import UndecodableImageError
 
 
@@ -133,10 +133,36 @@ def test_an_error_of_any_part_ends_the_flow_and_its_threads(part):
     assert threading.active_count() == before
 
 
+class Clock:
+    """A clock that stands still unless it is moved."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr(flow_module.time, "monotonic", lambda: self.now)
+
+
 def test_progress_tells_rate_time_left_and_the_slowest_part(monkeypatch, caplog):
-    monkeypatch.setattr(flow_module, "TELL_SECONDS", 0.0)
     caplog.set_level("INFO")
-    collect(make(engine=lambda: Sums(lambda: time.sleep(0.01)), count=40))
-    assert len(caplog.messages) == 4
-    assert caplog.messages[-1].startswith("40 of 40 rows, ")
-    assert "rows/s, 0 s left, slowest: forward" in caplog.messages[-1]
+    clock = Clock(monkeypatch)
+    progress = flow_module.Progress(1000, Times(decode=1, forward=2, write=0.5))
+    for _ in range(3):
+        clock.now += 6
+        progress.advance(200)
+    assert caplog.messages == ["400 of 1,000 rows, 33 rows/s, 18 s left, slowest: forward"]
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from([0.0, 1e-9, 0.3, 9.0, 600.0]), st.integers(1, 64)), max_size=30
+    )
+)
+def test_progress_never_tells_an_absurd_rate(steps):
+    """Batches that come in no time at all, after a long start, have no rate."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        clock, told = Clock(monkeypatch), []
+        monkeypatch.setattr(flow_module.logger, "info", lambda *words: told.append(words[3]))
+        progress = flow_module.Progress(10_000, Times())
+        for seconds, rows in steps:
+            clock.now += seconds
+            progress.advance(rows)
+    assert all(0 < rate <= 64 * len(steps) / flow_module.RATE_SECONDS for rate in told)
