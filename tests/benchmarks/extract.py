@@ -37,7 +37,7 @@ ROUNDS = 3
 CASES = {
     "mobilenet_v2_160": ("mobilenetv2", 160, 1600),
     "efficientnet_lite0_224": ("efficientnet_lite0", 224, 960),
-    "vgg16_150": ("vgg16", 150, 192),
+    "vgg16_150": ("vgg16", 150, 640),
 }
 
 _scratch = tempfile.TemporaryDirectory(prefix="cryobase-benchmark-")
@@ -188,7 +188,12 @@ def of_ideal(case: str) -> float:
 
 
 def fast_decode_12mp() -> float:
-    """How many times faster `decode: fast` brings 12-megapixel photographs to 160 pixels."""
+    """How many times faster `decode: fast` brings 12-megapixel photographs to 160 pixels.
+
+    They have 2.8 MB each at quality 90, as a phone's have 3 to 5. Decoding at 1/8 is the least that
+    gives pixels: all but Huffman decoding is gone then, which is 20.5 of the 35 ms of `exact`, so
+    1.7 is the most that can be seen here.
+    """
     paths = sorted(_photographs(6, 4000, 3000).rglob("*.jpg"))
     data = [path.read_bytes() for path in paths]
 
