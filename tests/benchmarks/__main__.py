@@ -47,18 +47,28 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, {platform.system()}"
 
 
-def commit() -> str:
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    run = subprocess.run(git, capture_output=True, text=True, check=False)
-    return run.stdout.strip() or "unknown"
+def commit(root: Path = ROOT) -> str:
+    """The commit that is measured; `-dirty` if any file differs from it that `save` does not write.
+
+    README.md and the documents belong to an earlier measurement, or to the one that is being saved.
+    """
+    written = [f":(exclude){path.relative_to(ROOT)}" for path in tables.WRITTEN]
+    git = ["git", "-C", str(root)]
+    describe = [*git, "describe", "--always", "--abbrev=12"]
+    status = [*git, "status", "--porcelain", "--untracked-files=no", "--", ":/", *written]
+    found, changed = (
+        subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        for command in (describe, status)
+    )
+    return found + ("-dirty" if changed else "") or "unknown"
 
 
-def save(ratios: dict[str, float]) -> None:
-    """Put `ratios` into docs/performance.json, keeping those that were not measured now."""
+def save(ratios: dict[str, float], measured: str) -> None:
+    """Put `ratios` of the commit `measured` into docs/performance.json; others there are kept."""
     kept = json.loads(RESULTS.read_text())["ratios"] if RESULTS.exists() else {}
     document = {
         "machine": machine(),
-        "commit": commit(),
+        "commit": measured,
         "ratios": dict(sorted((kept | ratios).items())),
     }
     RESULTS.write_text(json.dumps(document, indent=2) + "\n")
@@ -74,7 +84,7 @@ def main() -> int:
     benchmarks = chosen(arguments.names)
     if not benchmarks:
         parser.error(f"no benchmark is called {' or '.join(arguments.names) or 'anything'}")
-    ratios = {}
+    measured, ratios = commit(), {}  # before hours in which somebody may edit or commit
     for key, function in benchmarks.items():
         ratios[key] = round(function(), 3)
         print(
@@ -83,9 +93,9 @@ def main() -> int:
             flush=True,
         )
     if arguments.json:
-        print(json.dumps({"machine": machine(), "commit": commit(), "ratios": ratios}))
+        print(json.dumps({"machine": machine(), "commit": measured, "ratios": ratios}))
     if arguments.save:
-        save(ratios)
+        save(ratios, measured)
     return 0
 
 

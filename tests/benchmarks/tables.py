@@ -8,6 +8,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "performance.json"
 PAGE = ROOT / "docs" / "performance.md"
 README = ROOT / "README.md"
+WRITTEN = (RESULTS, PAGE, README)  # by `--save`
 MARKED = re.compile(r"(<!-- performance -->\n).*?(<!-- /performance -->)", flags=re.DOTALL)
 
 TUTORIAL = "`image_dataset_from_directory`, `predict` per batch of 32, concatenate, `np.save`"
