@@ -42,7 +42,7 @@ def attempt(root):
 @pytest.mark.fault(47)
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_call_fails_once(quick_path, monkeypatch, fault, record_property):
+def test_every_call_fails_once(quick_path, monkeypatch, fault):
     run(quick_path / "good")
     expected = content(quick_path / "good")
     # In CI each call meets one of the four faults, in the whole run all of them.
@@ -65,8 +65,7 @@ def test_every_call_fails_once(quick_path, monkeypatch, fault, record_property):
             break
     assert number > 80
     assert failed > number / stride / 2 or fault == "short"
-    record_property("calls", number)
-    record_property("clean errors", failed)
+    print(f"{fault}: {number} calls, {failed} clean errors")
 
 
 @pytest.mark.fault(47)

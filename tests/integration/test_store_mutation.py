@@ -68,7 +68,7 @@ def within_ten_seconds(function, *args, **kwargs):
 
 @pytest.mark.fault(25, 34, 37, 39)
 @pytest.mark.timeout(3600)
-def test_full_verification_never_passes_altered_bytes(quick_path, record_property):
+def test_full_verification_never_passes_altered_bytes(quick_path):
     directory = published(quick_path)
     files = sorted(directory.iterdir())
     originals = {path: path.read_bytes() for path in files}
@@ -95,12 +95,12 @@ def test_full_verification_never_passes_altered_bytes(quick_path, record_propert
         FeatureSet.open(directory, full=True)
 
     guarded(work)
-    record_property("mutants", rounds(50_000))
+    print(f"{rounds(50_000)} mutants")
 
 
 @pytest.mark.fault(25, 29, 34, 40)
 @pytest.mark.timeout(3600)
-def test_altered_metadata_under_a_forged_manifest_is_safe(quick_path, record_property):
+def test_altered_metadata_under_a_forged_manifest_is_safe(quick_path):
     """The manifest agrees with the altered shard, so that HDF5 sees it."""
     directory = published(quick_path)
     shard = FeatureSet.open(directory).table.shards[0]
@@ -128,7 +128,7 @@ def test_altered_metadata_under_a_forged_manifest_is_safe(quick_path, record_pro
     shard.path.unlink()
     shard.path.write_bytes(original)
     guarded(work)
-    record_property("mutants", rounds(50_000))
+    print(f"{rounds(50_000)} mutants")
 
 
 @pytest.mark.fault(25)
