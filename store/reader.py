@@ -143,7 +143,7 @@ class FeatureSet:
         seed: int = 0,
         views: int = 0,
     ) -> Iterator[tuple[Features, Labels]]:
-        """One pass over examples, in batches; holds one batch at a time.
+        """One pass over examples, in batches; a few of them are read ahead.
 
         Args:
             ids: Which examples; all that have features, by id, if None.
@@ -172,7 +172,7 @@ class FeatureSet:
             rows = self._rows[0, chosen]
         labels = self.examples.labels[chosen]
         parts = (labels[start : start + size] for start in range(0, len(labels), size))
-        return zip(map(widened, self.table.batches(rows, size)), parts, strict=True)
+        return zip(self.table.batches(rows, size, widened), parts, strict=True)
 
     def _shuffled(
         self, chosen: NDArray[np.intp], block: int, random: np.random.Generator

@@ -2,10 +2,13 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from pathlib import Path
+from threading import Lock
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +17,15 @@ from store.errors import StorageError
 from store.files import allow_open_files, bytes_of, read_into
 from store.index import Index, Positions, words_of_rows
 from store.manifest import Manifest
-from store.scatter import SUPPORTED, Scatter
+from store.parallel import ordered_map
+from store.ring import thread_ring
 from store.shard import Digests, Shard, Views
 
-Runs = tuple[list[int], list[int], list[int]]  # descriptors, offsets and bytes of runs
+Stored = NDArray[Any]
+Runs = tuple[Positions, Positions, Positions]  # descriptors, offsets and bytes of runs
 
 _PLANNED = 1 << 14  # rows that are planned at once
-_MAPPED = 1 << 29  # bytes of shards up to which they are mapped: memory must not grow with the set
+_READERS, _AHEAD = 2, 2  # threads that read ahead, and batches that each is ahead
 
 
 class Rows:
@@ -44,10 +49,14 @@ class Rows:
         counts = np.array([shard.info.rows for shard in self.shards], np.int64)
         self.starts: Positions = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._closed = False
-        small = sum(shard.info.size for shard in self.shards) <= _MAPPED
-        self._scatter = Scatter(self.shards) if SUPPORTED and small and self.shards else None
+        self.start_process()
+        _opened.add(self)
         self._descriptors = np.array([shard.descriptor for shard in self.shards], np.int64)
         self._offsets = np.array([shard.offset for shard in self.shards], np.int64)
+
+    def start_process(self) -> None:
+        """Begin without reading threads, as a forked process does, whatever its parent's did."""
+        self._reading, self._lock = 0, Lock()
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -72,12 +81,28 @@ class Rows:
             self._read(runs, rows)
         return rows
 
-    def batches(self, positions: Positions, size: int) -> Iterator[NDArray[Any]]:
-        """Rows in batches of `size`, each one a new array."""
-        for start, runs in enumerate(self._runs(positions, size)):
-            count = min(size, len(positions) - start * size)
-            # No name for it here: a batch kept alive would push the next one out of the cache.
-            yield self._read(runs, np.empty((count, *self.feature_shape), self.dtype))
+    def batches(
+        self,
+        positions: Positions,
+        size: int,
+        convert: Callable[[Stored], Stored] = lambda rows: rows,
+    ) -> Iterator[Stored]:
+        """Rows in batches of `size`, each one a new array, read a few batches ahead.
+
+        Args:
+            positions: Which rows, in which order.
+            size: Rows in a batch; the last one may have fewer.
+            convert: What is done with each batch, in the thread that has read it.
+        """
+
+        def read(work: tuple[Runs, int]) -> Stored:
+            runs, count = work
+            return convert(self._read(runs, np.empty((count, *self.feature_shape), self.dtype)))
+
+        starts = range(0, len(positions), size)
+        counts = (min(size, len(positions) - start) for start in starts)
+        work = zip(self._runs(positions, size), counts, strict=True)
+        return ordered_map(read, work, workers=_READERS, ahead=_AHEAD)
 
     def _runs(self, positions: Positions, size: int) -> Iterator[Runs]:
         """For each batch, its runs of rows that lie side by side.
@@ -95,35 +120,68 @@ class Rows:
             firsts = np.flatnonzero(breaks)
             lengths = np.diff(firsts, append=len(part)) * self.row_bytes
             cuts = np.searchsorted(firsts, np.arange(0, len(part) + size, size)).tolist()
-            columns = self._descriptors[numbers[firsts]].tolist(), offsets[firsts].tolist()
-            sizes = lengths.tolist()
+            descriptors, places = self._descriptors[numbers[firsts]], offsets[firsts]
             for start, stop in pairwise(cuts):
-                yield columns[0][start:stop], columns[1][start:stop], sizes[start:stop]
+                yield descriptors[start:stop], places[start:stop], lengths[start:stop]
 
     def _read(self, runs: Runs, rows: NDArray[Any]) -> NDArray[Any]:
-        if self._closed:  # the numbers of its descriptors may be other files' by now
-            raise StorageError(errno.EBADF, "the feature set was closed")
-        descriptors, offsets, lengths = runs
-        if self._scatter and 4 * len(lengths) > len(rows) > 8 and self._scatter.read(*runs, rows):
-            return rows
+        with self._held_open():
+            ring = thread_ring() if len(runs[0]) > 8 else None
+            if not (ring and ring.read(*runs, rows)):
+                self._read_in_turn(runs, rows)
+        return rows
+
+    @contextmanager
+    def _held_open(self) -> Iterator[None]:
+        """Keep the files open: once they are closed, their numbers may be other files'."""
+        with self._lock:
+            if self._closed:
+                raise StorageError(errno.EBADF, "the feature set was closed")
+            self._reading += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._reading -= 1
+                self._close_unread()
+
+    def _read_in_turn(self, runs: Runs, rows: NDArray[Any]) -> None:
+        descriptors, offsets, lengths = (column.tolist() for column in runs)
         buffer, stops = bytes_of(rows), list(accumulate(lengths))
         parts = [(buffer[stop - size : stop],) for stop, size in zip(stops, lengths, strict=True)]
         # `map`, because at a microsecond for each call a loop in Python would cost a third more.
         if list(map(os.preadv, descriptors, parts, offsets)) != lengths:
-            self._read_again(runs, parts)
-        return rows
+            self._read_again(descriptors, offsets, parts)
 
-    def _read_again(self, runs: Runs, parts: list[tuple[memoryview]]) -> None:
+    def _read_again(
+        self, descriptors: list[int], offsets: list[int], parts: list[tuple[memoryview]]
+    ) -> None:
         """Read run by run after a short read: the end of a file that was cut, or a signal."""
         paths = {shard.descriptor: shard.path for shard in self.shards}
-        for descriptor, (part,), offset in zip(runs[0], parts, runs[1], strict=True):
+        for descriptor, (part,), offset in zip(descriptors, parts, offsets, strict=True):
             read_into(descriptor, part, offset, paths[descriptor])
 
     def close(self) -> None:
-        """Close all shards."""
-        self._closed, self._scatter = True, None
-        for shard in self.shards:
-            shard.close()
+        """Close all shards, or have the last thread that reads in them do it."""
+        with self._lock:
+            self._closed = True
+            self._close_unread()
+
+    def _close_unread(self) -> None:
+        if self._closed and not self._reading:
+            for shard in self.shards:
+                shard.close()
+
+
+_opened: WeakSet[Rows] = WeakSet()
+
+
+def _start_process() -> None:
+    for table in _opened:
+        table.start_process()
+
+
+os.register_at_fork(after_in_child=_start_process)
 
 
 def widened(rows: NDArray[Any]) -> NDArray[np.float32]:

@@ -20,9 +20,9 @@ from stages.data.digests import DigestTable
 from stages.data.index import Index
 from stages.data.isolation import IsolatedDecoder
 from stages.data.packs import Pack, PackWriter
-from stages.data.parallel import ordered_map
 from stages.data.source import Source, SourceExample
 from stages.errors import DataError
+from store.parallel import ordered_map
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.data.augment import Augmentation, augment
-from stages.data.parallel import ordered_map
 from stages.data.pixels import PixelSpec, load
 from stages.data.raw import RawImages
+from store.parallel import ordered_map
 
 Batch = tuple[NDArray[np.float32], NDArray[np.int32]]
 

@@ -393,7 +393,7 @@ def test_a_killed_run_leaves_the_old_index(images, raw, monkeypatch):
 
 
 def test_thousands_of_images_go_through_a_bounded_queue(monkeypatch):
-    from stages.data.parallel import ordered_map
+    from store.parallel import ordered_map
 
     running, peak = set(), []
 

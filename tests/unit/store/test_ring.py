@@ -1,0 +1,170 @@
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from store import FeatureSet, IntegrityError, Pool, StorageError, ring
+from store.ring import ENTRIES, thread_ring
+from tests.unit.store.samples import examples, fill, spec
+
+ROWS, WIDTH = 3000, 700
+
+
+@pytest.fixture
+def table(tmp_path):
+    pool = fill(Pool(tmp_path / "pool", spec()), range(1500), shape=(WIDTH,))
+    fill(pool, range(ROWS), shape=(WIDTH,))
+    pool.publish(tmp_path / "set", examples(range(ROWS)))
+    return FeatureSet.open(tmp_path / "set").table
+
+
+@pytest.fixture
+def mine():
+    if thread_ring() is None:
+        pytest.skip("io_uring is not there, or forbidden")
+    return thread_ring()
+
+
+def shuffled(count=ROWS):
+    return np.random.default_rng(0).permutation(ROWS)[:count]
+
+
+def read(mine, table, positions):
+    """The rows at `positions`, if the ring did it alone."""
+    rows = np.empty((len(positions), WIDTH), np.float32)
+    (runs,) = table._runs(positions, len(positions))
+    return rows if mine.read(*runs, rows) else None
+
+
+def test_more_rows_than_the_ring_has_entries(mine, table):
+    assert ENTRIES < ROWS
+    for _ in range(3):  # the counters go on, the entries come round again
+        assert (read(mine, table, shuffled()) == table.take(np.arange(ROWS))[shuffled()]).all()
+
+
+def test_scattered_rows_take_this_way_and_runs_do_not(mine, table, monkeypatch):
+    taken = []
+    monkeypatch.setattr(ring.Ring, "read", lambda self, *runs: taken.append(runs) or False)
+    table.take(np.arange(100))
+    assert taken == []
+    expected = table.take(np.arange(100))[::-1]
+    assert (table.take(np.arange(100)[::-1].copy()) == expected).all()  # and back to `preadv`
+    assert len(taken) == 1
+
+
+@pytest.mark.parametrize("forbidden", [ring._SETUP, ring._ENTER])
+def test_where_it_is_forbidden_preadv_reads_the_same(table, monkeypatch, forbidden):
+    expected, call, asked = table.take(np.arange(ROWS))[shuffled()], ring._call, []
+
+    def refuse(number, *arguments):
+        asked.append(number)
+        if number == forbidden:
+            raise PermissionError(1, "forbidden, as in many containers")
+        return call(number, *arguments)
+
+    monkeypatch.setattr(ring, "_call", refuse)
+    found = np.concatenate(list(table.batches(shuffled(), 256)))  # in threads, so with new rings
+    assert (found == expected).all()
+    assert asked.count(ring._SETUP) <= 2  # once a thread
+
+
+@pytest.mark.fault(35)
+def test_a_file_cut_while_it_is_read_is_an_error_and_no_signal(mine, table):
+    path = table.shards[0].path
+    path.chmod(0o644)
+    os.truncate(path, 10_000)
+    assert read(mine, table, shuffled()) is None
+    with pytest.raises(IntegrityError, match=path.name):
+        table.take(shuffled())
+
+
+def test_a_forked_process_gets_a_ring_of_its_own(mine, table):
+    expected = read(mine, table, shuffled(600))
+    pid = os.fork()
+    if pid == 0:
+        other = thread_ring()
+        right = other is not mine and (read(other, table, shuffled(600)) == expected).all()
+        os._exit(0 if right else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert (read(mine, table, shuffled(600)) == expected).all()
+
+
+def test_a_process_forked_while_a_thread_reads_can_read(table):
+    with table._lock:  # as a thread that begins to read would
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(30)
+            os._exit(0 if len(table.take(shuffled(600))) == 600 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_signals_while_it_reads_change_nothing(mine, table):
+    expected = table.take(np.arange(ROWS))[shuffled()]
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+    try:
+        assert all((read(mine, table, shuffled()) == expected).all() for _ in range(30))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_an_exception_from_a_signal_leaves_it_usable(mine, table):
+    class AlarmError(Exception):
+        pass
+
+    def ring_the_bell(*_):
+        raise AlarmError
+
+    expected, caught = table.take(np.arange(ROWS))[shuffled()], 0
+    before = signal.signal(signal.SIGALRM, ring_the_bell)
+    try:
+        for number in range(200):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-4 * (1 + number % 40))
+                read(mine, table, shuffled())
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except AlarmError:
+                caught += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert caught
+    assert (read(mine, table, shuffled()) == expected).all()
+
+
+def test_threads_that_read_at_once_each_have_their_own(table, mine):
+    expected = table.take(np.arange(ROWS))[shuffled()]
+
+    def work(_):
+        return thread_ring(), np.concatenate(list(table.batches(shuffled(), 64)))
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(work, range(8)))
+    assert all((rows == expected).all() for _, rows in found)
+    assert mine not in [each for each, _ in found]
+
+
+def test_files_closed_while_batches_are_read_ahead_give_an_error_and_no_rows(table):
+    batches = table.batches(np.resize(shuffled(), 100_000), 256)
+    next(batches)
+    closer = threading.Thread(target=table.close)
+    closer.start()
+    with pytest.raises(StorageError, match="closed"):
+        for _ in batches:
+            pass
+    closer.join()
+    assert [shard.descriptor for shard in table.shards] == [-1, -1]
+
+
+def test_files_are_closed_only_after_the_last_thread_has_read_in_them(table):
+    """A number that is another file's by then could give other rows, or block for ever."""
+    with table._held_open():
+        table.close()
+        assert all(shard.descriptor >= 0 for shard in table.shards)
+    assert all(shard.descriptor < 0 for shard in table.shards)
+    with pytest.raises(StorageError, match="closed"):
+        table.take(shuffled())
