@@ -2,6 +2,10 @@
 
 import logging
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +15,18 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["DVC_NO_ANALYTICS"] = "1"
+MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture
+def quick_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory in memory where there is one: the store syncs often, and disks are slow."""
+    if not os.access(MEMORY, os.W_OK):
+        yield tmp_path_factory.mktemp("quick")
+        return
+    directory = Path(tempfile.mkdtemp(dir=MEMORY))
+    yield directory
+    shutil.rmtree(directory)
 
 
 @pytest.fixture(autouse=True)
