@@ -24,6 +24,9 @@ app.add_typer(cli_heads.app, name="heads")
 app.add_typer(cli_recipe.app, name="recipe")
 
 SetName = Annotated[str | None, typer.Argument(help="A feature set; all of them by default.")]
+InputName = Annotated[
+    str | None, typer.Argument(metavar="SET", help="A feature set or pair; all by default.")
+]
 
 
 @app.callback()
@@ -90,18 +93,18 @@ def extract(
 
 
 @app.command()
-def train(name: SetName = None) -> None:
+def train(name: InputName = None) -> None:
     """Train all heads of a feature set in one scan of its rows."""
     from pipeline.params import load, one_or_all
     from stages import train as stage
 
     layout = Layout.here()
     params = load(layout.params)
-    for key in one_or_all(params.extract.sets, name, "extract.sets"):
+    for key in one_or_all(params.inputs, name, "extract.sets or train.pairs"):
         stage.run(
             params.train,
             key,
-            features=layout.features(key),
+            features=layout.features_of(params.inputs[key]),
             splits=layout.splits,
             cache=layout.head_cache,
             output=layout.models(key),
@@ -109,18 +112,18 @@ def train(name: SetName = None) -> None:
 
 
 @app.command()
-def evaluate(name: SetName = None) -> None:
+def evaluate(name: InputName = None) -> None:
     """Score the heads of a feature set and draw their curves."""
     from pipeline.params import load, one_or_all
     from stages import evaluate as stage
 
     layout = Layout.here()
     params = load(layout.params)
-    for key in one_or_all(params.extract.sets, name, "extract.sets"):
+    for key in one_or_all(params.inputs, name, "extract.sets or train.pairs"):
         stage.run(
             params.evaluate,
             key,
-            features=layout.features(key),
+            features=layout.features_of(params.inputs[key]),
             splits=layout.splits,
             models=layout.models(key),
             output=layout.results(key),
@@ -172,8 +175,9 @@ def report() -> None:
     params = load(layout.params)
     stage.run(
         params.report,
-        sets={key: layout.results(key) for key in params.extract.sets},
+        sets={key: layout.results(key) for key in params.inputs},
         runs={key: layout.tuned_results(key) for key in params.finetune.runs},
+        ladders={key: layout.ladder(key) for key in params.extract.sets},
         output=layout.report,
     )
     for what, path in (("report", layout.report / "index.html"), ("heads", layout.root / "models")):
@@ -225,7 +229,7 @@ def ladder(
     layout = Layout.here()
     sets = load(layout.params).extract.sets
     (key,) = one_or_all(sets, name, "extract.sets")
-    output = layout.root / "ladder" / key
+    output = layout.ladder(key)
     rungs = stage.run(
         stage.LadderConfig(base=sets[key], train=train_images, seed=seed),
         raw=layout.raw,

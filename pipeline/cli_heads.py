@@ -2,19 +2,22 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline import tables
 from pipeline.layout import Layout
 
+if TYPE_CHECKING:
+    from pipeline.params import Params
+
 PARTS = ("validation", "test")
 CHECKED = 64  # real images on which the model must give the head's stored answers
 
 app = typer.Typer(help="Compare heads, plan their training, export the best.", no_args_is_help=True)
 
-SetName = Annotated[str, typer.Argument(metavar="SET", help="A feature set.")]
+SetName = Annotated[str, typer.Argument(metavar="SET", help="A feature set or pair.")]
 HeadName = Annotated[
     str | None, typer.Argument(metavar="HEAD", help="The best by validation by default.")
 ]
@@ -33,7 +36,7 @@ def ls(
     from pipeline.params import ParamsError, load
 
     layout = Layout.here()
-    rows = [row for name in load(layout.params).extract.sets for row in _scored(layout, name)]
+    rows = [row for name in load(layout.params).inputs for row in _scored(layout, name)]
     if rows and sort not in rows[0]:
         known = ", ".join(key for key in rows[0] if key not in ("set", "head", "test"))
         raise ParamsError(f"heads ls --sort: no score {sort!r}; known: {known}")
@@ -47,14 +50,14 @@ def plan(name: SetName, json: Json = False) -> None:
     """Show which heads of params.yaml share a pass over the rows of a set, and a kernel."""
     from pipeline.params import load
     from stages.heads.config import expand
+    from stages.heads.side_by_side import SideBySide
     from stages.heads.stack import plan as reads_of
     from stages.heads.table import HEADS
-    from store import FeatureSet
 
     layout = Layout.here()
-    heads = expand(load(layout.params).train.heads)
-    rows = FeatureSet.open(layout.features(name))
-    width = int(rows.table.row_bytes // rows.table.dtype.itemsize)
+    params = load(layout.params)
+    heads = expand(params.train.heads)
+    rows = SideBySide.open(_features(layout, params, name))
     stepped = {
         head: params for head, params in heads.items() if "epochs" in HEADS[params.kind].keys
     }
@@ -66,7 +69,9 @@ def plan(name: SetName, json: Json = False) -> None:
             "heads": len(stack.names),
             "names": ", ".join(stack.names),
         }
-        for number, read in enumerate(reads_of(stepped, width, len(rows.classes)), 1)
+        for number, read in enumerate(
+            reads_of(stepped, rows.feature_shape[0], len(rows.classes)), 1
+        )
         for stack in read.stacks
     ]
     solved = [head for head in heads if head not in stepped]
@@ -83,13 +88,14 @@ def evidence(
     repeats: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
     """Fold, vary the amount of data, list doubtful labels, near-duplicates and leaks."""
+    from pipeline.params import load
     from stages.heads.evidence import Evidence, investigate
 
     layout = Layout.here()
     output = layout.results(name) / "evidence"
     found = investigate(
         Evidence(folds=folds, repeats=repeats),
-        features=layout.features(name),
+        features=_features(layout, load(layout.params), name),
         splits=layout.splits,
         models=layout.models(name),
         best=_metrics(layout, name)["best"],
@@ -104,28 +110,29 @@ def export(
     name: SetName,
     head: HeadName = None,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="keras or openvino; repeat for several.")
+        list[str] | None,
+        typer.Option("--format", help="keras, openvino or onnx; repeat for several."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Directory; export/SET/HEAD by default.")
     ] = None,
 ) -> None:
     """Graft a head onto its backbone, check it on real images, and write the model."""
-    from pipeline.params import load, one_or_all
+    from pipeline.params import load
     from stages.data.splits import Splits
     from stages.heads.export import export as write
 
     layout = Layout.here()
-    sets = load(layout.params).extract.sets
-    one_or_all(sets, name, "extract.sets")
+    params = load(layout.params)
+    features = _features(layout, params, name)
     metrics = _metrics(layout, name)
     chosen = head or str(metrics["best"])
     scores = {part: found for part, found in metrics["heads"][chosen].items() if part in PARTS}
     for path in write(
         f"{name}/{chosen}",
         head=layout.models(name) / chosen,
-        weights=sets[name].weights,
-        features=layout.features(name),
+        weights=[params.extract.sets[one].weights for one in params.inputs[name]],
+        features=features,
         raw=layout.raw,
         ids=list(Splits.open(layout.splits).ids("validation")[:CHECKED]),
         scores=scores,
@@ -133,6 +140,14 @@ def export(
         output=output or layout.root / "export" / name / chosen,
     ):
         typer.echo(str(path))
+
+
+def _features(layout: Layout, params: "Params", name: str) -> list[Path]:
+    """Where the set, or the two of a pair, lie."""
+    from pipeline.params import one_or_all
+
+    one_or_all(params.inputs, name, "extract.sets or train.pairs")
+    return layout.features_of(params.inputs[name])
 
 
 def _metrics(layout: Layout, name: str) -> Any:

@@ -1,6 +1,7 @@
 """Where everything lies: the one place that knows the directories of a checkout."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,10 @@ class Layout:
     def features(self, name: str) -> Path:
         return self.root / "features" / name
 
+    def features_of(self, names: Iterable[str]) -> list[Path]:
+        """Of the sets that stand side by side, as `Params.inputs` names them."""
+        return [self.features(name) for name in names]
+
     def models(self, name: str) -> Path:
         return self.root / "models" / name
 
@@ -61,6 +66,9 @@ class Layout:
 
     def tuned_results(self, run: str) -> Path:
         return self.root / "results" / "tuned" / run
+
+    def ladder(self, name: str) -> Path:
+        return self.root / "ladder" / name
 
     @property
     def report(self) -> Path:

@@ -43,6 +43,12 @@ class Params:
     finetune: FinetuneConfig = dataclasses.field(default_factory=FinetuneConfig)
     report: ReportConfig = dataclasses.field(default_factory=ReportConfig)
 
+    @property
+    def inputs(self) -> dict[str, tuple[str, ...]]:
+        """What heads are trained on, by name: every feature set alone, and every pair of them."""
+        alone = {name: (name,) for name in self.extract.sets}
+        return {**alone, **self.train.pairs}
+
 
 def load(path: Path) -> Params:
     """Read and check a params file.
@@ -137,6 +143,7 @@ def _check_names(path: Path, params: Params) -> None:
     tables: dict[str, Mapping[str, Any]] = {
         "extract.sets": params.extract.sets,
         "train.heads": params.train.heads,
+        "train.pairs": params.train.pairs,
         "finetune.runs": params.finetune.runs,
     }
     for key, table in tables.items():
@@ -146,12 +153,24 @@ def _check_names(path: Path, params: Params) -> None:
                     f"{path}: {key}.{name}: not a usable name; take letters, digits, _ . = and -,"
                     f" a letter or digit first, and none of: {', '.join(RESERVED_SETS)}"
                 )
+    _check_pairs(path, params)
     for name, run in params.finetune.runs.items():
         if run.start == "head" and run.set not in params.extract.sets:
             known = ", ".join(params.extract.sets) or "none"
             raise ParamsError(
                 f"{path}: finetune.runs.{name}.set: no set {run.set!r}; known: {known}"
             )
+
+
+def _check_pairs(path: Path, params: Params) -> None:
+    sets = params.extract.sets
+    for name, pair in params.train.pairs.items():
+        where = f"{path}: train.pairs.{name}"
+        if name in sets:
+            raise ParamsError(f"{where}: extract.sets has this name too; rename one of them")
+        if unknown := [one for one in pair if one not in sets]:
+            known = ", ".join(sets) or "none"
+            raise ParamsError(f"{where}: no set {unknown[0]!r}; known: {known}")
 
 
 def one_or_all(table: Mapping[str, Any], name: str | None, key: str) -> list[str]:

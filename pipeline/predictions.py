@@ -87,7 +87,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 def _best_head(layout: Layout, params: Params) -> Path:
     """The head with the best validation accuracy of all sets."""
     candidates: list[tuple[float, Path]] = []
-    for name in params.extract.sets:
+    for name in params.inputs:
         path = layout.results(name) / "metrics.json"
         if path.exists():
             metrics = json.loads(path.read_text(encoding="utf-8"))

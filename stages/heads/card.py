@@ -23,12 +23,13 @@ def model_card(
     params = "\n".join(
         f"| {key} | {value} |" for key, value in sorted(head.params.to_json().items())
     )
-    spec = "\n".join(f"| {key} | {value} |" for key, value in sorted(head.spec.to_json().items()))
+    size = head.specs[0].image_size
+    backbones = " beside ".join(dict.fromkeys(spec.backbone for spec in head.specs))
     return f"""# {name}
 
-A frozen {head.spec.backbone} with a {head.params.kind} head for {len(head.classes)} classes.
+A frozen {backbones} with a {head.params.kind} head for {len(head.classes)} classes.
 
-- **Input**: float32 RGB images (n, {head.spec.image_size}, {head.spec.image_size}, 3), 0 to 255;
+- **Input**: float32 RGB images (n, {size}, {size}, 3), 0 to 255;
   preprocessing is inside the model.
 - **Output**: {_output(head)}.
 - **Classes**: {", ".join(head.classes)}.
@@ -47,11 +48,9 @@ logits within {agreement.deviation:.2g} standard deviations of the head's on sto
 |---|---|
 | feature set | `{head.data[0]}` |
 | split | `{head.data[-1]}` |
-| feature spec | `{head.spec.fingerprint}` |
+{_fingerprints(head)}
 
-| feature spec | |
-|---|---|
-{spec}
+{_specs(head)}
 
 | head | |
 |---|---|
@@ -62,13 +61,23 @@ logits within {agreement.deviation:.2g} standard deviations of the head's on sto
 In a checkout with the same `params.yaml` and data:
 
 ```
-dvc repro evaluate@{name.partition("/")[0]}
+dvc repro {"evaluate" if len(head.specs) == 1 else "evaluate_pair"}@{name.partition("/")[0]}
 ```
 """
 
 
-def _table(values: Mapping[str, Any]) -> str:
-    return "\n".join(f"| {key} | {value} |" for key, value in sorted(values.items()))
+def _fingerprints(head: Head) -> str:
+    return "\n".join(f"| feature spec | `{spec.fingerprint}` |" for spec in head.specs)
+
+
+def _specs(head: Head) -> str:
+    """A column per feature spec."""
+    documents = [spec.to_json() for spec in head.specs]
+    lines = ["| feature spec |" + " |" * len(documents), "|---" * (len(documents) + 1) + "|"]
+    for key in sorted(documents[0]):
+        values = " | ".join(str(document[key]) for document in documents)
+        lines.append(f"| {key} | {values} |")
+    return "\n".join(lines)
 
 
 def _output(head: Head) -> str:

@@ -1,12 +1,14 @@
 """Models for use elsewhere, written only after the graft check, and read back before they count."""
 
+import importlib.util
 import json
 import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from stages.heads.graft import graft_onto
 from stages.heads.graftcheck import GraftError, Samples, check_graft
 from stages.heads.head import Head
 from stages.heads.rows import Floats
-from store import FeatureSet
+from stages.heads.side_by_side import Paths, SideBySide
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +31,8 @@ def export(
     name: str,
     *,
     head: Path,
-    weights: str,
-    features: Path,
+    weights: str | Sequence[str],
+    features: Paths,
     raw: Path,
     ids: Sequence[bytes],
     scores: Mapping[str, Mapping[str, float]],
@@ -42,30 +44,32 @@ def export(
     Args:
         name: `<set>/<head>`.
         head: directory of the trained head.
-        weights: of the backbone, as in the set's params.
-        features: directory of the set.
+        weights: of the backbone, as in the set's params; of a pair, those of both.
+        features: directory of the set, or of the two of a pair.
         raw: directory of the images.
         ids: of the images that the check runs on; they must be in the set.
         scores: of this head in `metrics.json`, for the card.
         formats: keys of `FORMATS`.
-        output: gets `model.keras`, `model.xml` with `model.bin`, `classes.json` and `README.md`.
+        output: gets `model.keras`, `model.onnx` or `model.xml` with `model.bin`, and always
+            `classes.json` and `README.md`.
 
     Returns:
         What was written.
 
     Raises:
-        ConfigError: no such format.
+        ConfigError: no such format, or what writes it is not installed.
         GraftError: the model does not do what the head was trained for; nothing is written.
     """
-    if unknown := [one for one in formats if one not in FORMATS]:
-        raise ConfigError(f"export: no format {unknown[0]!r}; known: {', '.join(FORMATS)}")
+    _check(formats)
     loaded = Head.load(head)
     model = graft_onto(loaded, weights)
 
     def reference(one: Head, preprocessing: str | None) -> Any:
         return graft_onto(one, weights, preprocessing=preprocessing)
 
-    samples = Samples(FeatureSet.open(features), RawImages.open(raw), np.asarray(ids, np.bytes_))
+    stored = SideBySide.open(features)
+    checked = stored.having(np.asarray(ids, np.bytes_))
+    samples = Samples(stored, RawImages.open(raw), checked)
     agreement = check_graft(model, loaded, samples, reference)
     output.mkdir(parents=True, exist_ok=True)
     written = [_write(model, one, output) for one in formats]
@@ -75,16 +79,28 @@ def export(
     return [*written, card, classes]
 
 
+def _check(formats: Sequence[str]) -> None:
+    if unknown := [one for one in formats if one not in FORMATS]:
+        raise ConfigError(f"export: no format {unknown[0]!r}; known: {', '.join(FORMATS)}")
+    for one in formats:
+        for library in FORMATS[one].needs:
+            if importlib.util.find_spec(library) is None:
+                raise ConfigError(
+                    f"export: the format {one} needs {library}; run: pip install 'cryobase[{one}]'"
+                )
+
+
 def _write(model: Any, kind: str, output: Path) -> Path:
     """Write one format beside its place, try it out, and put it there."""
-    write, run, name = FORMATS[kind]
+    write, run, name, _ = FORMATS[kind]
     side = model.input_shape[1]
     random = np.random.default_rng(0)
     probes = random.uniform(0, 255, (PROBES, side, side, 3)).astype(np.float32)
+    expected = np.asarray(model(probes, training=False))
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=output) as scratch:
         path = Path(scratch) / name
         write(model, path)
-        difference = np.abs(run(path, probes) - np.asarray(model(probes, training=False))).max()
+        difference = np.abs(run(path, probes) - expected).max()
         if not difference <= TOLERANCE:
             raise GraftError(f"export: {name} errs by {difference:.2g}; not written")
         for part in sorted(Path(scratch).glob(f"{path.stem}.*")):
@@ -120,9 +136,34 @@ def _run_openvino(path: Path, images: Floats) -> Floats:
     return np.asarray(compiled(images)[0])
 
 
-Write = Callable[[Any, Path], None]
-Run = Callable[[Path, Floats], Floats]
-FORMATS: dict[str, tuple[Write, Run, str]] = {
-    "keras": (_write_keras, _run_keras, "model.keras"),
-    "openvino": (_write_openvino, _run_openvino, "model.xml"),
+def _write_onnx(model: Any, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of tf2onnx, which Keras adapts to numpy 2
+        model.export(path, format="onnx", verbose=False)
+
+
+def _run_onnx(path: Path, images: Floats) -> Floats:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    [image] = session.get_inputs()
+    return np.asarray(session.run(None, {image.name: images})[0])
+
+
+class Format(NamedTuple):
+    """How a model is written and run again, under which name, and by which libraries.
+
+    They come with the extra that has the format's name.
+    """
+
+    write: Callable[[Any, Path], None]
+    run: Callable[[Path, Floats], Floats]
+    name: str
+    needs: tuple[str, ...] = ()
+
+
+FORMATS = {
+    "keras": Format(_write_keras, _run_keras, "model.keras"),
+    "openvino": Format(_write_openvino, _run_openvino, "model.xml", ("openvino",)),
+    "onnx": Format(_write_onnx, _run_onnx, "model.onnx", ("tf2onnx", "onnxruntime")),
 }

@@ -1,48 +1,101 @@
-"""Joining a backbone and a head into one Keras model."""
+"""Joining a backbone, or the two of a pair, and a head into one Keras model."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stages.backbones.frameworks import load_keras
+from stages.backbones.weights import locate_weights
+from stages.data.pixels import PixelSpec
 from stages.errors import DataError, MissingWeightsError
 from stages.heads.head import Head
+from store import FeatureSpec
+
+FREE_WITHIN_A_BASE = {"output", "dtype", "augmentation"}
 
 
-def graft_onto(head: Head, weights: str, *, preprocessing: str | None = None) -> Any:
-    """Build the backbone that a head was trained on, with its preprocessing, and graft the head.
+def graft_onto(
+    head: Head, weights: str | Sequence[str], *, preprocessing: str | None = None
+) -> Any:
+    """Build the backbones that a head was trained on, with preprocessing, and graft the head.
 
     Args:
         head: the head.
-        weights: the backbone's, as in the feature set's params.
+        weights: where to look for the backbones' weights: "imagenet", "none" or paths.
         preprocessing: another one than that of the head's features, for diagnosis.
 
     Raises:
-        DataError: the head's features come from several backbones, which take several inputs.
-        MissingWeightsError: the weights are not those that the features were computed with.
+        DataError: the head's feature sets see an image in different ways, so that no single input
+            serves both.
+        MissingWeightsError: none of the weights are those that the features were computed with.
     """
-    from stages.backbones.build import build
-    from stages.backbones.weights import locate_weights
-
-    spec = head.specs[0]
-    different = {field for other in head.specs for field in spec.differences(other)}
-    if different - {"output", "dtype", "augmentation"}:
-        raise DataError(f"graft: the head's feature sets differ in {', '.join(sorted(different))}")
-    found = locate_weights(spec.backbone, weights, image_size=spec.image_size)
-    if found.sha256 != spec.weights_sha256:
-        raise MissingWeightsError(
-            f"{found.path}: SHA-256 {found.sha256[:12]}…, the head's features were computed with"
-            f" {spec.weights_sha256[:12]}…; run: cryobase extract, then cryobase train"
+    images = [PixelSpec.of(spec) for spec in head.specs]
+    if other := next((one for one in images if one != images[0]), None):
+        raise DataError(
+            f"graft: one model has one input, the head's feature sets take {images[0]} and {other};"
+            " extract both with equal image_size, resize, aspect and decode"
         )
-    outputs = [one.output for one in head.specs]
-    backbone = build(
-        spec.backbone,
-        found.path,
-        image_size=spec.image_size,
-        preprocessing=preprocessing or spec.preprocessing,
-        outputs=outputs,
+    places = [weights] if isinstance(weights, str) else weights
+    bases: list[list[FeatureSpec]] = []
+    for spec in head.specs:
+        if bases and set(bases[-1][0].differences(spec)) <= FREE_WITHIN_A_BASE:
+            bases[-1].append(spec)
+        else:
+            bases.append([spec])
+    built = [_base(specs, places, preprocessing) for specs in bases]
+    return graft(built[0] if len(built) == 1 else _beside(built), head)
+
+
+def weights_of(spec: FeatureSpec, places: Sequence[str]) -> Path:
+    """The weights file that the features of a spec were computed with.
+
+    Raises:
+        MissingWeightsError: it is in none of the places.
+    """
+    reasons = []
+    for one in dict.fromkeys(places):
+        try:
+            found = locate_weights(spec.backbone, one, image_size=spec.image_size)
+        except MissingWeightsError as error:
+            reasons.append(str(error))
+            continue
+        if found.sha256 == spec.weights_sha256:
+            return found.path
+        reasons.append(f"{found.path}: SHA-256 {found.sha256[:12]}…")
+    raise MissingWeightsError(
+        f"the weights of {spec.backbone} with SHA-256 {spec.weights_sha256[:12]}… are needed;"
+        f" found: {'; '.join(reasons) or 'nothing'}; bring them, or run: cryobase extract, then"
+        " cryobase train"
     )
-    return graft(backbone, head)
+
+
+def _base(specs: Sequence[FeatureSpec], places: Sequence[str], preprocessing: str | None) -> Any:
+    """One backbone with an output per spec."""
+    from stages.backbones.build import build
+
+    first = specs[0]
+    return build(
+        first.backbone,
+        weights_of(first, places),
+        image_size=first.image_size,
+        preprocessing=preprocessing or first.preprocessing,
+        outputs=[spec.output for spec in specs],
+    )
+
+
+def _beside(bases: Sequence[Any]) -> Any:
+    """Backbones on one image; each stays a model of its own, for their layers share names."""
+    keras = load_keras()
+    image = keras.Input(bases[0].input_shape[1:], name="image")
+    features = []
+    for k, base in enumerate(bases):
+        named = keras.Model(base.inputs, base.outputs, name=f"base{k}_{base.name}")
+        features += named(image)
+    model = keras.Model(image, features, name="side_by_side_bases")
+    model.trainable = False
+    return model
 
 
 def graft(backbone: Any, head: Head) -> Any:

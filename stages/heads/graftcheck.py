@@ -14,7 +14,7 @@ from stages.data.raw import RawImages
 from stages.errors import StageError
 from stages.heads.head import Head
 from stages.heads.rows import Floats
-from store import FeatureSet
+from stages.heads.side_by_side import SideBySide
 
 logger = logging.getLogger(__name__)
 
@@ -35,18 +35,18 @@ class Samples:
     """Images of a feature set, as files and as stored features.
 
     Attributes:
-        features: the set.
+        features: the set, or several side by side of which the files become the same pixels.
         images: where the files are.
         ids: which of them.
     """
 
-    features: FeatureSet
+    features: SideBySide
     images: RawImages
     ids: NDArray[np.bytes_]
 
     def pixels(self) -> Iterator[Floats]:
         """Batches (n, size, size, 3), RGB, 0 to 255."""
-        spec = PixelSpec.of(self.features.spec)
+        spec = PixelSpec.of(self.features.specs[0])
         positions = self.images.examples.positions(self.ids)
         for start in range(0, len(positions), BATCH):
             some = positions[start : start + BATCH]
@@ -108,10 +108,11 @@ def _cause(model: Any, head: Head, samples: Samples, reference: Reference) -> st
     if different := first_difference(model, reference(head, None), pixels):
         return different
     stored = head.logits(samples.stored())
-    used = head.spec.preprocessing
-    for name in sorted(set(PREPROCESSINGS) - {used}):
+    used = {spec.preprocessing for spec in head.specs}
+    for name in sorted(set(PREPROCESSINGS) - used):
         if _deviation(_logits(reference(head, name), pixels), stored) <= TOLERANCE:
-            return f"the stored features fit preprocessing {name!r}, not {used!r}"
+            meant = " and ".join(map(repr, sorted(used)))
+            return f"the stored features fit preprocessing {name!r}, not {meant}"
     return "the stored features are not what the backbone gives; run: cryobase store verify"
 
 
@@ -124,6 +125,10 @@ def first_difference(model: Any, right: Any, pixels: Floats) -> str | None:
     for operation in theirs:
         if operation.name not in mine:
             return f"the model lacks the layer {operation.name!r}"
+    for inner in [one for one in theirs if isinstance(one, keras.Model)]:
+        if different := first_difference(mine[inner.name], inner, pixels):
+            return f"{inner.name}: {different}"
+        theirs.remove(inner)
     outputs = [
         _run(keras.Model(whole.inputs, [chosen[one.name].output for one in theirs]), pixels)
         for whole, chosen in ((model, mine), (right, {one.name: one for one in theirs}))

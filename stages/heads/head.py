@@ -5,6 +5,7 @@ import io
 import json
 import math
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ class Head:
         """Probabilities (n, classes) of features (n, ...)."""
         return to_probabilities(self.logits(features))
 
-    def graft(self, weights: str) -> Any:
+    def graft(self, weights: str | Sequence[str]) -> Any:
         """A `keras.Model` from images to probabilities; see `stages.heads.graft.graft_onto`."""
         from stages.heads.graft import graft_onto
 

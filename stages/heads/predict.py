@@ -10,16 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.backbones.build import build
-from stages.backbones.frameworks import load_keras
-from stages.backbones.weights import locate_weights
 from stages.data.folder import is_licence
 from stages.data.pixels import PixelSpec, UndecodableImageError, load
-from stages.errors import DataError, MissingWeightsError
-from stages.heads.graft import graft
+from stages.errors import DataError
+from stages.heads.graft import graft_onto
 from stages.heads.head import Head
 from stages.tuning.tuned import CARD, TunedModel
-from store import FeatureSpec
 
 logger = logging.getLogger(__name__)
 
@@ -66,20 +62,11 @@ class Classifier:
             weights: where to look for the backbone's weights: "imagenet", "none" or paths.
 
         Raises:
-            DataError: no usable head.
+            DataError: no usable head, or one of a pair that no single model can serve.
             MissingWeightsError: none of the weights are those that the features came from.
         """
-        load_keras()
         head = Head.load(directory)
-        spec = head.spec
-        backbone = build(
-            spec.backbone,
-            _weights_of(spec, weights),
-            image_size=spec.image_size,
-            preprocessing=spec.preprocessing,
-            outputs=[spec.output],
-        )
-        return cls(graft(backbone, head), head.classes, PixelSpec.of(spec))
+        return cls(graft_onto(head, weights), head.classes, PixelSpec.of(head.specs[0]))
 
     @classmethod
     def of_tuned(cls, directory: Path) -> "Classifier":
@@ -134,21 +121,3 @@ def image_files(paths: Iterable[Path]) -> Iterator[Path]:
             hidden = any(part.startswith(".") for part in found.relative_to(path).parts)
             if found.is_file() and not hidden and not is_licence(found.name):
                 yield found
-
-
-def _weights_of(spec: FeatureSpec, weights: Sequence[str]) -> Path:
-    """The weights file that the features of a spec were computed with."""
-    reasons = []
-    for one in dict.fromkeys(weights):
-        try:
-            found = locate_weights(spec.backbone, one, image_size=spec.image_size)
-        except MissingWeightsError as error:
-            reasons.append(str(error))
-            continue
-        if found.sha256 == spec.weights_sha256:
-            return found.path
-        reasons.append(f"{found.path}: SHA-256 {found.sha256[:12]}…")
-    raise MissingWeightsError(
-        f"the weights of {spec.backbone} with SHA-256 {spec.weights_sha256[:12]}… are needed;"
-        f" found: {'; '.join(reasons) or 'nothing'}"
-    )

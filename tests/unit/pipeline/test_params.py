@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_an_empty_file_means_defaults(tmp_path):
 def test_every_section_is_a_stage():
     sections = [field.name for field in dataclasses.fields(Params)]
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-    assert sections == list(stages)
+    assert sections == [name for name in stages if not name.endswith("_pair")]
 
 
 @pytest.mark.fault(21)
@@ -94,6 +95,30 @@ def test_names_that_could_leave_their_directory_are_refused(tmp_path, name):
 def test_a_run_of_an_unknown_set_is_refused(tmp_path):
     with pytest.raises(ParamsError, match="no set 's'"):
         load(write(tmp_path, "finetune: {runs: {a: {set: s, head: h}}}"))
+
+
+def test_inputs_of_heads_are_sets_and_pairs(tmp_path):
+    sets = "extract: {sets: {a: {backbone: vgg16}, b: {backbone: vgg19}}}"
+    params = load(write(tmp_path, f"{sets}\ntrain: {{pairs: {{c: [b, a]}}}}"))
+    assert params.inputs == {"a": ("a",), "b": ("b",), "c": ("b", "a")}
+
+
+@pytest.mark.fault(21)
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ("{c: [a, x]}", "train.pairs.c: no set 'x'; known: a, b"),
+        ("{c: [a, a]}", "pairs.c: two different feature sets"),
+        ("{c: [a]}", "train.pairs.c"),
+        ("{c: [a, b, a]}", "train.pairs.c"),
+        ("{a: [a, b]}", "train.pairs.a: extract.sets has this name too"),
+        ("{../c: [a, b]}", "train.pairs.../c: not a usable name"),
+    ],
+)
+def test_a_pair_that_is_none_is_refused(tmp_path, pairs, message):
+    sets = "extract: {sets: {a: {backbone: vgg16}, b: {backbone: vgg19}}}"
+    with pytest.raises(ParamsError, match=re.escape(message)):
+        load(write(tmp_path, f"{sets}\ntrain: {{pairs: {pairs}}}"))
 
 
 @pytest.mark.fault(21)

@@ -1,5 +1,6 @@
 """Small feature sets with classes that can be told apart, and their splits."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ def publish(
     classes: tuple[str, ...],
     views: int = 0,
     spec: FeatureSpec = SPEC,
+    quarantined: Sequence[int] = (),
 ) -> FeatureSet:
     """A published set in `root/features`; view k is the plain feature plus k / 100."""
     ids = [f"image-{k:05}".encode() for k in range(len(labels))]
@@ -48,14 +50,18 @@ def publish(
     with pool.writer() as writer:
         for view in range(views + 1):
             writer.append(features + view / 100, digests, np.full(len(labels), view))
-    examples = Examples.create(ids, digests, labels, None, classes)
+    hidden = np.isin(np.arange(len(labels)), quarantined)
+    examples = Examples.create(ids, digests, labels, hidden, classes)
     pool.publish(root / "features", examples, views)
     return FeatureSet.open(root / "features")
 
 
-def split(root: Path, rows: FeatureSet, fractions=(0.6, 0.2, 0.2), seed: int = 0) -> Splits:
-    """Random splits of a set in `root/splits`."""
-    drawn = np.random.default_rng(seed).choice(3, len(rows), p=fractions)
-    splits = Splits(rows.ids, drawn.astype(np.int8))
+def split(
+    root: Path, rows: FeatureSet, fractions=(0.6, 0.2, 0.2), seed: int = 0, ids=None
+) -> Splits:
+    """Random splits of a set, or of some of its examples, in `root/splits`."""
+    ids = rows.ids if ids is None else ids
+    drawn = np.random.default_rng(seed).choice(3, len(ids), p=fractions)
+    splits = Splits(ids, drawn.astype(np.int8))
     splits.write(root / "splits", [{"part": part, "images": 0} for part in PARTS])
     return splits

@@ -11,8 +11,9 @@ from stages.data.pixels import PixelSpec, load
 from stages.heads.graft import graft
 from stages.heads.graftcheck import GraftError, Samples, check_graft, first_difference
 from stages.heads.rows import ArrayRows, Task
+from stages.heads.side_by_side import SideBySide
 from stages.heads.table import train
-from store import Examples, FeatureSet, Pool
+from store import Examples, Pool
 from tests.unit.stages.heads.sets import SPEC
 from tests.unit.stages.heads.test_head import make_head
 
@@ -83,7 +84,7 @@ def made(tmp_path_factory):
         mean=trained.mean,
         scale=trained.scale,
     )
-    samples = Samples(FeatureSet.open(root / "features"), Files(examples, files), examples.ids)
+    samples = Samples(SideBySide.open(root / "features"), Files(examples, files), examples.ids)
     return head, samples
 
 

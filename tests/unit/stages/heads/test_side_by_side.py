@@ -1,14 +1,19 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from stages import evaluate, train
+from stages.data.splits import Splits
 from stages.errors import DataError
 from stages.evaluate import EvaluateConfig
 from stages.heads.config import HeadConfig
+from stages.heads.graft import graft_onto
 from stages.heads.head import Head
 from stages.heads.side_by_side import SideBySide
 from stages.train import TrainConfig
-from tests.unit.stages.heads.sets import blobs, publish, split
+from tests.unit.stages.heads.sets import SPEC, blobs, publish, split
+from tests.unit.stages.heads.test_head import make_head
 
 CLASSES = ("a", "b", "c")
 
@@ -69,3 +74,50 @@ def test_sets_of_other_images_are_refused(two, tmp_path):
     publish(tmp_path, *blobs(299, 6, 3), classes=CLASSES)
     with pytest.raises(DataError, match="other images or labels"):
         SideBySide.open([two[0] / "features", tmp_path / "features"])
+
+
+def test_what_one_set_lacks_takes_no_part(two, tmp_path):
+    """An image that one backbone has no feature of is in neither split, training nor scores."""
+    _, labels = blobs(300, 6, 3)
+    features = np.zeros((300, 6), "f4")
+    lacking = publish(tmp_path, features, labels, classes=CLASSES, quarantined=[7, 8])
+    both = SideBySide.open([two[0] / "features", tmp_path / "features"])
+    assert len(both) == len(lacking) == 298
+    assert both.arrays()[0].shape == (298, 12)
+    splits = Splits.open(two[0] / "splits")
+    task = train.task_of(both, splits)
+    taking_part = len(task.train) + len(task.validation) + len(both.having(splits.ids("test")))
+    assert taking_part == 298
+    assert not {7, 8} & {*task.train.tolist(), *task.validation.tolist()}
+
+
+def test_a_head_on_an_image_in_quarantine_is_scored_on_the_others(tmp_path):
+    rows = publish(tmp_path, *blobs(300, 6, 3), classes=CLASSES, quarantined=range(0, 300, 10))
+    split(tmp_path, rows, ids=rows.examples.ids)
+    arguments = {"features": tmp_path / "features", "splits": tmp_path / "splits"}
+    train.run(
+        TrainConfig(heads={"ridge": HeadConfig(kind="ridge")}),
+        "set",
+        cache=tmp_path / "cache",
+        output=tmp_path / "models",
+        **arguments,
+    )
+    document = evaluate.run(
+        EvaluateConfig(),
+        "set",
+        models=tmp_path / "models",
+        output=tmp_path / "results",
+        **arguments,
+    )
+    assert document["heads"]["ridge"]["test"]["accuracy"] > 0.8
+    predictions = (tmp_path / "results/heads/ridge/predictions.csv").read_text()
+    assert "image-00011" in predictions or "image-00012" in predictions
+    assert "image-00010" not in predictions
+
+
+def test_a_pair_that_sees_images_in_two_ways_has_no_model():
+    first, second = (dataclasses.replace(SPEC, image_size=size) for size in (32, 64))
+    head = make_head(kind="linear", shape=(12,))
+    head = dataclasses.replace(head, specs=(first, second), shapes=((6,), (6,)))
+    with pytest.raises(DataError, match=r"image_size=32.*image_size=64.*extract both"):
+        graft_onto(head, "none")
