@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,7 +49,14 @@ class TrainSummary:
 
 
 def run(
-    config: TrainConfig, name: str, *, features: Paths, splits: Path, cache: Path, output: Path
+    config: TrainConfig,
+    name: str,
+    *,
+    features: Paths,
+    splits: Path,
+    cache: Path,
+    output: Path,
+    executor: Executor | None = None,
 ) -> TrainSummary:
     """Train the heads that the cache does not have, and link all of them into the output.
 
@@ -60,6 +68,7 @@ def run(
         cache: finished heads by fingerprint.
         output: gets `<head>/weights.npz`, `head.json` and `history.csv`, and `training.json`: which
             heads were trained now, and which were taken over.
+        executor: of a Dask cluster, say: sums up partitions of the rows for `ridge` heads.
 
     Raises:
         DataError: too few rows or classes, or a head that did not come out finite.
@@ -73,7 +82,8 @@ def run(
     fingerprints = {head: params.fingerprint(*data) for head, params in heads.items()}
     missing = [head for head in heads if not finished.find(cache, fingerprints[head])]
     if missing:
-        task = task_of(rows, split, max(heads[head].views for head in missing))
+        views = max(heads[head].views for head in missing)
+        task = task_of(rows, split, views, executor)
         for head, trained in train(task, {head: heads[head] for head in missing}).items():
             saved = _head(heads[head], trained, rows, data, f"{name}: {head}")
             finished.keep(cache, fingerprints[head], saved)
@@ -87,7 +97,9 @@ def run(
     return TrainSummary(*map(tuple, told.values()))
 
 
-def task_of(rows: SideBySide, split: Splits, views: int = 0) -> Task:
+def task_of(
+    rows: SideBySide, split: Splits, views: int = 0, executor: Executor | None = None
+) -> Task:
     """The training and validation rows of a set under a split.
 
     Raises:
@@ -102,7 +114,8 @@ def task_of(rows: SideBySide, split: Splits, views: int = 0) -> Task:
     if empty or len(rows.classes) < 2:
         found = f"no training image of {empty[0]!r}" if empty else "fewer than two classes"
         raise DataError(f"train: {found}; add images, then run: cryobase download")
-    return Task(open_rows(rows, views), train_rows, validation)
+    stored = open_rows(rows, views, stored=executor is not None)
+    return Task(stored, train_rows, validation, executor)
 
 
 def _check(where: str, params: HeadParams, rows: SideBySide) -> None:

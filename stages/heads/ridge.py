@@ -8,6 +8,7 @@ decomposition of it then solves for all penalties (Hastie, Tibshirani and Friedm
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial, reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from stages.heads.trained import Layer, Trained, forward
 
 Doubles = NDArray[np.float64]
 MAX_TEMPERATURE = 100.0
+PARTITION = 1 << 16  # rows that one worker sums up
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,15 +127,33 @@ def train(task: Task, heads: Mapping[str, HeadParams]) -> dict[str, Trained]:
 
 
 def accumulate(task: Task, weights: Mapping[str, str | Mapping[str, float]]) -> dict[str, Gram]:
-    """The sums over the training rows for each kind of class weights, in one scan."""
+    """The sums over the training rows for each kind of class weights, in one scan.
+
+    With an executor, its workers sum up partitions of the rows, and the sums are merged.
+    """
     shift = task.rows.take(task.train[:1024]).mean(0, dtype=np.float64)
     labels = task.rows.labels[task.train]
     vectors = {key: weigh_classes(kind, labels, task.rows.classes) for key, kind in weights.items()}
-    grams = {key: Gram.zeros(shift, len(task.rows.classes)) for key in weights}
+    if task.executor is None:
+        return _sums(task, shift, vectors)
+    parts = [
+        Task(task.rows, task.train[start : start + PARTITION], task.validation[:0])
+        for start in range(0, len(task.train), PARTITION)
+    ]
+    sums = task.executor.map(partial(_sums, shift=shift, vectors=vectors), parts)
+    return reduce(_merged, sums)
+
+
+def _sums(task: Task, shift: Doubles, vectors: Mapping[str, Floats]) -> dict[str, Gram]:
+    grams = {key: Gram.zeros(shift, len(task.rows.classes)) for key in vectors}
     for batch in ahead(task.in_order(task.train)):
         for key, gram in grams.items():
             gram.add(batch, vectors[key])
     return grams
+
+
+def _merged(some: dict[str, Gram], others: dict[str, Gram]) -> dict[str, Gram]:
+    return {key: gram + others[key] for key, gram in some.items()}
 
 
 def _key(params: HeadParams) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -103,9 +103,17 @@ class StoredRows:
         return ArrayRows(*arrays, labels=self.labels, classes=self.classes, key=self.key)
 
 
-def open_rows(features: SideBySide, views: int = 0) -> Rows:
-    """The rows of a set, in memory where they take little of what this process may use."""
+def open_rows(features: SideBySide, views: int = 0, *, stored: bool = False) -> Rows:
+    """The rows of a set, in memory where they take little of what this process may use.
+
+    Args:
+        features: the set.
+        views: the highest view that is read.
+        stored: leave them in the store in any case.
+    """
     rows = StoredRows(features)
+    if stored:
+        return rows
     size = len(rows.labels) * rows.width * 4 * (views + 1)
     return rows.in_memory(views) if size <= min(LARGEST_IN_MEMORY, memory_limit() // 8) else rows
 
@@ -131,11 +139,14 @@ class Task:
         rows: features and labels.
         train: positions to fit.
         validation: positions that decide on the best epoch; none means the last epoch.
+        executor: where sums over many rows may be computed, `distributed.Client.get_executor()`
+            say; its workers read the rows themselves, so they see the set at the same path.
     """
 
     rows: Rows
     train: Positions
     validation: Positions
+    executor: Executor | None = None
 
     def epoch(self, epoch: int, size: int, views: int = 0) -> Iterator[Batch]:
         """All training rows in the order of one epoch, `size` at a time, the last ones fewer."""

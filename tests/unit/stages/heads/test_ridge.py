@@ -1,5 +1,4 @@
-import functools
-import operator
+import sys
 
 import numpy as np
 import pytest
@@ -11,9 +10,10 @@ from stages.errors import ConfigError
 from stages.heads import ridge
 from stages.heads.config import HeadConfig, expand
 from stages.heads.ridge import Gram, accumulate, temperature
-from stages.heads.rows import ArrayRows, Task, weigh_classes
+from stages.heads.rows import ArrayRows, StoredRows, Task
+from stages.heads.side_by_side import SideBySide
 from stages.heads.table import train
-from tests.unit.stages.heads.sets import blobs
+from tests.unit.stages.heads.sets import blobs, publish
 
 CLASSES = ("a", "b", "c", "d")
 PENALTIES = tuple(float(penalty) for penalty in np.geomspace(1e-3, 1e5, 9))
@@ -74,28 +74,30 @@ def test_partitions_add_up_to_the_whole():
         Gram.zeros(np.zeros(30), 4) + whole
 
 
-def test_dask_partitions_merge_to_the_same_solution():
-    import dask
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_partitions_of_a_dask_cluster_merge_to_the_same_heads(tmp_path, monkeypatch):
+    """Workers in processes of their own read the set's rows and send back sums."""
+    from distributed import Client
 
-    task = task_of()
-    (whole,) = accumulate(task, {"": "balanced"}).values()
-    weights = weigh_classes("balanced", task.rows.labels, CLASSES)
-
-    def partition(start):
-        gram = Gram.zeros(whole.shift, 4)
-        positions = np.arange(start, start + 100)
-        gram.add((task.rows.take(positions), task.rows.labels[positions]), weights)
-        return gram
-
-    parts = [dask.delayed(partition)(start) for start in range(0, 900, 100)]
-    merged = dask.delayed(lambda grams: functools.reduce(operator.add, grams))(parts)
-    merged = merged.compute(scheduler="threads")
-    for found, expected in zip(
-        merged.solve(PENALTIES, *merged.scale()),
-        whole.solve(PENALTIES, *whole.scale()),
-        strict=True,
-    ):
-        assert found[0] == pytest.approx(expected[0], abs=1e-8)
+    features, labels = blobs(900, 30, 4, spread=3)
+    publish(tmp_path, features * 2 + 50, labels, classes=CLASSES)
+    rows = StoredRows(SideBySide.open(tmp_path / "features"))
+    heads = expand(
+        {
+            "r": HeadConfig(kind="ridge", penalty=PENALTIES),
+            "b": HeadConfig(kind="ridge", class_weights="balanced"),
+        }
+    )
+    alone = train(Task(rows, np.arange(700), np.arange(700, 900)), heads)
+    monkeypatch.setattr(ridge, "PARTITION", 100)
+    with Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
+        executor = client.get_executor()
+        found = train(Task(rows, np.arange(700), np.arange(700, 900), executor), heads)
+        seen = client.run(lambda: "stages.heads.ridge" in sys.modules)
+    assert all(seen.values())
+    for name, one in alone.items():
+        assert found[name].layers[0][0] == pytest.approx(one.layers[0][0], abs=1e-5)
+        assert found[name].layers[0][1] == pytest.approx(one.layers[0][1], abs=1e-5)
 
 
 def test_all_penalties_and_weights_come_from_one_scan(monkeypatch):
