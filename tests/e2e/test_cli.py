@@ -1,13 +1,14 @@
 """The command line: quick to start, clear when something is wrong."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Project, clone
+from tests.e2e.conftest import ROOT, Project, clone
 
 pytestmark = pytest.mark.e2e
 
@@ -67,3 +68,39 @@ def test_an_error_is_one_line_and_an_exit_code(bare, command, code, found):
     assert result.returncode == code, result.stderr
     assert found in result.stderr
     assert "Traceback" not in result.stderr
+
+
+INTERRUPTED = """
+import signal, sys, time
+import stages.split
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+def run(*_, **__):
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        print("unwound", flush=True)
+stages.split.run = run
+sys.argv = ["cryobase", "split"]
+from pipeline.cli import main
+main()
+"""
+
+
+@pytest.mark.fault(46)
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_unwinds_and_gives_its_exit_code(bare, signum, code):
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", INTERRUPTED],
+        cwd=bare.root,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signum)
+        output, errors = process.communicate(timeout=60)
+    assert output == "unwound\n"
+    assert process.returncode == code
+    assert "Traceback" not in errors
