@@ -55,3 +55,39 @@ def sign(value: dict) -> bytes:
     value.pop("checksum", None)
     value["checksum"] = sha256(canonical_json(value)).hexdigest()
     return canonical_json(value) + b"\n"
+
+
+def patched(data: bytes, old: bytes, new: bytes) -> bytes:
+    """An HDF5 file with bytes of an object header changed, and its checksum made right again."""
+    changed = bytearray(data)
+    place = changed.index(old)
+    header = changed.rindex(b"OHDR", 0, place)
+    width = 1 << (changed[header + 5] & 3)  # of the field that has the header's length
+    messages = header + 6 + width
+    end = messages + int.from_bytes(changed[header + 6 : messages], "little")
+    changed[place : place + len(new)] = new
+    changed[end : end + 4] = lookup3(bytes(changed[header:end])).to_bytes(4, "little")
+    return bytes(changed)
+
+
+def lookup3(data: bytes) -> int:
+    """Bob Jenkins' hash, the checksum of HDF5's metadata (lookup3.c, hashlittle)."""
+
+    def rotated(value: int, count: int) -> int:
+        return (value << count | value >> (32 - count)) & 0xFFFFFFFF
+
+    a = b = c = (0xDEADBEEF + len(data)) & 0xFFFFFFFF
+    blocks = [data[start : start + 12] for start in range(0, len(data), 12)]
+    for number, block in enumerate(blocks, 1):
+        words = [int.from_bytes(block[k : k + 4], "little") for k in (0, 4, 8)]
+        a, b, c = ((v + word) & 0xFFFFFFFF for v, word in zip((a, b, c), words, strict=True))
+        if number < len(blocks):
+            for count in (4, 6, 8, 16, 19, 4):
+                a = (a - c) & 0xFFFFFFFF ^ rotated(c, count)
+                c = (c + b) & 0xFFFFFFFF
+                a, b, c = b, c, a
+        else:
+            for count in (14, 11, 25, 16, 4, 14, 24):
+                c = ((c ^ b) - rotated(b, count)) & 0xFFFFFFFF
+                a, b, c = b, c, a
+    return b  # the c of the last step

@@ -8,14 +8,16 @@ import sys
 import tracemalloc
 import zlib
 from dataclasses import replace
+from math import prod
 
 import h5py
 import numpy as np
 import pytest
 
-from store import FeatureSet, IntegrityError, import_set, shard
+from store import FeatureSet, IntegrityError, columns, import_set, shard
 from store.manifest import load
 from tests.integration.store_forgery import (
+    patched,
     replace_canary,
     replace_examples,
     replace_shard,
@@ -264,6 +266,76 @@ def test_a_crafted_shard_is_refused(tmp_path, attack, full):
     path = replace_shard(published(tmp_path), hdf5(make))
     with pytest.raises(IntegrityError, match=rf"{path.name}: .*({fact})"):
         FeatureSet.open(tmp_path / "set", full=full)
+
+
+def place(column):
+    """How a header writes where a column lies: address and length."""
+    length = prod(column.shape) * column.dtype.itemsize
+    return column.offset.to_bytes(8, "little") + length.to_bytes(8, "little")
+
+
+def dimensions(*sides):
+    """How a header writes a shape and, after it, the largest one."""
+    return b"".join(side.to_bytes(8, "little") for side in sides)
+
+
+def moved(column, **changes):
+    return place(replace(column, **changes))
+
+
+# What is changed in the headers of a file that the store wrote, their checksums made right again.
+# Newer versions of HDF5 refuse some of it themselves.
+PATCHES = {
+    "more rows than bytes": (
+        lambda _: (dimensions(ROWS, 5, ROWS, 5), dimensions(2 * ROWS, 5, 2 * ROWS, 5)),
+        "features declares 400 bytes, has 200",
+    ),
+    "fewer rows than bytes": (
+        lambda _: (dimensions(ROWS, 5), dimensions(1, 5)),
+        "features declares 20 bytes, has 200",
+    ),
+    "more bytes than the file": (
+        lambda found: (place(found["features"]), moved(found["features"], shape=(10**9, 5))),
+        "features declares 200 bytes, has 20000000000|invalid dataset size",
+    ),
+    "beyond the end": (
+        lambda found: (place(found["features"]), moved(found["features"], offset=1 << 40)),
+        "features overlaps another column or the end|invalid dataset size",
+    ),
+    "across the end": (
+        lambda found: (place(found["view"]), moved(found["view"], offset=found["end"] - 8)),
+        "view overlaps another column or the end|invalid dataset size",
+    ),
+    "on another column": (
+        lambda found: (place(found["view"]), moved(found["view"], offset=found["digest"].offset)),
+        "overlaps another column or the end",
+    ),
+    "within another column": (
+        lambda found: (place(found["view"]), moved(found["view"], offset=found["digest"].end - 8)),
+        "view overlaps another column or the end",
+    ),
+    "on the signature": (
+        lambda found: (place(found["view"]), moved(found["view"], offset=4)),
+        "view overlaps another column or the end",
+    ),
+}
+
+
+@pytest.mark.fault(27, 30, 34, 40)
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("attack", PATCHES)
+def test_a_shard_with_forged_headers_is_refused(tmp_path, attack, full):
+    directory = published(tmp_path)
+    data = FeatureSet.open(directory).table.shards[0].path.read_bytes()
+    honest_path = replace_shard(directory, data)
+    with honest_path.open("rb") as file:
+        found = columns.inspect(file.fileno(), honest_path, ("features", "digest", "view"))
+    make, fact = PATCHES[attack]
+    old, new = make(found | {"end": len(data)})
+    assert patched(data, old, old) == data  # the checksum is HDF5's
+    path = replace_shard(directory, patched(data, old, new))
+    with pytest.raises(IntegrityError, match=rf"{path.name}: .*({fact})"):
+        FeatureSet.open(directory, full=full)
 
 
 @pytest.mark.fault(26, 27, 28, 29, 30, 31, 33, 40)
