@@ -5,6 +5,7 @@ computes a part, appends it to the pools under their locks and returns counts. A
 died is tried again; one that kills workers is halved until the image is found and quarantined.
 """
 
+import asyncio
 import json
 import logging
 import os
@@ -12,34 +13,30 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
-
-from stages.backbones.passes import (
-    Computed,
-    check_size,
-    checked_engine,
-    failures_of,
-    flow_of,
-    rows_of,
+from distributed import (
+    Client,
+    KilledWorker,
+    LocalCluster,
+    WorkerPlugin,
+    as_completed,
+    get_worker,
 )
-from stages.backbones.plan import Images, Pass, Target, plan
-from stages.backbones.trunk import Engine
-from stages.backbones.weights import WeightsFile
-from stages.errors import ConfigError
-from store.pool import Pool
-from store.spec import FeatureSpec
 
-ROWS_PER_PART = 2048
+from stages.backbones.parts import Computer, Part, Settings, identity, parts_of, portable, versions
+from stages.backbones.passes import Computed, check_size, checked_engine
+from stages.backbones.plan import Images, Pass, Target, plan
+from stages.backbones.weights import WeightsFile
+from stages.errors import ConfigError, StageError
+from store import StoreError
+
 PARTS_PER_WORKER = 3  # handed out at once; the rest waits in the client as two numbers a row
+REGISTRATIONS = 5  # workers that die meanwhile are replaced, and tell of it by an error
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-ALIKE = ("numpy", "openvino", "tensorflow", "keras", "simplejpeg", "opencv-python-headless")
 
 logger = logging.getLogger(__name__)
 
@@ -61,25 +58,22 @@ class Cluster:
     insecure: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """A few thousand rows at most, in numbers and names that can be sent."""
+class Loader(WorkerPlugin):  # type: ignore[misc]
+    """Loads engines when a worker starts, or when the run does."""
 
-    raw: str
-    dataset: str
-    pool: str
-    specs: tuple[FeatureSpec, ...]
-    weights: WeightsFile
-    engine: str
-    batch_size: int
-    positions: Any
-    views: Any
+    def __init__(self, settings: Settings) -> None:
+        self.name = f"cryobase-{secrets.token_hex(8)}"  # of this run: a cluster may serve several
+        self.settings = settings
+        self.computer: Computer | None = None
+        self.failure: StageError | StoreError | None = None
 
-    def halves(self) -> "list[Part]":
-        """The part as two."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        pairs = zip(np.array_split(self.positions, 2), np.array_split(self.views, 2), strict=True)
-        return [Part(**{**fields, "positions": p, "views": v}) for p, v in pairs]
+    async def setup(self, worker: Any) -> None:
+        """On a thread: the worker must answer its scheduler meanwhile."""
+        os.environ.setdefault("CRYOBASE_THREADS", str(worker.state.nthreads))
+        try:
+            self.computer = await asyncio.to_thread(Computer, self.settings)
+        except Exception as error:  # noqa: BLE001 - a worker that cannot start is started for ever
+            self.failure = portable(error)
 
 
 def compute(
@@ -97,6 +91,7 @@ def compute(
     Raises:
         ConfigError: the scheduler is remote and without TLS, a worker has other versions, or does
             not see the pool's directory.
+        StageError: what a worker met, in words.
     """
     computed = Computed()
     passes = plan(targets, images)
@@ -104,12 +99,14 @@ def compute(
         return computed
     starts = [partial(checked_engine, each, weights, engine, batch_size) for each in passes]
     check_size(passes, starts, max_bytes)
-    parts = _parts(passes, images, weights, engine, batch_size)
-    with _client(cluster, targets[0].pool.root) as client:
-        suspects = _hand_out(client, parts, computed)
+    with (
+        _client(cluster) as client,
+        _loaded(client, passes, images, weights, engine=engine, batch_size=batch_size) as loader,
+    ):
+        suspects = _hand_out(client, loader, parts_of(passes), computed)
         while suspects:  # one at a time: a worker's death is blamed on all that was queued on it
             part = suspects.pop()
-            if not _hand_out(client, iter([part]), computed):
+            if not _hand_out(client, loader, iter([part]), computed):
                 continue
             if len(part.positions) > 1:
                 suspects += part.halves()
@@ -120,14 +117,22 @@ def compute(
     return computed
 
 
-def _hand_out(client: Any, parts: Iterator[Part], computed: Computed) -> list[Part]:
+def _hand_out(client: Any, loader: str, parts: Iterator[Part], computed: Computed) -> list[Part]:
     """Compute parts, a few per worker at a time; returns those that workers died of."""
-    from distributed import KilledWorker, as_completed
-
-    window = PARTS_PER_WORKER * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
-    submitted = {client.submit(run_part, part, pure=False): part for part in islice(parts, window)}
-    finished = as_completed(list(submitted))
+    submitted: dict[Any, Part] = {}
+    finished = as_completed()
     suspects = []
+
+    def fill() -> None:
+        workers = len(client.scheduler_info(n_workers=-1)["workers"])  # some come late, or again
+        while len(submitted) < PARTS_PER_WORKER * max(1, workers):
+            if (part := next(parts, None)) is None:
+                return
+            future = client.submit(run_part, loader, part, pure=False)
+            submitted[future] = part
+            finished.add(future)
+
+    fill()
     for future in finished:
         part = submitted.pop(future)
         try:
@@ -136,82 +141,83 @@ def _hand_out(client: Any, parts: Iterator[Part], computed: Computed) -> list[Pa
             computed.failures.update(failures)
         except KilledWorker:
             suspects.append(part)
-        for following in islice(parts, 1):
-            another = client.submit(run_part, following, pure=False)
-            submitted[another] = following
-            finished.add(another)
+        fill()
     return suspects
 
 
-def run_part(part: Part) -> tuple[dict[str, int], dict[bytes, str]]:
-    """Compute one part in a worker: rows by fingerprint, and reasons of images without rows."""
-    from distributed import get_worker
+def run_part(loader: str, part: Part) -> tuple[dict[str, int], dict[bytes, str]]:
+    """Compute one part in a worker: rows by fingerprint, and reasons of images without rows.
 
-    os.environ.setdefault("CRYOBASE_THREADS", str(get_worker().state.nthreads))
-    images = _images(part.raw)
-    if images.examples.digest != part.dataset:
-        raise ConfigError(f"{part.raw}: the worker sees another dataset than the client")
-    targets = tuple(Target(Pool(Path(part.pool), spec), 0) for spec in part.specs)
-    each = Pass(targets, part.positions, part.views)
-    start = lambda: _engine(part.specs, part.pool, part.weights, part.engine, part.batch_size)  # noqa: E731
-    kept: dict[Target, list[Any]] = {target: [] for target in targets}
-    failures: dict[bytes, str] = {}
-    for batch in flow_of(each, images, start, part.batch_size):
-        for target, *rows in rows_of(batch, each, images):
-            kept[target].append(rows)
-        failures |= failures_of(batch, each, images)
-    counts = {}
-    for target, batches in kept.items():
-        with target.pool.writer() as writer:
-            for rows in batches:
-                writer.append(*rows)
-        counts[target.spec.fingerprint] = sum(len(rows[0]) for rows in batches)
-    return counts, failures
-
-
-@cache
-def _images(raw: str) -> Images:
-    return Images(Path(raw))
-
-
-@cache
-def _engine(
-    specs: tuple[FeatureSpec, ...], pool: str, weights: WeightsFile, name: str, batch_size: int
-) -> Engine:
-    """A worker's engine, loaded and held against the canary rows once."""
-    nothing = np.empty(0, np.int64)
-    targets = tuple(Target(Pool(Path(pool), spec), 0) for spec in specs)
-    return checked_engine(Pass(targets, nothing, nothing.astype("u2")), weights, name, batch_size)
-
-
-def _parts(
-    passes: Sequence[Pass], images: Images, weights: WeightsFile, engine: str, batch_size: int
-) -> Iterator[Part]:
-    for each in passes:
-        for start in range(0, len(each.positions), ROWS_PER_PART):
-            rows = slice(start, start + ROWS_PER_PART)
-            yield Part(
-                raw=str(images.raw.directory.resolve()),
-                dataset=images.examples.digest,
-                pool=str(each.targets[0].pool.root.resolve()),
-                specs=tuple(target.spec for target in each.targets),
-                weights=weights,
-                engine=engine,
-                batch_size=batch_size,
-                positions=each.positions[rows],
-                views=each.views[rows],
-            )
+    Raises:
+        StageError: or StoreError; nothing else, and without a cause: either may not be sendable.
+    """
+    loaded = get_worker().plugins[loader]
+    if loaded.failure is not None:
+        raise loaded.failure
+    try:
+        answer: tuple[dict[str, int], dict[bytes, str]] = loaded.computer.compute(part)
+    except Exception as error:
+        logger.exception("a part failed")
+        failure = portable(error)
+    else:
+        return answer
+    raise failure
 
 
 @contextmanager
-def _client(cluster: Cluster, pool: Path) -> Iterator[Any]:
-    from distributed import Client, LocalCluster
+def _loaded(
+    client: Any,
+    passes: Sequence[Pass],
+    images: Images,
+    weights: WeightsFile,
+    *,
+    engine: str,
+    batch_size: int,
+) -> Iterator[str]:
+    """Have all workers, and those to come, load what the passes need; the name of the plugin."""
+    pool = passes[0].targets[0].pool.root
+    pool.mkdir(parents=True, exist_ok=True)
+    nonce = pool.resolve() / f".nonce-{secrets.token_hex(8)}"
+    nonce.touch()
+    loader = Loader(
+        Settings(
+            raw=str(images.raw.directory.resolve()),
+            dataset=identity(images),
+            pool=str(pool.resolve()),
+            nonce=str(nonce),
+            specs=tuple(tuple(target.spec for target in each.targets) for each in passes),
+            weights=weights,
+            engine=engine,
+            batch_size=batch_size,
+            versions=versions(),
+        )
+    )
+    try:
+        _register(client, loader)
+        yield loader.name
+        client.unregister_worker_plugin(loader.name)  # an error may have ended the cluster as well
+    finally:
+        nonce.unlink(missing_ok=True)
 
+
+def _register(client: Any, loader: Loader) -> None:
+    for _ in range(REGISTRATIONS):
+        client.wait_for_workers(1)
+        try:
+            client.register_plugin(loader, name=loader.name)
+        except OSError as error:
+            logger.info("a worker was lost while it loaded: %s", error)
+        else:
+            return
+    raise StageError("workers die while they load the engine; their logs tell why")
+
+
+@contextmanager
+def _client(cluster: Cluster) -> Iterator[Any]:
     if cluster.scheduler_address or cluster.scheduler_file:
         address = cluster.scheduler_address or _address(Path(cluster.scheduler_file))
         check_address(address, insecure=cluster.insecure)
         with Client(address) as client:
-            _check_workers(client, pool)
             yield client
         return
     local = LocalCluster(
@@ -224,7 +230,6 @@ def _client(cluster: Cluster, pool: Path) -> Iterator[Any]:
     with local, Client(local) as client:
         # not `n_workers`: a worker that dies while it starts is only replaced under `adapt`
         local.adapt(minimum=cluster.workers, maximum=cluster.workers)
-        _check_workers(client, pool)
         yield client
 
 
@@ -248,37 +253,3 @@ def check_address(address: str, *, insecure: bool) -> None:
         f"{address}: a scheduler on another machine without TLS; start it with TLS (tls://…),"
         " or allow it with extract.insecure: true"
     )
-
-
-def _check_workers(client: Any, pool: Path) -> None:
-    """Refuse workers of other versions, and workers that do not see the pool."""
-    client.wait_for_workers(1)
-    mine = versions()
-    for worker, theirs in client.run(versions).items():
-        if theirs != mine:
-            skew = [
-                f"{n} {theirs.get(n)} instead of {mine[n]}"
-                for n in mine
-                if theirs.get(n) != mine[n]
-            ]
-            raise ConfigError(f"{worker}: has {', '.join(skew)}; install the same versions there")
-    pool.mkdir(parents=True, exist_ok=True)
-    nonce = pool.resolve() / f".nonce-{secrets.token_hex(8)}"
-    nonce.touch()
-    try:
-        seen = client.run(os.path.exists, str(nonce))
-    finally:
-        nonce.unlink()
-    if blind := [worker for worker, sees in seen.items() if not sees]:
-        raise ConfigError(f"{', '.join(blind)}: does not see {pool}; put the pool on a shared disk")
-
-
-def versions() -> dict[str, str]:
-    """Of what decides features' values here."""
-    found = {}
-    for name in ALIKE:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found

@@ -1,5 +1,6 @@
 """Which rows the pools lack, and in how few passes they can be computed."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from stages.data.raw import RawImages
 from store.pool import Pool
 from store.spec import FeatureSpec
+
+BLOCK = 1 << 19  # digests
 
 Digests = NDArray[np.uint8]
 Views = NDArray[np.uint16]
@@ -71,13 +74,29 @@ class Images:
 def plan(targets: Sequence[Target], images: Images) -> list[Pass]:
     """The passes that compute every row which a target lacks, each row once per trunk.
 
-    Rows that the same targets lack share a pass. A row's key is its image's position, its view and,
-    from view 1 on, its augmentation policy, packed into one integer.
+    Rows that the same targets lack share a pass, in the order of their images. A listing of
+    millions is looked through block by block, so that little more than the answer is in memory.
     """
     policies = sorted({target.spec.augmentation or "" for target in targets})
+    found: defaultdict[int, list[NDArray[np.int64]]] = defaultdict(list)
+    for start in range(0, len(images.digests), BLOCK):
+        keys, masks = _lacking(targets, policies, images, images.digests[start : start + BLOCK])
+        for mask in np.unique(masks):
+            found[int(mask)].append(keys[masks == mask])
+    return [_pass(targets, np.concatenate(found.pop(mask)), mask) for mask in sorted(found)]
+
+
+def _lacking(
+    targets: Sequence[Target], policies: Sequence[str], images: Images, block: Digests
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The keys that some target lacks of a block of digests, and which targets, as bits.
+
+    A row's key is its image's position, its view and, from view 1 on, its augmentation policy,
+    packed into one integer.
+    """
     keys, lacking = [], []
     for number, target in enumerate(targets):
-        digests, views = target.pool.missing(images.digests, target.views)
+        digests, views = target.pool.missing(block, target.views)
         policy = policies.index(target.spec.augmentation or "")
         keys.append(
             images.positions(digests) << 24 | views.astype("i8") << 8 | (views > 0) * policy
@@ -86,9 +105,10 @@ def plan(targets: Sequence[Target], images: Images) -> list[Pass]:
     unique, inverse = np.unique(np.concatenate(keys), return_inverse=True)
     masks = np.zeros(len(unique), np.int64)
     np.bitwise_or.at(masks, inverse, np.concatenate(lacking))
-    return [_pass(targets, unique[masks == mask], int(mask)) for mask in np.unique(masks)]
+    return unique, masks
 
 
 def _pass(targets: Sequence[Target], keys: NDArray[np.int64], mask: int) -> Pass:
     chosen = tuple(target for number, target in enumerate(targets) if mask >> number & 1)
+    keys.sort()
     return Pass(chosen, keys >> 24, (keys >> 8 & 0xFFFF).astype(np.uint16))

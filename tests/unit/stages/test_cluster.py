@@ -1,22 +1,24 @@
 """Extraction on Dask workers: the same rows, whoever dies meanwhile."""
 
 import hashlib
+import json
 import random
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import dask
-import numpy as np
 import psutil
 import pytest
 
 from stages import cluster, download
-from stages.backbones import canary
-from stages.errors import ConfigError
+from stages.backbones import canary, parts
+from stages.errors import ConfigError, StageError
 from stages.extract import ExtractConfig, SetConfig, run
 from store import FeatureSet
 from tests.images import write_folder
-from tests.scale import rounds
+from tests.scale import RUN_ALL
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # processes that die warn in many voices
 
@@ -32,7 +34,7 @@ def work(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch, tmp_path_factory):
-    monkeypatch.setattr(cluster, "ROWS_PER_PART", 16)
+    monkeypatch.setattr(parts, "ROWS_PER_PART", 16)
     if "cache" not in globals():
         globals()["cache"] = str(tmp_path_factory.mktemp("cache"))
     monkeypatch.setenv("CRYOBASE_CACHE", globals()["cache"])
@@ -55,7 +57,7 @@ def alone(work):
 
 def test_workers_give_the_rows_of_one_process(work, alone):
     digests = set()
-    for workers in (1, 2):
+    for workers in (1, 2, 4) if RUN_ALL else (1, 2):
         summary, found = extract(work, f"workers{workers}", workers=workers)
         assert summary.computed == 180
         assert canary.deviation(found.arrays()[0], alone.arrays()[0]) < canary.TOLERANCE
@@ -65,7 +67,7 @@ def test_workers_give_the_rows_of_one_process(work, alone):
 
 @pytest.mark.fault(51, 53)
 def test_killed_workers_lose_and_change_nothing(work, alone):
-    kills, wanted = [], rounds(50)
+    kills, wanted = [], 100 if RUN_ALL else 5
     while len(kills) < wanted:
         name = f"killed{len(kills)}"
         stop = threading.Event()
@@ -134,7 +136,7 @@ def test_a_remote_scheduler_needs_tls(address):
 
 @pytest.mark.fault(54)
 def test_workers_of_other_versions_are_refused(work, monkeypatch):
-    monkeypatch.setattr(cluster, "ALIKE", ("numpy", "pytest"))
+    monkeypatch.setattr(parts, "ALIKE", ("numpy", "pytest"))
     with pytest.raises(ConfigError, match="pytest None instead of"):
         extract(work, "skew", workers=1)
 
@@ -158,11 +160,49 @@ def test_a_scheduler_file_that_is_none_is_refused(work, tmp_path):
         extract(work, "file", scheduler_file=str(path))
 
 
-def test_parts_cover_every_row_once():
-    part = cluster.Part(
-        raw="", dataset="", pool="", specs=(), weights=None, engine="", batch_size=1,
-        positions=np.arange(7), views=np.zeros(7, "u2"),
-    )  # fmt: skip
-    one, two = part.halves()
-    assert [*one.positions, *two.positions] == list(range(7))
-    assert len(one.views) == len(one.positions)
+POISONED_CODE = """
+from stages.backbones import passes
+class OddError(Exception):
+    def __init__(self, first, second):  # pickle makes it anew from one argument, and fails
+        super().__init__(f"{first} and {second}")
+        self.lock = __import__("threading").Lock()
+def load(data, spec):
+    raise OddError("one", "two") from ValueError("a cause")
+passes.load = load
+"""
+
+
+def test_an_error_that_cannot_be_sent_ends_the_run_in_words(work, tmp_path):
+    """It used to leave the client waiting."""
+    preload = tmp_path / "poison.py"
+    preload.write_text(POISONED_CODE)
+    with (
+        dask.config.set({"distributed.worker.preload": [str(preload)]}),
+        pytest.raises(StageError, match="OddError: one and two"),
+    ):
+        extract(work, "odd", workers=1)
+
+
+def test_an_engine_that_does_not_load_ends_the_run_in_words(work, tmp_path):
+    preload = tmp_path / "engine.py"
+    preload.write_text(
+        "from stages.backbones import passes\n"
+        "passes.start_engine = lambda *_: [][0]  # as a library that is broken\n"
+    )
+    with (
+        dask.config.set({"distributed.worker.preload": [str(preload)]}),
+        pytest.raises(StageError, match="IndexError: list index out of range"),
+    ):
+        extract(work, "broken", workers=1)
+
+
+LISTING = "tests.unit.stages.listing"
+
+
+def test_millions_of_images_are_planned_and_scheduled_in_little_memory(tmp_path):
+    count = 10_000_000 if RUN_ALL else 200_000
+    command = [sys.executable, "-m", LISTING, str(count), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["rows"] == count
+    assert answer["peak"] < 1 << 30
