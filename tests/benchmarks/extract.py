@@ -216,13 +216,14 @@ def three_outputs() -> float:
 
 
 PEAK = """
-import resource, sys
+import sys
 from pathlib import Path
+from tests.memory import peak_bytes
 from stages.extract import ExtractConfig, SetConfig, run
 config = SetConfig(backbone="mobilenetv2", weights="none", image_size=128, output="flatten")
 raw, scratch = map(Path, sys.argv[1:])
 run(ExtractConfig(sets={"a": config}), "a", raw=raw, pool=scratch / "pool", output=scratch / "a")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_bytes())
 """
 
 
