@@ -13,6 +13,7 @@ MARKED = re.compile(r"(<!-- performance -->\n).*?(<!-- /performance -->)", flags
 
 TUTORIAL = "`image_dataset_from_directory`, `predict` per batch of 32, concatenate, `np.save`"
 SIDES = {  # key -> what is measured, against what
+    "dask.two_vs_one": ("VGG16 on two single-threaded workers", "one worker"),
     "extract.mobilenet_v2_160.vs_tutorial": ("MobileNetV2, 160 pixels", TUTORIAL),
     "extract.efficientnet_lite0_224.vs_tutorial": ("EfficientNet-Lite0, 224 pixels", TUTORIAL),
     "extract.vgg16_150.vs_tutorial": ("VGG16, 150 pixels", TUTORIAL),
