@@ -55,12 +55,17 @@ ENGINE_ROWS = list(BACKBONES) if RUN_ALL else ["efficientnet_lite0", "vgg16", "c
 @pytest.mark.parametrize("backbone", ENGINE_ROWS)
 @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "tensorflow"])
 def test_engines_agree_within_the_tolerance(backbone, engine, trunk_of, model_of):
-    """Also after the model was kept and loaded: the first start keeps, the second loads."""
+    """Also after the model was kept and loaded: the first start keeps, the second loads.
+
+    With `-s` it shows the table of docs/backbones.md.
+    """
     needs_installed(backbone)
     trunk = trunk_of(backbone)
     images = canary.probes(6, trunk.image_size, seed=6)
     expected = [np.asarray(one) for one in model_of(backbone, *OUTPUTS)(images)]
+    deviations = []
     for _ in range(2):
         found = start_engine(engine, trunk, OUTPUTS, 8)(images)
-        for mine, theirs in zip(found, expected, strict=True):
-            assert canary.deviation(mine, theirs) < canary.TOLERANCE
+        deviations += [canary.deviation(*pair) for pair in zip(found, expected, strict=True)]
+    print(f"\n{backbone} {trunk.image_size} {max(deviations):.1e}")
+    assert max(deviations) < canary.TOLERANCE
