@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.backbones.frameworks import load_keras
+from stages.backbones.frameworks import forget_names, load_keras
 from stages.backbones.preprocessing import PREPROCESSINGS
 from stages.backbones.table import BACKBONES
 from stages.errors import ConfigError, MissingWeightsError
@@ -49,7 +49,7 @@ def build(
         raise ConfigError(
             f"{backbone}: image_size {image_size} is too small; it takes {row.smallest} or more"
         )
-    keras.utils.clear_session()
+    forget_names()
     inputs = keras.Input((image_size, image_size, 3), name="image")
     tensor = PREPROCESSINGS[preprocessing](inputs)
     base = resolve(row.constructor)(input_tensor=tensor, include_top=False, weights=None)

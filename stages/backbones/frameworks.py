@@ -23,6 +23,17 @@ def load_keras() -> Any:
     return keras
 
 
+def forget_names() -> None:
+    """Count automatic layer names from the start again, so that a second build has the same.
+
+    Keras forgets its dtype policy with them; that is kept.
+    """
+    keras = load_keras()
+    policy = keras.config.dtype_policy()
+    keras.utils.clear_session()
+    keras.config.set_dtype_policy(policy)
+
+
 @contextlib.contextmanager
 def _without_greeting() -> Iterator[None]:
     """Hold back what is written to stderr meanwhile, then pass on all but the greeting."""

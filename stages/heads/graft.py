@@ -129,16 +129,19 @@ def _logits(x: Any, head: Head) -> Any:
 
     if head.mean is not None and head.scale is not None:
         variance = head.scale.astype(np.float64) ** 2
-        x = layers.Normalization(mean=head.mean, variance=variance, name="standardize")(x)
+        x = layers.Normalization(
+            mean=head.mean, variance=variance, dtype="float32", name="standardize"
+        )(x)
     for k, weights in enumerate(head.layers):
         last = k == len(head.layers) - 1
         dense = layers.Dense(
             len(weights[1]),
             activation=None if last else head.params.activation,
+            dtype="float32",  # half precision would save nothing here, and features vary little
             name="logits" if last else f"hidden{k}",
         )
         x = dense(x)
         dense.set_weights(weights)
         if head.params.dropout and not last:
-            x = layers.Dropout(head.params.dropout, name=f"dropout{k}")(x)
+            x = layers.Dropout(head.params.dropout, dtype="float32", name=f"dropout{k}")(x)
     return x

@@ -57,10 +57,10 @@ def build(name: str, *, image_size: int | None = None, seed: int = 0) -> Any:
     Returns:
         A `keras.Model` from RGB pixels (b, size, size, 3) in 0 to 255 to features (b, width).
     """
-    from stages.backbones.frameworks import load_keras
+    from stages.backbones.frameworks import forget_names, load_keras
 
     keras = load_keras()
-    keras.utils.clear_session()
+    forget_names()
     keras.utils.set_random_seed(seed)
     row = CONVNETS[name]
     size = image_size or row.image_size
