@@ -160,6 +160,7 @@ def finetune(
             splits=layout.splits,
             output=layout.tuned(key),
             results=layout.tuned_results(key),
+            features=layout.features(run.set) if one else None,
             cache=layout.epoch_cache,
             pool=layout.pool,
         )

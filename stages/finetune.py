@@ -7,138 +7,19 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from stages.data.augment import Augmentation
 from stages.data.raw import RawImages
 from stages.data.splits import Splits
 from stages.errors import ConfigError, DataError
-from stages.extract import SetConfig
-from stages.tuning.starts import Network, NewHead
+from stages.tuning.config import NONE, FinetuneRun, Phase
 
 if TYPE_CHECKING:
     from stages.tuning.starts import Start
 
+__all__ = ["FinetuneConfig", "FinetuneRun", "Phase", "plan", "run"]
+
 FINETUNE_VERSION = 1  # raise by hand when an unchanged run gives other weights
-NONE = "none"  # `set` and `head` of a run that starts from no trained head
-
-Unfreeze = Literal["none", "all"] | Mapping[Literal["from", "last"], str | int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """What stays the same from one epoch to the next.
-
-    Attributes:
-        unfreeze: which layers of the base learn: `none`, `all`, `{from: LAYER}` (a name or number;
-            that one and what comes after) or `{last: n}`. The head always learns.
-        batch_normalization: `frozen`, in inference mode, or `trainable` where `unfreeze` says so.
-        optimizer: with Keras' defaults but for `momentum` (of `sgd`) and `weight_decay`.
-        learning_rate: of the head, and with `layer_decay: 1` of all layers.
-        layer_decay: from the head down, each layer learns at this multiple of the rate above it.
-        warmup: epochs in which the rate rises linearly from 0.
-        epochs: passes over the training images.
-        keep: `best` by validation loss, the start counting as epoch 0; `smoothed`, the lowest
-            exponentially smoothed validation loss; or `last`.
-    """
-
-    unfreeze: Unfreeze = "all"
-    batch_normalization: Literal["frozen", "trainable"] = "frozen"
-    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
-    learning_rate: float = 1e-5
-    momentum: float = 0.0
-    weight_decay: float | None = None
-    layer_decay: float = 1.0
-    warmup: float = 0.0
-    epochs: int = 5
-    keep: Literal["best", "smoothed", "last"] = "best"
-
-    def __post_init__(self) -> None:
-        for key in ("learning_rate", "epochs", "layer_decay"):
-            if not 0 < getattr(self, key) < float("inf"):
-                raise ValueError(f"{key}: must be positive")
-        if not 0 <= self.warmup <= self.epochs:
-            raise ValueError("warmup: from 0 to epochs")
-        if not 0 <= self.momentum < 1:
-            raise ValueError("momentum: at least 0 and below 1")
-        if self.weight_decay is not None and not 0 <= self.weight_decay < float("inf"):
-            raise ValueError("weight_decay: must not be negative")
-        if isinstance(self.unfreeze, Mapping):
-            if len(self.unfreeze) != 1:
-                raise ValueError("unfreeze: one rule: none, all, {from: LAYER} or {last: n}")
-            if not str(self.unfreeze.get("last", 1)).isdigit():
-                raise ValueError("unfreeze: last takes a number of layers")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneRun(Phase):
-    """One run: where it starts, and its phases. Its own keys are the first phase.
-
-    Attributes:
-        start: `head`, a trained head of a feature set; `fresh`, a new head on a base; `scratch`, a
-            network of its own.
-        set, head: with `start: head`, which one; else both are `none`.
-        base: with `fresh`, the base, described as in `extract.sets`.
-        network: with `scratch`, the network.
-        new_head: with `fresh` and `scratch`, the head that is put on top.
-        then: further phases, each going on with the weights that the one before has kept.
-        augmentation: how training images are changed, anew each epoch; never those that judge.
-        views: with a trunk, how many augmented views of each image are stored, to draw from.
-        trunk: where the base is cut so that the frozen part runs once per image: `none`, `auto`
-            (the fastest place within `trunk_gigabytes` that pays, or none), or a layer.
-        trunk_dtype: what the store keeps of it.
-        trunk_gigabytes: what `auto` may store, in 10^9 bytes.
-        precision: `auto` is `mixed_float16` where a GPU is, else `float32`.
-        final: whether the test split is scored too, once all choices are made.
-        tensorboard: whether logs for TensorBoard are written.
-        smoothing: of the curves in the picture, 0 for none.
-    """
-
-    start: Literal["head", "fresh", "scratch"] = "head"
-    set: str = NONE
-    head: str = NONE
-    base: SetConfig | None = None
-    network: Network | None = None
-    new_head: NewHead = field(default_factory=NewHead)
-    then: tuple[Phase, ...] = ()
-    augmentation: Augmentation | None = None
-    views: int = 0
-    trunk: str = NONE
-    trunk_dtype: Literal["float16", "float32"] = "float16"
-    trunk_gigabytes: float = 20.0
-    precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = "auto"
-    batch_size: int = 32
-    seed: int = 0
-    final: bool = False
-    tensorboard: bool = False
-    smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.batch_size <= 4096:
-            raise ValueError("batch_size: must be positive, at most 4096")
-        if not 0 <= self.seed < 1 << 31:
-            raise ValueError("seed: must not be negative and below 2**31")
-        if not 0 <= self.smoothing < 1:
-            raise ValueError("smoothing: at least 0 and below 1")
-        needed = {"head": ("set", "head"), "fresh": ("base",), "scratch": ("network",)}
-        for start, keys in needed.items():
-            for key in keys:
-                given = getattr(self, key) not in (NONE, None)
-                if given != (start == self.start):
-                    raise ValueError(f"{key}: {'only' if given else 'needed'} with start: {start}")
-        if self.trunk != NONE and self.start == "scratch":
-            raise ValueError("trunk: needs a base that is not trained from scratch")
-        if not 0 <= self.views <= 1000 or (self.views and self.trunk == NONE):
-            raise ValueError("views: 0 to 1000, and only with a trunk")
-        if self.trunk != NONE and (self.augmentation is None) != (self.views == 0):
-            raise ValueError("trunk: augmentation goes with stored views alone; set views")
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """All phases in order."""
-        names = [each.name for each in dataclasses.fields(Phase)]
-        return (Phase(**{name: getattr(self, name) for name in names}), *self.then)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +38,7 @@ def run(
     results: Path,
     weights: str | None = None,
     head: Path | None = None,
+    features: Path | None = None,
     cache: Path | None = None,
     pool: Path | None = None,
 ) -> dict[str, Any]:
@@ -168,10 +50,12 @@ def run(
         config: what to tune, and how.
         raw: the images.
         splits: which image learns, which one judges.
-        output: gets `start.keras` (the model before tuning), `model.keras` and `model.json`.
+        output: gets `start.keras` (the model before tuning), `model.keras` and `model.json`, and
+            where they are asked for `imagenet.csv` and `tensorboard`.
         results: gets `metrics.json`, `comparison.csv`, `history.csv` and pictures.
         weights: with `start: head`, the backbone's weights as in the feature set's params.
         head: with `start: head`, the directory of the trained head.
+        features: with `start: head`, the feature set that it was trained on.
         cache: where epochs are kept while a run is under way; beside the output by default.
         pool: where stored outputs of a trunk lie; in the cache by default.
 
@@ -181,18 +65,25 @@ def run(
     Raises:
         DataError: images and head do not have the same classes, or there is nothing to judge by.
         ConfigError: the unfreeze rule or the trunk names no layer.
+        GraftError: the head does not fit its backbone; nothing was trained.
         MissingWeightsError: the base's weights cannot be found.
     """
-    from stages.tuning import course, outcome, tuned
+    from stages.tuning import course, grafting, imagenet, outcome, tuned
+    from stages.tuning.precision import precision
 
     images, split = RawImages.open(raw), Splits.open(splits)
     for part in ("train", "validation"):
         if not len(split.ids(part)):
             raise DataError(f"{splits}: no {part} images; raise split.{part} and split again")
+    if config.start == "head":
+        if weights is None or head is None or features is None:
+            raise ConfigError("finetune: start: head needs a head, its weights and its feature set")
+        grafting.check_stored(head, weights, features, images, split.ids("train"))
     cache = cache or output.parent / ".epochs"
-    with course.precision(config.precision) as scaled:
+    imagenet.write(config, images, split, output)
+    with precision(config.precision) as policy:
         start = _start(config, images.examples.classes, weights, head)
-        directory = cache / _fingerprint(config, start, images, split)
+        directory = cache / _fingerprint(config, policy, start, images, split)
         tuned.save(start.model, output / tuned.START)
         told = course.train(
             config,
@@ -200,7 +91,7 @@ def run(
             course.Data(images, split, raw, pool or cache / "pool", directory / "rows"),
             directory=directory,
             logs=output / "tensorboard" if config.tensorboard else None,
-            scaled=scaled,
+            scaled=policy == "mixed_float16",
         )
         tuned.save(start.model, output / tuned.TUNED)
     tuned.save_card(output, images.examples.classes, start.pixels)
@@ -217,7 +108,11 @@ def plan(
     weights: str | None = None,
     head: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Where the base of a run can be cut: a row per phase and place, see `trunkplan.Place`.
+    """Where the base of a run can be cut, and which place the run takes.
+
+    Returns:
+        A row per phase and place, see `trunkplan.Place`; `taken` says which one the run's `trunk`
+        means, with `none` what `auto` would take.
 
     Args:
         config: the run; its `views` and `trunk_dtype` count.
@@ -225,15 +120,20 @@ def plan(
         splits: which of them learn.
         weights, head: as for `run`.
     """
-    from stages.tuning import course
+    from stages.tuning import course, trunkplan
 
     images, split = RawImages.open(raw), Splits.open(splits)
     start = _start(config, images.examples.classes, weights, head)
+    trunk = "auto" if config.trunk == NONE else config.trunk
     rows = []
     for number, phase in enumerate(config.phases, start=1):
         course.free(phase, start)
         found = course.places_now(config, start, images, split)
-        rows += [{"phase": number, **dataclasses.asdict(place)} for place in found]
+        taken = trunkplan.chosen(trunk, found, phase.epochs, config.trunk_gigabytes * 1e9)
+        rows += [
+            {"phase": number, **dataclasses.asdict(place), "taken": "yes" if place == taken else ""}
+            for place in found
+        ]
     return rows
 
 
@@ -248,22 +148,19 @@ def _start(
         return starts.fresh(config.base, config.new_head, classes, config.seed)
     if weights is None or head is None:
         raise ConfigError("finetune: start: head needs the directory of a head and its weights")
-    start = starts.from_head(head, weights)
-    if start.head.classes != classes:
-        raise DataError(
-            f"the images have the classes {list(classes)}, the head {head}"
-            f" {list(start.head.classes)}; run: cryobase train {config.set}"
-        )
-    return start
+    return starts.from_head(head, weights)
 
 
-def _fingerprint(config: FinetuneRun, start: "Start", images: RawImages, split: Splits) -> str:
+def _fingerprint(
+    config: FinetuneRun, policy: str, start: "Start", images: RawImages, split: Splits
+) -> str:
     """What the weights after each epoch depend on: epochs of another run are never taken up."""
     import keras
     import tensorflow as tf
 
-    no_effect = ("final", "tensorboard", "smoothing", "trunk_gigabytes")
+    no_effect = ("final", "imagenet_labels", "tensorboard", "smoothing", "trunk_gigabytes")
     asked = {k: v for k, v in dataclasses.asdict(config).items() if k not in no_effect}
+    asked["precision"] = policy
     hashed = hashlib.sha256()
     for column in (images.examples.ids, images.examples.digests, images.examples.labels):
         hashed.update(column.tobytes())

@@ -258,6 +258,7 @@ class _Climb:
             results=self.work / "results" / "tuned",
             weights=self.config.base.weights,
             head=self.work / "models" / f"{SET}-0" / HEAD,
+            features=self.work / "features" / f"{SET}-0",
             cache=self.work / "epochs",
         )
         seconds = frozen_seconds + time.perf_counter() - begin

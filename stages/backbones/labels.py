@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stages.backbones.build import resolve
-from stages.backbones.frameworks import load_keras
+from stages.backbones.frameworks import forget_names, load_keras
 from stages.backbones.preprocessing import PREPROCESSINGS
 from stages.backbones.table import BACKBONES
 from stages.data.pixels import PixelSpec, load
@@ -31,13 +31,16 @@ def imagenet_labels() -> tuple[str, ...]:
     return tuple(json.loads(text))
 
 
-def top_labels(backbone: str, images: Sequence[bytes], *, top: int = 5) -> list[list[Label]]:
+def top_labels(
+    backbone: str, images: Sequence[bytes], *, top: int = 5, weights: str = "imagenet"
+) -> list[list[Label]]:
     """The likeliest ImageNet labels of encoded images, each seen whole.
 
     Args:
         backbone: a key of `BACKBONES`.
         images: encoded images.
         top: how many labels of each.
+        weights: `imagenet`, or `none` for a trial without any.
 
     Raises:
         UndecodableImageError: an image cannot be decoded.
@@ -45,7 +48,7 @@ def top_labels(backbone: str, images: Sequence[bytes], *, top: int = 5) -> list[
     """
     pixels = PixelSpec(image_size=BACKBONES[backbone].image_size, aspect="pad")
     batch = np.stack([load(image, pixels) for image in images])
-    probabilities = np.asarray(classifier(backbone)(batch, training=False))
+    probabilities = np.asarray(classifier(backbone, weights)(batch, training=False))
     names = imagenet_labels()
     return [
         [Label(int(i), names[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top]]
@@ -53,19 +56,27 @@ def top_labels(backbone: str, images: Sequence[bytes], *, top: int = 5) -> list[
     ]
 
 
-def classifier(backbone: str) -> Any:
-    """A base with ImageNet weights and its classifier, from pixels in 0 to 255 to probabilities."""
+def classifier(backbone: str, weights: str = "imagenet") -> Any:
+    """A base with its classifier, from pixels in 0 to 255 to probabilities.
+
+    Args:
+        backbone: a key of `BACKBONES`.
+        weights: `imagenet`, or `none` for seeded ones that know nothing.
+    """
     keras = load_keras()
     try:
         row = BACKBONES[backbone]
     except KeyError:
         known = ", ".join(BACKBONES)
         raise ConfigError(f"no backbone {backbone!r}; take one of {known}") from None
-    keras.utils.clear_session()
+    forget_names()
+    if weights == "none":
+        keras.utils.set_random_seed(0)
     inputs = keras.Input((row.image_size, row.image_size, 3), name="image")
     tensor = PREPROCESSINGS[row.preprocessing](inputs)
     try:
-        base = resolve(row.constructor)(input_tensor=tensor, include_top=True, weights="imagenet")
+        named = None if weights == "none" else weights
+        base = resolve(row.constructor)(input_tensor=tensor, include_top=True, weights=named)
     except MissingWeightsError:
         raise
     except Exception as error:  # noqa: BLE001 (Keras' download raises a bare Exception)

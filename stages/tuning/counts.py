@@ -14,7 +14,7 @@ from stages.tuning.starts import NewHead, preprocessing_of, untrained
 from stages.tuning.unfreezing import unfreeze
 
 if TYPE_CHECKING:
-    from stages.finetune import FinetuneRun
+    from stages.tuning.config import FinetuneRun
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,19 +1,20 @@
 """All phases of a tuning, one after the other, and what was seen on the way."""
 
-import contextlib
 import dataclasses
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from stages.data.raw import RawImages
 from stages.data.splits import Splits
 from stages.data.stream import ImageStream
 from stages.heads.history import overfitting_onset
-from stages.tuning import trunkplan, tuned
+from stages.tuning import tensorboard, trunk, trunkplan, tuned
 from stages.tuning.checkpoints import Checkpoints, Rows
+from stages.tuning.grafting import CHECKED, check_joined
 from stages.tuning.optimization import OptimizerSettings
 from stages.tuning.phase import (
     Examples,
@@ -23,16 +24,18 @@ from stages.tuning.phase import (
     kept_epoch,
     learning_layers,
     logits_model,
+    place_of_cut,
 )
+from stages.tuning.precision import precision
 from stages.tuning.starts import Start
 from stages.tuning.trunkrows import StoredTrunk, store_trunk
 from stages.tuning.unfreezing import unfreeze
 
 if TYPE_CHECKING:
-    from stages.finetune import FinetuneRun
-    from stages.finetune import Phase as PhaseConfig
+    from stages.tuning.config import FinetuneRun
+    from stages.tuning.config import Phase as PhaseConfig
 
-CHECKED = 8  # images that the graft check looks at
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Data:
     rows: Path
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Told:
     """The record of all phases.
 
@@ -63,11 +66,21 @@ class Told:
             accuracy, val_loss, val_accuracy.
         kept: the epoch of each phase whose weights were kept.
         between: validation scores after each phase but the last.
+        trunks: by number of the phase, what was stored and what that changed.
     """
 
-    rows: Rows
-    kept: tuple[int, ...]
-    between: tuple[dict[str, float], ...]
+    rows: Rows = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+    between: list[dict[str, float]] = field(default_factory=list)
+    trunks: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, number: int, plan: Plan, found: Rows) -> None:
+        """Go on with the rows of a phase, which counts from its own start."""
+        self.kept.append(plan.first + kept_epoch(found, plan.keep))
+        self.rows.extend(
+            {**row, "phase": number, "epoch": plan.first + row["epoch"]}
+            for row in (found if number == 1 else found[1:])
+        )
 
     @property
     def starts(self) -> list[int]:
@@ -108,42 +121,38 @@ def train(
         augmentation=config.augmentation,
         seed=config.seed,
     )
-    check_graft(start, stream, data.split)
-    rows: Rows = []
-    kept: list[int] = []
-    between: list[dict[str, float]] = []
-    first = 0
+    check_joined(start, stream, data.split.ids("train"))
+    told = Told()
     for number, phase in enumerate(config.phases, start=1):
         if number > 1:
-            between.append(_scores_now(start, stream, data.split))
+            told.between.append(_scores_now(start, stream, data.split))
         free(phase, start)
-        cut = place_to_store(config, start, data, phase.epochs)
+        place = place_to_store(config, start, data, phase.epochs)
         plan = Plan(
             optimizer=_optimizer(phase),
             epochs=phase.epochs,
             keep=phase.keep,
             seed=config.seed,
-            cut=cut,
+            cut=place and place.layer,
             scaled=scaled,
-            first=first,
+            first=sum(one.epochs for one in config.phases[: number - 1]),
         )
-        examples = _examples(config, start, data, stream, cut)
+        examples = _examples(config, start, data, stream, place)
+        if isinstance(examples, StoredTrunk) and place:
+            told.trunks[number] = _told_of_trunk(config, start, stream, examples, place)
         found = Phase(start.model, start.base, examples, plan).run(
             Checkpoints(directory / f"phase-{number}")
         )
-        kept.append(first + kept_epoch(found, phase.keep))
-        rows += [
-            {**row, "phase": number, "epoch": first + row["epoch"]}
-            for row in (found if number == 1 else found[1:])
-        ]
-        first += phase.epochs
+        told.add(number, plan, found)
     if logs:
-        log_for_tensorboard(rows, logs)
-    return Told(rows=rows, kept=tuple(kept), between=tuple(between))
+        tensorboard.log(told.rows, logs)
+    return told
 
 
-def place_to_store(config: "FinetuneRun", start: Start, data: Data, epochs: int) -> str | None:
-    """The layer whose outputs are stored; None where the images go through the whole base.
+def place_to_store(
+    config: "FinetuneRun", start: Start, data: Data, epochs: int
+) -> trunkplan.Place | None:
+    """Where the outputs are stored; None where the images go through the whole base.
 
     Raises:
         ConfigError: the layer asked for is no place to cut.
@@ -151,9 +160,7 @@ def place_to_store(config: "FinetuneRun", start: Start, data: Data, epochs: int)
     if config.trunk == "none":
         return None
     found = places_now(config, start, data.images, data.split)
-    if config.trunk != "auto":
-        return trunkplan.named(found, config.trunk).layer
-    return trunkplan.choose(found, epochs=epochs, budget=config.trunk_gigabytes * 1e9)
+    return trunkplan.chosen(config.trunk, found, epochs, config.trunk_gigabytes * 1e9)
 
 
 def places_now(
@@ -178,23 +185,28 @@ def free(phase: "PhaseConfig", start: Start) -> None:
 
 
 def _examples(
-    config: "FinetuneRun", start: Start, data: Data, stream: ImageStream, cut: str | None
+    config: "FinetuneRun",
+    start: Start,
+    data: Data,
+    stream: ImageStream,
+    place: trunkplan.Place | None,
 ) -> Examples:
     train_ids, validation_ids = data.split.ids("train"), data.split.ids("validation")
-    if cut is None or start.config is None:
+    if place is None or start.config is None:
         return Images(
             stream=stream, train_ids=train_ids, validation_ids=validation_ids, seed=config.seed
         )
-    chosen = dataclasses.replace(
+    wanted = dataclasses.replace(
         start.config,
-        output=cut,
+        output=place.layer,
         dtype=config.trunk_dtype,
         views=config.views,
         augmentation=config.augmentation,
     )
-    directory = data.rows / cut
+    with precision("float32"):  # rows are shared with other runs
+        rows = store_trunk(wanted, raw=data.raw, pool=data.pool, output=data.rows / place.layer)
     return StoredTrunk(
-        rows=store_trunk(chosen, raw=data.raw, pool=data.pool, output=directory),
+        rows=rows,
         train_ids=train_ids,
         validation_ids=validation_ids,
         batch_size=config.batch_size,
@@ -202,10 +214,28 @@ def _examples(
     )
 
 
-def check_graft(start: Start, stream: ImageStream, split: Splits) -> None:
-    """Refuse to train a model that does not say what base and head say apart."""
-    images, _ = next(stream.plain.batches(split.ids("train")[:CHECKED]))
-    start.check(images)
+def _told_of_trunk(
+    config: "FinetuneRun",
+    start: Start,
+    stream: ImageStream,
+    examples: StoredTrunk,
+    place: trunkplan.Place,
+) -> dict[str, Any]:
+    """What is stored, and how far the logits on it are from those on the images themselves."""
+    whole = logits_model(start.model)
+    upper = trunk.split(whole, place_of_cut(whole, start.base, place.layer))[1]
+    ids = examples.train_ids[:CHECKED]
+    images, _ = next(stream.plain.batches(ids))
+    expected = np.asarray(whole(images, training=False), np.float32)
+    found = np.asarray(upper(examples.rows.arrays(ids[: len(images)])[0], training=False))
+    told = {
+        "layer": place.layer,
+        "dtype": config.trunk_dtype,
+        "bytes": place.bytes,
+        "logits_differ_by": float(np.abs(found - expected).max()),
+    }
+    logger.info("stored trunk: %s", ", ".join(f"{key} {value}" for key, value in told.items()))
+    return told
 
 
 def _optimizer(phase: "PhaseConfig") -> OptimizerSettings:
@@ -223,47 +253,3 @@ def _scores_now(start: Start, stream: ImageStream, split: Splits) -> dict[str, f
     model = tuned.TunedModel(start.model, start.head.classes, start.pixels)
     found = tuned.answers({"now": model}, stream, split.ids("validation"))
     return tuned.scores_of(found)["now"]
-
-
-@contextlib.contextmanager
-def precision(policy: str) -> Iterator[bool]:
-    """Build and train under a Keras dtype policy; tells whether the loss must be scaled."""
-    from stages.backbones.frameworks import load_keras
-
-    keras = load_keras()
-    if policy == "auto":
-        import tensorflow as tf
-
-        policy = "mixed_float16" if tf.config.list_physical_devices("GPU") else "float32"
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield policy == "mixed_float16"
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def log_for_tensorboard(rows: Rows, directory: Path) -> None:
-    """Event files `train` and `validation` with loss and accuracy by epoch.
-
-    Written record by record, because `tf.summary` needs TensorBoard itself and puts time and host
-    into the file; the time of an event is the number of its epoch.
-    """
-    import tensorflow as tf
-    from tensorflow.core.framework.summary_pb2 import Summary
-    from tensorflow.core.util.event_pb2 import Event
-
-    for name, prefix in (("train", ""), ("validation", "val_")):
-        (directory / name).mkdir(parents=True, exist_ok=True)
-        path = directory / name / "events.out.tfevents.0.cryobase"
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            writer.write(Event(file_version="brain.Event:2").SerializeToString())
-            for row in rows:
-                values = [
-                    Summary.Value(tag=curve, simple_value=row[prefix + curve])
-                    for curve in ("loss", "accuracy")
-                    if math.isfinite(row[prefix + curve])
-                ]
-                epoch = int(row["epoch"])
-                event = Event(wall_time=epoch, step=epoch, summary=Summary(value=values))
-                writer.write(event.SerializeToString())

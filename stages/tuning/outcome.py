@@ -1,26 +1,29 @@
 """What a tuning came to: scores of both saved models on the same images, tables, pictures."""
 
-import csv
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stages.data.augment import augment
+from stages.data.pixels import load
 from stages.data.raw import RawImages
 from stages.data.splits import Splits
-from stages.data.stream import ImageStream, shuffled
+from stages.data.stream import ImageStream, live_view, shuffled
 from stages.heads.metrics import Predictions
+from stages.tables import write_table
 from stages.tuning import pictures, tuned
 from stages.tuning.course import Told
 
 if TYPE_CHECKING:
-    from stages.finetune import FinetuneRun
+    from stages.tuning.config import FinetuneRun
 
 SHOWN = 30  # images in the grid of predictions, and at most in the gallery of mistakes
-SHEET = 9  # views in the contact sheet
+SHEET = 9  # views in the contact sheet, at most
+NAME = 17  # characters of a class in the title of an image
 COLUMNS = ("phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy")
 
 
@@ -85,8 +88,10 @@ def _summary(told: Told) -> dict[str, Any]:
         f"phase_{number}": {"validation": scores}
         for number, scores in enumerate(told.between, start=1)
     }
+    trunks = {"trunk": {f"phase_{number}": one for number, one in told.trunks.items()}}
     return {
         **between,
+        **(trunks if told.trunks else {}),
         "epochs": len(told.rows) - 1,
         "kept_epoch": told.kept[-1],
         "overfitting_from": told.overfitting_from,
@@ -101,20 +106,13 @@ def _write_tables(output: Path, scores: Mapping[str, Any], told: Told) -> None:
         for model, parts in ordered.items()
         for part, values in parts.items()
     ]
-    _write_csv(output / "comparison.csv", list(table[0]), table)
-    history = [{name: _text(row[name]) for name in COLUMNS} for row in told.rows]
-    _write_csv(output / "history.csv", COLUMNS, history)
+    write_table(output / "comparison.csv", list(table[0]), (row.values() for row in table))
+    history = ([_text(row[name]) for name in COLUMNS] for row in told.rows)
+    write_table(output / "history.csv", COLUMNS, history)
 
 
 def _text(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.9g}"
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _draw(
@@ -139,10 +137,26 @@ def _draw(
     wrong = np.flatnonzero(predictions.predicted != predictions.labels)
     worst = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:SHOWN]
     _grid(output / "mistakes.svg", stream, predictions, worst)
-    example = split.ids("train")[:1]
-    views = [next(stream.batches(example, epoch))[0][0] for epoch in range(1, SHEET + 1)]
-    titles = [f"epoch {epoch}" for epoch in range(1, SHEET + 1)]
-    pictures.grid(output / "views.svg", views, titles, ["black"] * SHEET, columns=3)
+    _contact_sheet(output / "views.svg", config, stream, split)
+
+
+def _contact_sheet(path: Path, config: "FinetuneRun", stream: ImageStream, split: Splits) -> None:
+    """Views of one training image as its first epochs see it, or as they are stored."""
+    images = stream.images
+    position = int(images.examples.positions(split.ids("train")[:1])[0])
+    plain = load(images.read(position), stream.pixels)
+    views, titles = [plain], ["no augmentation"]
+    if config.augmentation:
+        count = min(config.views or SHEET, SHEET)
+        titles = [f"{'view' if config.views else 'epoch'} {k}" for k in range(1, count + 1)]
+        digest = images.examples.digests[position].tobytes()
+        views = [
+            augment(
+                plain, config.augmentation, digest, k if config.views else live_view(config.seed, k)
+            )
+            for k in range(1, count + 1)
+        ]
+    pictures.grid(path, views, titles, ["black"] * len(views), columns=min(3, len(views)))
 
 
 def _grid(path: Path, stream: ImageStream, predictions: Predictions, chosen: Any) -> None:
@@ -153,7 +167,12 @@ def _grid(path: Path, stream: ImageStream, predictions: Predictions, chosen: Any
         named = predictions.classes[int(predictions.predicted[position])]
         true = predictions.classes[int(predictions.labels[position])]
         right = named == true
-        percent = f"{predictions.confidence[position]:.0%}"
-        titles.append(f"{named} {percent}" if right else f"{named} {percent}\n({true})")
+        title = f"{_short(named)}, {predictions.confidence[position]:.0%}"
+        titles.append(title if right else f"{title}\ntrue: {_short(true)}")
         colors.append(pictures.BLUE if right else pictures.RED)
     pictures.grid(path, shown, titles, colors, empty="no mistakes")
+
+
+def _short(name: str) -> str:
+    """A name that fits over a thumbnail."""
+    return name if len(name) <= NAME else f"{name[: NAME - 1]}…"

@@ -42,39 +42,44 @@ def curves(
         smoothing: factor of exponential smoothing; the values themselves then stand pale behind.
     """
     epochs = [row["epoch"] for row in rows]
-    with figure(path, 2, (9.0, 3.4)) as axes:
+    marker = "o" if len(epochs) < 4 else None  # a line of one epoch is not seen
+    with figure(path, 2, (9.0, 3.6)) as axes:
         for axis, curve in zip(axes, ("accuracy", "loss"), strict=True):
             for name, color in ((curve, GREY), (f"val_{curve}", BLUE)):
                 values = [row[name] for row in rows]
                 label = "validation" if name.startswith("val_") else "training"
-                _line(axis, epochs, values, color=color, label=label, smoothing=smoothing)
+                if smoothing:
+                    axis.plot(epochs, values, color=color, alpha=0.3, linewidth=1)
+                    axis.plot(
+                        *_smoothed(rows, name, smoothing), color=color, label=label, marker=marker
+                    )
+                else:
+                    axis.plot(epochs, values, color=color, label=label, marker=marker)
             for begin in phase_starts:
                 axis.axvline(begin - 0.5, color="black", linewidth=1, label="fine-tuning starts")
             axis.axvline(kept, color=BLUE, linestyle=":", label=f"kept: epoch {kept}")
             if overfitting_from:
-                label = f"overfitting from {overfitting_from}"
+                label = f"overfitting from epoch {overfitting_from}"
                 axis.axvspan(overfitting_from, epochs[-1] + 0.5, color=RED, alpha=0.1, label=label)
             axis.set(xlabel="epoch", ylabel=curve)
             axis.xaxis.get_major_locator().set_params(integer=True)
-        axes[0].legend(frameon=False, fontsize=8)
+        shown = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
+        axes[0].figure.legend(
+            shown.values(), shown, loc="outside lower center", ncols=len(shown), frameon=False
+        )
 
 
-def _line(
-    axis: Any,
-    epochs: Sequence[float],
-    values: Sequence[float],
-    *,
-    color: str,
-    label: str,
-    smoothing: float,
-) -> None:
-    if smoothing:
-        axis.plot(epochs, values, color=color, alpha=0.3, linewidth=1)
-        # epoch 0, before training, would weigh on all that follows
-        known = [(e, v) for e, v in zip(epochs, values, strict=True) if e and np.isfinite(v)]
-        epochs = [e for e, _ in known]
-        values = smoothed([v for _, v in known], smoothing)
-    axis.plot(epochs, values, color=color, label=label, marker="o" if len(epochs) < 3 else None)
+def _smoothed(
+    rows: Sequence[Mapping[str, float]], name: str, factor: float
+) -> tuple[list[float], list[float]]:
+    """Epochs and smoothed values; each phase anew, and without epoch 0, before any training."""
+    epochs: list[float] = []
+    values: list[float] = []
+    for phase in sorted({row["phase"] for row in rows}):
+        known = [row for row in rows if row["phase"] == phase and row["epoch"]]
+        epochs += [row["epoch"] for row in known]
+        values += smoothed([row[name] for row in known], factor)
+    return epochs, values
 
 
 def grid(
@@ -95,16 +100,25 @@ def grid(
             axes[0].text(0, 0.5, empty)
         for axis, image, title, color in zip(axes, images, titles, colors, strict=False):
             axis.imshow(_thumbnail(image))
-            axis.set_title(title, color=color, fontsize=7)
+            axis.set_title(title, color=color, fontsize=7, parse_math=False)
 
 
 def ladder(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Accuracy and seconds of every rung, side by side."""
+    """Accuracy and seconds of every rung, side by side, and what each one bought.
+
+    A tick across a bar is the accuracy within the seconds of the frozen rung.
+    """
     names = [row["rung"] for row in rows]
-    with figure(path, 2, (9.0, 0.45 * len(rows) + 1.0)) as axes:
+    with figure(path, 2, (9.0, 0.5 * len(rows) + 1.2)) as axes:
         bars = axes[0].barh(names, [row["accuracy"] for row in rows], color=BLUE)
-        axes[0].bar_label(bars, fmt="%.3f", padding=3)
-        axes[0].set(xlabel="validation accuracy", xlim=(0, 1.1))
+        texts = [f"{row['accuracy']:.3f} ({row['bought']:+.3f})" for row in rows]
+        axes[0].bar_label(bars, [f"{rows[0]['accuracy']:.3f}", *texts[1:]], padding=3)
+        for place, row in enumerate(rows):
+            if row["at_frozen_seconds"] is not None:
+                x = [row["at_frozen_seconds"]] * 2
+                axes[0].plot(x, [place - 0.4, place + 0.4], color="black", linewidth=1.5)
+        axes[0].set(xlabel="validation accuracy; line: at equal seconds", xlim=(0, 1.35))
+        axes[0].set_xticks([0, 0.25, 0.5, 0.75, 1])
         bars = axes[1].barh(names, [row["seconds"] for row in rows], color=GREY)
         axes[1].bar_label(bars, fmt="%.0f", padding=3)
         axes[1].set(xlabel="seconds", yticks=[])

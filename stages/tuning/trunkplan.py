@@ -1,6 +1,5 @@
 """Where to cut a base so that its frozen part runs once per image, and what each place saves."""
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +7,6 @@ from typing import Any
 
 from stages.errors import ConfigError
 from stages.tuning.trunk import cuts
-
-logger = logging.getLogger(__name__)
 
 # Of two cores: VGG16's forward pass, and reading float16 rows and widening them. Only their ratio
 # matters, and places differ by much more than machines do.
@@ -79,12 +76,21 @@ def places(
     return result
 
 
-def choose(found: Sequence[Place], *, epochs: int, budget: float) -> str | None:
+def chosen(trunk: str, found: Sequence[Place], epochs: int, budget: float) -> Place | None:
+    """The place that a run's `trunk` means: `auto`, or a layer.
+
+    Raises:
+        ConfigError: that layer is none of the places.
+    """
+    if trunk == "auto":
+        return choose(found, epochs=epochs, budget=budget)
+    return named(found, trunk)
+
+
+def choose(found: Sequence[Place], *, epochs: int, budget: float) -> Place | None:
     """The fastest place within a budget of bytes that pays within the epochs; None if none does."""
     fitting = [place for place in found if place.bytes <= budget and place.break_even < epochs]
-    for place in found:
-        logger.debug("trunk: %s", place)
-    return max(fitting, key=lambda place: place.speedup).layer if fitting else None
+    return max(fitting, key=lambda place: place.speedup, default=None)
 
 
 def named(found: Sequence[Place], layer: str) -> Place:

@@ -1,7 +1,10 @@
 """Fine-tuning on stored outputs of the frozen trunk is the same training, without the trunk."""
 
 import csv
+import dataclasses
+import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -10,6 +13,7 @@ from stages.data.augment import Augmentation
 from stages.data.splits import Splits
 from stages.extract import SetConfig
 from stages.finetune import FinetuneRun, Phase
+from stages.tuning import course
 from stages.tuning.starts import NewHead
 from stages.tuning.tuned import TunedModel
 from tests.unit.stages.tuning.tuning_data import prepare
@@ -56,7 +60,30 @@ def test_a_stored_trunk_gives_the_same_trajectory(root):
     chosen, same = tuned(root, "auto", trunk="auto", trunk_dtype="float32")
     assert chosen == pytest.approx(whole, abs=1e-3)
     assert len(weights) == len(same)
+    told = json.loads((root / "results/stored/metrics.json").read_text())["trunk"]["phase_1"]
+    assert (told["layer"], told["dtype"], told["bytes"]) == ("block4_pool", "float32", 36 * 8192)
+    assert told["logits_differ_by"] < 1e-3
+    assert "trunk" not in json.loads((root / "results/whole/metrics.json").read_text())
     assert len(list((root / "pool").glob("*/*.h5"))) >= 1
+
+
+def test_what_half_precision_changes_is_reported(root):
+    tuned(root, "half", trunk="block4_pool", trunk_dtype="float16")
+    told = json.loads((root / "results/half/metrics.json").read_text())["trunk"]["phase_1"]
+    assert 0 < told["logits_differ_by"] < 0.05
+
+
+def test_rows_are_float32_also_where_training_is_not(root, monkeypatch):
+    seen = []
+    original = course.store_trunk
+
+    def watched(*arguments, **options):
+        seen.append(keras.config.dtype_policy().name)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(course, "store_trunk", watched)
+    tuned(root, "mixed", trunk="block4_pool", precision="mixed_bfloat16")
+    assert seen == ["float32"]
 
 
 def test_a_plan_says_what_each_place_costs(root):
@@ -72,6 +99,11 @@ def test_a_plan_says_what_each_place_costs(root):
     assert last[1]["bytes"] == 36 * 2 * 2 * 512 * 2  # images, map, float16
     assert last[1]["speedup"] > last[2]["speedup"] > 1
     train = len(Splits.open(root / "splits").ids("train"))
+    assert [row["taken"] for row in rows].count("yes") == 2
+    assert last[1]["taken"] == last[2]["taken"] == "yes"
+    small = dataclasses.replace(run, trunk_gigabytes=1e-9)
+    rows = finetune.plan(small, raw=root / "raw", splits=root / "splits")
+    assert not any(row["taken"] for row in rows)
     assert last[1]["break_even"] == pytest.approx(36 / train, abs=0.2)  # all images get rows
 
 

@@ -1,6 +1,7 @@
 """Fine-tuning from each start, as the pipeline calls it."""
 
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -8,10 +9,15 @@ import numpy as np
 import pytest
 
 from stages import extract, finetune, train
+from stages.backbones.labels import imagenet_labels
 from stages.errors import ConfigError, DataError, MissingWeightsError
 from stages.finetune import FinetuneRun, Phase
 from stages.heads.config import HeadConfig
-from stages.tuning import convnets, starts
+from stages.heads.graftcheck import GraftError
+from stages.heads.head import Head
+from stages.tuning import convnets, course, starts
+from stages.tuning.checkpoints import Checkpoints
+from stages.tuning.precision import precision
 from stages.tuning.starts import Network, NewHead
 from stages.tuning.tuned import TunedModel
 from tests.unit.stages.tuning import tuning_data as data
@@ -48,14 +54,18 @@ def _tiny(monkeypatch):
 
 
 def tune(root, run, name, **options):
-    head = {"weights": "none", "head": root / "models/small/linear"} if run.start == "head" else {}
+    head = {
+        "weights": "none",
+        "head": root / "models/small/linear",
+        "features": root / "features/small",
+    }
     given = {
         "raw": root / "raw",
         "splits": root / "splits",
         "output": root / "tuned" / name,
         "results": root / "results" / name,
     }
-    return finetune.run(run, **{**given, **head, **options})
+    return finetune.run(run, **{**given, **(head if run.start == "head" else {}), **options})
 
 
 DIGITS = {"start": "scratch", "network": Network(kind="book-digits")}
@@ -99,7 +109,6 @@ def test_a_grafted_head_is_tuned_and_both_models_are_scored_on_the_same_images(r
 def test_the_start_is_the_head_on_its_features(root):
     """The saved start says of pixels what the head says of stored features."""
     from stages.data.splits import Splits
-    from stages.heads.head import Head
     from store import FeatureSet
 
     run = FinetuneRun(set="small", head="linear", unfreeze="none", epochs=1)
@@ -163,7 +172,9 @@ def logged(directory):
 
     (path,) = directory.glob("*tfevents*")
     events = [Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
-    return [(e.step, v.simple_value) for e in events for v in e.summary.value if v.tag == "loss"]
+    values = [(e.step, value) for e in events for value in e.summary.value if value.tag == "loss"]
+    assert {value.metadata.plugin_data.plugin_name for _, value in values} == {"scalars"}
+    return [(step, float(tf.make_ndarray(value.tensor))) for step, value in values]
 
 
 def test_a_run_that_ended_leaves_no_epochs_behind(root):
@@ -182,6 +193,106 @@ def test_other_weights_than_those_of_the_features_are_refused(root, tmp_path):
     run = FinetuneRun(set="small", head="linear", epochs=1)
     with pytest.raises(MissingWeightsError, match="cryobase extract"):
         tune(root, run, "wrong", weights=str(other))
+
+
+def test_wrong_preprocessing_is_refused_before_anything_is_trained(root, tmp_path, monkeypatch):
+    """The head says `unit`, its features came from the base's own `symmetric`."""
+    head = Head.load(root / "models/small/linear")
+    spec = dataclasses.replace(head.spec, preprocessing="unit")
+    dataclasses.replace(head, specs=(spec,)).save(tmp_path / "head")
+    monkeypatch.setattr(course, "train", lambda *_, **__: pytest.fail("a step was taken"))
+    run = FinetuneRun(set="small", head="linear", epochs=1)
+    with pytest.raises(GraftError, match="fit preprocessing 'symmetric', not 'unit'"):
+        tune(root, run, "preprocessing", head=tmp_path / "head")
+    assert not (root / "tuned/preprocessing").exists()
+
+
+def test_a_head_without_its_feature_set_is_refused(root):
+    run = FinetuneRun(set="small", head="linear", epochs=1)
+    with pytest.raises(ConfigError, match="feature set"):
+        tune(root, run, "alone", features=None)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_trains_saves_and_goes_on(root, policy, monkeypatch):
+    """A run of half precision that is stopped after two epochs ends as an unbroken one."""
+    monkeypatch.setitem(convnets.CONVNETS, "tiny", dataclasses.replace(data.TINY, dropout=0.0))
+    options = {"epochs": 4, "learning_rate": 0.01, "warmup": 1, "batch_size": 8, "keep": "last"}
+    run = scratch(precision=policy, **options)
+    tune(root, run, f"{policy}-whole")
+    tune(root, scratch(precision="float32", **options), "single")
+    losses = [
+        [float(row["val_loss"]) for row in read(root / "results" / name / "history.csv")]
+        for name in (f"{policy}-whole", "single")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=0.02)
+    save = Checkpoints.save
+
+    def stopping(self, state):
+        save(self, state)
+        if len(state.rows) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            tune(root, run, policy, cache=root / "cache")
+    tune(root, run, policy, cache=root / "cache")
+    model, whole = (
+        TunedModel.load(root / "tuned" / name).model for name in (policy, f"{policy}-whole")
+    )
+    layers = [model.get_layer(name) for name in ("conv2", "logits")]
+    assert [one.compute_dtype for one in layers] == [policy.removeprefix("mixed_"), "float32"]
+    assert [one.variable_dtype for one in layers] == ["float32", "float32"]
+    for found, expected in zip(model.get_weights(), whole.get_weights(), strict=True):
+        assert np.array_equal(found, expected)
+
+
+def test_a_trained_head_is_tuned_in_mixed_precision(root):
+    run = FinetuneRun(
+        set="small", head="linear", unfreeze={"last": 4}, epochs=1, precision="mixed_float16"
+    )
+    document = tune(root, run, "half")
+    whole = tune(root, dataclasses.replace(run, precision="float32"), "single")
+    for model in ("start", "tuned"):
+        losses = [one[model]["validation"]["log_loss"] for one in (document, whole)]
+        assert losses[0] == pytest.approx(losses[1], abs=0.02)
+
+
+@pytest.mark.parametrize(("gpus", "policy"), [([], "float32"), (["GPU:0"], "mixed_float16")])
+def test_precision_follows_the_machine(gpus, policy, monkeypatch):
+    import keras
+    import tensorflow as tf
+
+    monkeypatch.setattr(
+        tf.config, "list_physical_devices", lambda kind=None: gpus if kind == "GPU" else []
+    )
+    with precision("auto") as chosen:
+        assert chosen == policy == keras.config.dtype_policy().name
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_a_base_is_asked_first_what_it_sees(root):
+    base = extract.SetConfig(backbone="mobilenetv2", weights="none", image_size=32)
+    run = FinetuneRun(start="fresh", base=base, unfreeze="none", epochs=1, imagenet_labels=2)
+    tune(root, run, "labels")
+    rows = read(root / "tuned/labels/imagenet.csv")
+    assert [row["rank"] for row in rows] == ["1", "2", "3"] * 2
+    assert len({row["id"].partition("/")[0] for row in rows}) == 2
+    assert all(row["label"] in imagenet_labels() for row in rows)
+    assert sum(float(row["probability"]) for row in rows) < 2
+
+
+def test_the_smoothed_choice_is_what_training_so_long_gives(root):
+    """As the book does it: choose an epoch on the smoothed curve, train again for so many."""
+    options = {"learning_rate": 0.3, "batch_size": 8}
+    document = tune(root, scratch(epochs=6, keep="smoothed", **options), "chosen")
+    assert 1 < document["kept_epoch"] < 6
+    again = scratch(epochs=document["kept_epoch"], keep="last", **options)
+    tune(root, again, "again")
+    chosen, trained = (TunedModel.load(root / "tuned" / name).model for name in ("chosen", "again"))
+    for found, expected in zip(chosen.get_weights(), trained.get_weights(), strict=True):
+        assert np.array_equal(found, expected)
 
 
 def test_a_head_of_other_classes_is_refused(root, tmp_path):

@@ -5,9 +5,10 @@ import pytest
 
 from stages.tuning import pictures
 
+NONE = float("nan")
 ROWS = [
-    {"epoch": k, "loss": 1 / k if k else float("nan"), "accuracy": k / 9 if k else float("nan"),
-     "val_loss": 1 / (k + 1), "val_accuracy": k / 10}
+    {"phase": 1 if k < 5 else 2, "epoch": k, "loss": 1 / k if k else NONE,
+     "accuracy": k / 9 if k else NONE, "val_loss": 1 / (k + 1), "val_accuracy": k / 10}
     for k in range(9)
 ]  # fmt: skip
 OPTIONS = {"phase_starts": [5], "kept": 7, "overfitting_from": 8, "smoothing": 0.0}
@@ -50,24 +51,27 @@ def test_curves_show_both_phases_in_one_figure(tmp_path, drawn):
         shown = {line.get_label(): line.get_xdata()[0] for line in axis.get_lines()}
         assert shown["fine-tuning starts"] == 4.5
         assert shown["kept: epoch 7"] == 7
-        assert any("overfitting from 8" in patch.get_label() for patch in axis.patches)
+        assert any("overfitting from epoch 8" in patch.get_label() for patch in axis.patches)
 
 
-def test_smoothed_curves_leave_epoch_0_out(tmp_path, drawn):
+def test_smoothed_curves_begin_anew_with_a_phase_and_leave_epoch_0_out(tmp_path, drawn):
     pictures.curves(tmp_path / "a.svg", ROWS, **{**OPTIONS, "smoothing": 0.8})
     _, loss = drawn[0]
-    expected = [ROWS[1]["val_loss"]]
-    for row in ROWS[2:]:
-        expected.append(0.8 * expected[-1] + 0.2 * row["val_loss"])
+    expected = []
+    for row in ROWS[1:]:
+        first = row["epoch"] in {1, 5}
+        value = row["val_loss"]
+        expected.append(value if first else 0.8 * expected[-1] + 0.2 * value)
     assert lines(loss)["validation"] == pytest.approx(expected)
 
 
 def test_a_grid_titles_every_image(tmp_path, drawn):
     images = [np.full((200, 200, 3), k, np.float32) for k in (0, 128, 300)]
     colors = [pictures.BLUE, pictures.RED, pictures.BLUE]
-    pictures.grid(tmp_path / "a.svg", images, ["a", "b\n(c)", "d"], colors, columns=2)
+    names = ["a", "b\n(c)", "$d^2$ is no formula $"]
+    pictures.grid(tmp_path / "a.svg", images, names, colors, columns=2)
     titles = [(axis.get_title(), axis.title.get_color()) for axis in drawn[0]][:3]
-    assert titles == [("a", pictures.BLUE), ("b\n(c)", pictures.RED), ("d", pictures.BLUE)]
+    assert titles == list(zip(names, colors, strict=True))
     values = [int(axis.get_images()[0].get_array()[0, 0, 0]) for axis in drawn[0][:3]]
     assert values == [0, 128, 255]
     assert drawn[0][0].get_images()[0].get_array().shape[0] == pictures.THUMBNAIL
@@ -79,9 +83,19 @@ def test_no_images_are_said_so(tmp_path, drawn):
 
 
 def test_the_ladder_has_a_bar_for_each_rung(tmp_path, drawn):
-    rows = [{"rung": name, "accuracy": k / 4, "seconds": 10.0 * k} for k, name in enumerate("abc")]
+    rows = [
+        {"rung": name, "accuracy": k / 4, "seconds": 10.0 * k, "bought": k / 8,
+         "at_frozen_seconds": None if k else 0.125}
+        for k, name in enumerate("abc")
+    ]  # fmt: skip
     pictures.ladder(tmp_path / "a.svg", rows)
     accuracy, seconds = drawn[0]
+    assert [text.get_text() for text in accuracy.texts] == [
+        "0.000",
+        "0.250 (+0.125)",
+        "0.500 (+0.250)",
+    ]
+    assert [list(line.get_xdata()) for line in accuracy.get_lines()] == [[0.125, 0.125]]
     assert [bar.get_width() for bar in accuracy.patches] == [0, 0.25, 0.5]
     assert [bar.get_width() for bar in seconds.patches] == [0, 10, 20]
 

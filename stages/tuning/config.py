@@ -1,0 +1,141 @@
+"""What `params.yaml` says of a fine-tuning run."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stages.data.augment import Augmentation
+from stages.extract import SetConfig
+from stages.tuning.starts import Network, NewHead
+
+NONE = "none"  # `set` and `head` of a run that starts from no trained head
+
+Unfreeze = Literal["none", "all"] | Mapping[Literal["from", "last"], str | int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """What stays the same from one epoch to the next.
+
+    Attributes:
+        unfreeze: which layers of the base learn: `none`, `all`, `{from: LAYER}` (a name or number;
+            that one and what comes after) or `{last: n}`. The head always learns.
+        batch_normalization: `frozen`, in inference mode, or `trainable` where `unfreeze` says so.
+        optimizer: with Keras' defaults but for `momentum` (of `sgd`) and `weight_decay`.
+        learning_rate: of the head, and with `layer_decay: 1` of all layers.
+        layer_decay: from the head down, each layer learns at this multiple of the rate above it.
+        warmup: epochs in which the rate rises linearly from 0.
+        epochs: passes over the training images.
+        keep: `best` by validation loss, the start counting as epoch 0; `smoothed`, the lowest
+            exponentially smoothed validation loss; or `last`.
+    """
+
+    unfreeze: Unfreeze = "all"
+    batch_normalization: Literal["frozen", "trainable"] = "frozen"
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    learning_rate: float = 1e-5
+    momentum: float = 0.0
+    weight_decay: float | None = None
+    layer_decay: float = 1.0
+    warmup: float = 0.0
+    epochs: int = 5
+    keep: Literal["best", "smoothed", "last"] = "best"
+
+    def __post_init__(self) -> None:
+        for key in ("learning_rate", "epochs", "layer_decay"):
+            if not 0 < getattr(self, key) < float("inf"):
+                raise ValueError(f"{key}: must be positive")
+        if not 0 <= self.warmup <= self.epochs:
+            raise ValueError("warmup: from 0 to epochs")
+        if not 0 <= self.momentum < 1:
+            raise ValueError("momentum: at least 0 and below 1")
+        if self.weight_decay is not None and not 0 <= self.weight_decay < float("inf"):
+            raise ValueError("weight_decay: must not be negative")
+        if isinstance(self.unfreeze, Mapping):
+            if len(self.unfreeze) != 1:
+                raise ValueError("unfreeze: one rule: none, all, {from: LAYER} or {last: n}")
+            if not str(self.unfreeze.get("last", 1)).isdigit():
+                raise ValueError("unfreeze: last takes a number of layers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRun(Phase):
+    """One run: where it starts, and its phases. Its own keys are the first phase.
+
+    Attributes:
+        start: `head`, a trained head of a feature set; `fresh`, a new head on a base; `scratch`, a
+            network of its own.
+        set, head: with `start: head`, which one; else both are `none`.
+        base: with `fresh`, the base, described as in `extract.sets`.
+        network: with `scratch`, the network.
+        new_head: with `fresh` and `scratch`, the head that is put on top.
+        then: further phases, each going on with the weights that the one before has kept.
+        augmentation: how training images are changed, anew each epoch; never those that judge.
+        views: with a trunk, how many augmented views of each image are stored, to draw from.
+        trunk: where the base is cut so that the frozen part runs once per image: `none`, `auto`
+            (the fastest place within `trunk_gigabytes` that pays, or none), or a layer.
+        trunk_dtype: what the store keeps of it.
+        trunk_gigabytes: what `auto` may store, in 10^9 bytes.
+        precision: `auto` is `mixed_float16` where a GPU is, else `float32`.
+        imagenet_labels: with `fresh`, of how many classes one training image is shown to the base
+            with its own classifier first; `imagenet.csv` gets the likeliest labels.
+        final: whether the test split is scored too, once all choices are made.
+        tensorboard: whether logs for TensorBoard are written.
+        smoothing: of the curves in the picture, 0 for none.
+    """
+
+    start: Literal["head", "fresh", "scratch"] = "head"
+    set: str = NONE
+    head: str = NONE
+    base: SetConfig | None = None
+    network: Network | None = None
+    new_head: NewHead = field(default_factory=NewHead)
+    then: tuple[Phase, ...] = ()
+    augmentation: Augmentation | None = None
+    views: int = 0
+    trunk: str = NONE
+    trunk_dtype: Literal["float16", "float32"] = "float16"
+    trunk_gigabytes: float = 20.0
+    precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = "auto"
+    batch_size: int = 32
+    seed: int = 0
+    imagenet_labels: int = 0
+    final: bool = False
+    tensorboard: bool = False
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.batch_size <= 4096:
+            raise ValueError("batch_size: must be positive, at most 4096")
+        if not 0 <= self.seed < 1 << 31:
+            raise ValueError("seed: must not be negative and below 2**31")
+        if not 0 <= self.smoothing < 1:
+            raise ValueError("smoothing: at least 0 and below 1")
+        self._check_start()
+        self._check_trunk()
+
+    def _check_start(self) -> None:
+        needed = {"head": ("set", "head"), "fresh": ("base",), "scratch": ("network",)}
+        for start, keys in needed.items():
+            for key in keys:
+                given = getattr(self, key) not in (NONE, None)
+                if given != (start == self.start):
+                    raise ValueError(f"{key}: {'only' if given else 'needed'} with start: {start}")
+        if not 0 <= self.imagenet_labels <= 100 or (self.imagenet_labels and not self.base):
+            raise ValueError("imagenet_labels: 0 to 100, and only with start: fresh")
+
+    def _check_trunk(self) -> None:
+        if self.trunk != NONE and self.start == "scratch":
+            raise ValueError("trunk: needs a base that is not trained from scratch")
+        if not 0 <= self.views <= 1000 or (self.views and self.trunk == NONE):
+            raise ValueError("views: 0 to 1000, and only with a trunk")
+        if self.trunk != NONE and (self.augmentation is None) != (self.views == 0):
+            raise ValueError("trunk: augmentation goes with stored views alone; set views")
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """All phases in order."""
+        names = [each.name for each in dataclasses.fields(Phase)]
+        return (Phase(**{name: getattr(self, name) for name in names}), *self.then)

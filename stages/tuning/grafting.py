@@ -1,0 +1,62 @@
+"""The graft check before a fine-tuning: nothing learns that does not fit its own head."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.data.raw import RawImages
+from stages.data.stream import ImageStream
+from stages.errors import DataError
+from stages.heads.graft import graft_onto
+from stages.heads.graftcheck import Samples, check_graft
+from stages.heads.head import Head
+from stages.heads.side_by_side import SideBySide
+from stages.tuning.precision import precision
+from stages.tuning.starts import Start
+
+CHECKED = 8  # training images that are looked at
+
+
+def check_stored(
+    head: Path, weights: str, features: Path, images: RawImages, ids: NDArray[np.bytes_]
+) -> None:
+    """Refuse a head whose graft does not answer images as the head answers their stored features.
+
+    The graft is built for this alone, in float32: half precision would hide small differences.
+
+    Args:
+        head: directory of the head.
+        weights: of its backbone.
+        features: the feature set that it was trained on.
+        images: the images.
+        ids: of those that train.
+
+    Raises:
+        DataError: images and head do not have the same classes.
+        GraftError: the answers differ; it names the layer or the preprocessing.
+    """
+    loaded = Head.load(head)
+    if loaded.classes != images.examples.classes:
+        raise DataError(
+            f"the images have the classes {list(images.examples.classes)}, the head {head}"
+            f" {list(loaded.classes)}; run: cryobase train {head.parent.name}"
+        )
+
+    def graft(one: Head, preprocessing: str | None) -> Any:
+        return graft_onto(one, weights, preprocessing=preprocessing)
+
+    samples = Samples(SideBySide.open(features), images, ids[:CHECKED])
+    with precision("float32"):
+        check_graft(graft(loaded, None), loaded, samples, graft)
+
+
+def check_joined(start: Start, stream: ImageStream, ids: NDArray[np.bytes_]) -> None:
+    """Refuse a model that does not say what its base and its head say apart.
+
+    Raises:
+        DataError: they do not agree.
+    """
+    images, _ = next(stream.plain.batches(ids[:CHECKED]))
+    start.check(images)
