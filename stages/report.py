@@ -19,7 +19,8 @@ HEADS = (
     *("set", "head", "best", "training"),
     *(f"{part} {score}" for part in ("validation", "test") for score in SCORES),
 )
-TUNED = ("run", "model", "part", *SCORES)
+EPOCHS = ("kept epoch", "overfitting from")
+TUNED = ("run", "model", "part", *SCORES, *EPOCHS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,12 @@ class ReportConfig:
 
 
 def run(
-    config: ReportConfig, *, sets: Mapping[str, Path], runs: Mapping[str, Path], output: Path
+    config: ReportConfig,
+    *,
+    sets: Mapping[str, Path],
+    runs: Mapping[str, Path],
+    output: Path,
+    ladders: Mapping[str, Path] | None = None,
 ) -> None:
     """Write `index.html`, `heads.csv` and `finetune.csv`.
 
@@ -39,6 +45,7 @@ def run(
         sets: the results directory of each feature set or pair, by name.
         runs: the results directory of each fine-tuning run, by name.
         output: the report's directory.
+        ladders: where `cryobase ladder` writes for each feature set, whether it has or not.
 
     Results that are not here, because a colleague pulled only a part, are left out with a warning.
 
@@ -52,14 +59,14 @@ def run(
     output.mkdir(parents=True, exist_ok=True)
     write_table(output / "heads.csv", HEADS, (row.values() for row in heads))
     write_table(output / "finetune.csv", TUNED, (row.values() for row in tuned))
+    drawn = {**sets, **{f"tuned/{name}": path for name, path in runs.items()}}
+    drawn |= {f"ladder/{name}": path for name, path in (ladders or {}).items()}
     page = _page(
         title=config.title,
         heads=heads,
         trained=_trained(heads),
         tuned=tuned,
-        pictures=list(
-            _pictures({**sets, **{f"tuned/{name}": path for name, path in runs.items()}})
-        ),
+        pictures=list(_pictures(drawn)),
     )
     (output / "index.html").write_text(page, encoding="utf-8")
     for row in heads:
@@ -92,12 +99,18 @@ def _trained(heads: list[dict[str, Any]]) -> dict[str, dict[str, list[str]]]:
 
 
 def _tuned_rows(runs: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
+    """The model before, between and after its phases; the last row says where it overfits."""
     for name, directory in runs.items():
         metrics = _metrics(directory, f"cryobase finetune {name}")
-        for model in ("start", "tuned"):
+        phases = [model for model in metrics if model.startswith("phase_")]
+        for model in ("start", *phases, "tuned"):
             for part, scores in metrics.get(model, {}).items():
-                kept = {score: scores[score] for score in SCORES}
-                yield {"run": name, "model": model, "part": part, **kept}
+                row = {"run": name, "model": model, "part": part}
+                row |= {score: scores[score] for score in SCORES} | dict.fromkeys(EPOCHS, "")
+                if model == "tuned":
+                    known = {key: metrics.get(key.replace(" ", "_")) for key in EPOCHS}
+                    row |= {key: epoch for key, epoch in known.items() if epoch is not None}
+                yield row
 
 
 def _metrics(directory: Path, mend: str) -> Any:

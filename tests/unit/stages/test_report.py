@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -45,12 +47,33 @@ def test_heads_are_ordered_by_validation_and_escaped(tmp_path, sets):
 
 
 def test_a_tuned_model_stands_beside_its_start(tmp_path, sets):
-    tuned = {"start": {"validation": scores(0.5)}, "tuned": {"validation": scores(0.875)}}
+    tuned = {
+        "start": {"validation": scores(0.5)},
+        "tuned": {"validation": scores(0.875)},
+        "phase_1": {"validation": scores(0.75)},
+        "kept_epoch": 12,
+        "overfitting_from": 8,
+    }
     runs = {"ft": write_results(tmp_path / "ft", tuned)}
     report.run(report.ReportConfig(), sets=sets, runs=runs, output=tmp_path / "out")
     with (tmp_path / "out" / "finetune.csv").open() as file:
-        rows = [(row["model"], row["accuracy"]) for row in csv.DictReader(file)]
-    assert rows == [("start", "0.5"), ("tuned", "0.875")]
+        rows = list(csv.DictReader(file))
+    told = [(row["model"], row["accuracy"], row["overfitting from"]) for row in rows]
+    assert told == [("start", "0.5", ""), ("phase_1", "0.75", ""), ("tuned", "0.875", "8")]
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "<th>overfitting from</th>" in page
+    assert "<td>8</td>" in page
+
+
+def test_a_ladder_that_was_climbed_is_shown(tmp_path, sets):
+    ladders = {"s": tmp_path / "ladder/s", "other": tmp_path / "ladder/other"}
+    ladders["s"].mkdir(parents=True)
+    (ladders["s"] / "ladder.svg").write_text("<svg/>")
+    output = tmp_path / "out"
+    report.run(report.ReportConfig(), sets=sets, runs={}, ladders=ladders, output=output)
+    page = (output / "index.html").read_text()
+    assert "ladder/s: ladder" in page
+    assert "ladder/other" not in page
 
 
 def test_what_is_missing_is_left_out_with_a_warning(tmp_path, sets, caplog):
@@ -59,3 +82,16 @@ def test_what_is_missing_is_left_out_with_a_warning(tmp_path, sets, caplog):
     assert "cryobase finetune ft" in caplog.text
     with pytest.raises(DataError, match="no results"):
         report.run(report.ReportConfig(), sets={}, runs=runs, output=tmp_path / "out")
+
+
+def test_reporting_loads_no_tensorflow(tmp_path, sets):
+    script = f"""
+import sys
+from pathlib import Path
+from stages import report
+report.run(report.ReportConfig(), sets={{"s": Path({str(sets["s"])!r})}}, runs={{}},
+    output=Path({str(tmp_path / "out")!r}))
+sys.exit("tensorflow" in sys.modules or "keras" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+    assert (tmp_path / "out" / "index.html").exists()
