@@ -133,7 +133,7 @@ def train(
             epochs=phase.epochs,
             keep=phase.keep,
             seed=config.seed,
-            cut=place and place.layer,
+            cut=place.layer if place else None,
             scaled=scaled,
             first=sum(one.epochs for one in config.phases[: number - 1]),
         )

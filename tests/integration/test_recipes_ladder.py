@@ -11,7 +11,9 @@ from stages.data.raw import RawImages
 from stages.data.splits import Splits
 from stages.extract import SetConfig
 from stages.ladder import LadderConfig
-from stages.tuning import convnets
+from stages.tuning import convnets, ladder_scratch
+from stages.tuning.phase import Phase
+from stages.tuning.starts import Network, NewHead
 from tests.unit.stages.tuning.tuning_data import TINY, prepare
 
 
@@ -53,6 +55,82 @@ def test_every_rung_is_climbed(root, tmp_path, monkeypatch):
     assert (tmp_path / "ladder/ladder.svg").exists()
     used = RawImages.open(tmp_path / "work/raw")
     assert len(used) == 12 + len(Splits.open(root / "splits").ids("validation"))
+
+
+class Clock:
+    """Seconds that pass only when somebody says so."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    def passing(self, seconds, answer=None):
+        """A function that takes so long."""
+
+        def called(*_, **__):
+            self.now += seconds
+            return answer
+
+        return called
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    for module in (ladder, ladder_scratch):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def climb(root, work):
+    base = SetConfig(backbone="mobilenetv2", weights="none", image_size=32)
+    return ladder._Climb(LadderConfig(base=base, network="tiny"), root / "raw", work)
+
+
+def test_the_frozen_rung_is_charged_for_its_extraction(root, tmp_path, monkeypatch, clock):
+    document = {"heads": {ladder.HEAD: {"validation": {"accuracy": 0.75}}}}
+    monkeypatch.setattr(ladder.extract, "run", clock.passing(100))
+    monkeypatch.setattr(ladder.train, "run", clock.passing(7))
+    monkeypatch.setattr(ladder.evaluate, "run", clock.passing(1000, document))
+    rung = climb(root, tmp_path).head_on(0)
+    assert (rung.seconds, rung.accuracy) == (107, 0.75)
+
+
+@pytest.mark.parametrize(("seconds", "epochs", "expected"), [(45, 2, 5), (5, 2, 2)])
+def test_a_network_from_nothing_gets_the_seconds_of_the_frozen_rung(
+    root, tmp_path, monkeypatch, clock, seconds, epochs, expected
+):
+    """Ten seconds an epoch: it goes on until it has had as many, and never stops before."""
+    monkeypatch.setitem(convnets.CONVNETS, "tiny", TINY)
+    epoch = Phase.epoch
+
+    def slow(self, number):
+        clock.now += 10
+        return epoch(self, number)
+
+    monkeypatch.setattr(Phase, "epoch", slow)
+    found = ladder_scratch.train(
+        Network(kind="tiny"),
+        NewHead(),
+        raw=root / "raw",
+        splits=root / "splits",
+        augmentation=None,
+        epochs=epochs,
+        seconds=seconds,
+        seed=0,
+    )
+    assert [second for second, _ in found] == [10 * k for k in range(expected + 1)]
+
+
+def test_equal_seconds_count_no_epoch_that_ended_later(root, tmp_path, monkeypatch):
+    seen = [(1.0, 0.25), (20.0, 0.75), (31.0, 0.875)]
+    monkeypatch.setattr(ladder_scratch, "train", lambda *_, **__: seen)
+    monkeypatch.setitem(convnets.CONVNETS, "tiny", TINY)
+    rung = climb(root, tmp_path).scratch(None, 30.0)
+    assert (rung.at_frozen_seconds, rung.accuracy, rung.seconds) == (0.75, 0.875, 31.0)
+    assert climb(root, tmp_path).scratch(None, 0.5).at_frozen_seconds == 0
 
 
 def test_a_subset_takes_as_many_of_each_class(root):
