@@ -469,6 +469,43 @@ def test_a_file_that_shrinks_while_it_is_opened(tmp_path, monkeypatch, moment, s
         FeatureSet.open(directory)
 
 
+@pytest.mark.fault(37, 40)
+@pytest.mark.parametrize("full", [False, True])
+def test_a_manifest_that_leaves_out_a_shard(tmp_path, full):
+    directory = published(tmp_path)
+    _, manifest = load(directory)
+    write_manifest(directory, replace(manifest, shards=manifest.shards[1:]))
+    with pytest.raises(IntegrityError, match=r"set: 10 rows of its examples are missing"):
+        FeatureSet.open(directory, full=full)
+
+
+@pytest.mark.fault(37, 40)
+@pytest.mark.parametrize("full", [False, True])
+def test_a_row_that_is_in_two_shards(tmp_path, full):
+    directory = published(tmp_path)
+    _, manifest = load(directory)
+    table = FeatureSet.open(directory).table
+    again, _ = table.shards[0].keys()
+    info, data = shard.build_shard(table.take(np.arange(ROWS)) + 1, again, np.zeros(ROWS, "u2"))
+    (directory / info.name).write_bytes(data)
+    write_manifest(directory, replace(manifest, shards=(*manifest.shards, info)))
+    with pytest.raises(IntegrityError, match="comes twice"):
+        FeatureSet.open(directory, full=full)
+
+
+@pytest.mark.fault(40)
+@pytest.mark.parametrize(
+    "changes", [{"digest": "0" * 64}, {"count": 21}, {"quarantined": 1}, {"rows": 19}]
+)
+def test_a_manifest_that_states_another_digest_or_count(tmp_path, changes):
+    directory = published(tmp_path)
+    _, manifest = load(directory)
+    stated = replace(manifest.published, **changes)
+    write_manifest(directory, replace(manifest, published=stated))
+    with pytest.raises(IntegrityError, match="the set's digest or counts are not the manifest's"):
+        FeatureSet.open(directory, full=True)
+
+
 @pytest.mark.fault(37)
 def test_a_file_that_nobody_names_is_ignored(tmp_path):
     directory = published(tmp_path)
@@ -483,6 +520,43 @@ def test_import_leaves_nothing_of_a_hostile_set(tmp_path, attack):
     with pytest.raises(IntegrityError, match=path.name):
         import_set(tmp_path / "set", tmp_path / "mine")
     assert list((tmp_path / "mine").iterdir()) == []
+
+
+PLUGIN = """
+import sys
+if sys.argv[2] == "store":
+    import store
+import h5py
+try:
+    h5py.File(sys.argv[1])["features"][:]
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.fault(33)
+@pytest.mark.parametrize(("imported", "searched"), [("h5py", True), ("store", False)])
+def test_no_plugin_is_ever_loaded_once_the_store_is_imported(tmp_path, imported, searched):
+    """Even where somebody reads a hostile file with h5py itself; h5py alone does load it."""
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "libevil.so").write_bytes(b"not to be loaded")
+    with h5py.File(tmp_path / "file.h5", "w") as file:
+        creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        creation.set_chunk(ROW)
+        creation.set_filter(32999, h5py.h5z.FLAG_OPTIONAL)
+        space = h5py.h5s.create_simple(ROW)
+        made = h5py.h5d.create(file.id, b"features", h5py.h5t.IEEE_F32LE, space, creation)
+        made.write_direct_chunk((0, 0), bytes(200))
+    environment = {k: v for k, v in os.environ.items() if k != "HDF5_PLUGIN_PRELOAD"}
+    run = subprocess.run(
+        [sys.executable, "-c", PLUGIN, tmp_path / "file.h5", imported],
+        capture_output=True,
+        text=True,
+        env=environment | {"HDF5_PLUGIN_PATH": str(tmp_path / "plugins")},
+        check=True,
+    )
+    assert "read data" in run.stdout
+    assert ("dlopen" in run.stdout and "libevil.so" in run.stdout) == searched
 
 
 @pytest.mark.fault(26, 33)

@@ -1,7 +1,9 @@
 """I/O errors at every call: a clean error, nothing left behind, and a retry that gives the same."""
 
 import errno
+import multiprocessing
 import os
+import resource
 import subprocess
 
 import pytest
@@ -102,6 +104,35 @@ def test_a_full_disk(small_disk):
     ballast.unlink()
     fill(pool, range(20, 1000))
     assert len(pool) == 1000
+
+
+@pytest.mark.fault(62)
+@pytest.mark.parametrize("enough", [True, False])
+def test_a_set_of_more_files_than_may_be_open(quick_path, enough):
+    pool = Pool(quick_path / "pool", spec())
+    for start in range(0, 30, 3):
+        fill(pool, range(start, start + 3))
+    pool.publish(quick_path / "set", examples(range(30)))
+
+    def work():
+        highest = max(map(int, os.listdir("/dev/fd")))
+        while os.open("/dev/null", os.O_RDONLY) < highest:  # so that there is no gap below
+            pass
+        used = highest + 1
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1] if enough else used + 5
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 5, hard))
+        if enough:
+            assert (FeatureSet.open(quick_path / "set").arrays()[0] == features(range(30))).all()
+            return
+        with pytest.raises(StorageError, match=r"Too many open files: .*shard-\w+\.h5"):
+            FeatureSet.open(quick_path / "set")
+        with pytest.raises(StorageError, match="Too many open files"):
+            Pool(quick_path / "pool", spec()).missing(digests(range(3)))
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
 
 
 class Journal:

@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,6 +92,18 @@ def test_a_file_gives_the_same_examples(tmp_path):
     assert loaded.digest == made.digest
     assert loaded.ids.tolist() == made.ids.tolist()
     assert loaded.quarantined.tolist() == made.quarantined.tolist()
+
+
+@pytest.mark.fault(25)
+def test_full_loading_finds_a_changed_label_that_the_quick_one_passes(tmp_path):
+    made = examples(range(30))
+    info = FileInfo.of("examples", made.to_bytes())
+    changed = replace(made, labels=np.roll(made.labels, 1))
+    with pytest.raises(IntegrityError, match=f"{info.name}: its SHA-256"):
+        load(tmp_path, changed, info)
+    assert load(tmp_path, changed, info, full=False).digest == changed.digest
+    with pytest.raises(IntegrityError, match=f"{info.name}: not the size"):
+        load(tmp_path, examples(range(29)), replace(info, size=info.size + 1), full=False)
 
 
 def test_the_digest_covers_every_column():

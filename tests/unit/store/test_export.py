@@ -101,6 +101,7 @@ def test_the_projector_shows_each_value_whole(tmp_path, dtype):
     assert (np.loadtxt(tmp_path / "logs" / "tensors.tsv").astype(dtype) == rows).all()
 
 
+@pytest.mark.fault(62)
 @pytest.mark.parametrize("export", [export_npz, export_csv, export_projector])
 def test_memory_does_not_grow_with_the_set(tmp_path, monkeypatch, export):
     monkeypatch.setattr("store.export._BATCH_BYTES", 1 << 16)

@@ -98,6 +98,7 @@ def test_appends_of_any_size_fit_together(pool):
     assert (found == features(range(2000))).all()
 
 
+@pytest.mark.fault(62)
 def test_a_writer_holds_a_shard_twice_at_most(pool, monkeypatch):
     """The rows as they came, and the file: not a list, a sorted copy and HDF5's image besides."""
     size = 4 << 20
