@@ -469,6 +469,18 @@ def test_a_file_that_shrinks_while_it_is_opened(tmp_path, monkeypatch, moment, s
         FeatureSet.open(directory)
 
 
+@pytest.mark.fault(25)
+@pytest.mark.parametrize("full", [False, True])
+def test_bytes_after_the_end_of_a_shard(tmp_path, full):
+    directory = published(tmp_path)
+    path = FeatureSet.open(directory).table.shards[0].path
+    path.chmod(0o644)
+    with path.open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(IntegrityError, match=rf"{path.name}: \d+ bytes, the manifest says"):
+        FeatureSet.open(directory, full=full)
+
+
 @pytest.mark.fault(37, 40)
 @pytest.mark.parametrize("full", [False, True])
 def test_a_manifest_that_leaves_out_a_shard(tmp_path, full):
