@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from store import StoreError
 
 PARTS_PER_WORKER = 3  # handed out at once; the rest waits in the client as two numbers a row
 REGISTRATIONS = 5  # workers that die meanwhile are replaced, and tell of it by an error
+LOOKS, SECONDS_BETWEEN_LOOKS = 5, 1.0  # without a process, and a nanny has given up
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 logger = logging.getLogger(__name__)
@@ -228,9 +229,32 @@ def _client(cluster: Cluster) -> Iterator[Any]:
         dashboard_address="127.0.0.1:0",
     )
     with local, Client(local) as client:
-        # not `n_workers`: a worker that dies while it starts is only replaced under `adapt`
-        local.adapt(minimum=cluster.workers, maximum=cluster.workers)
-        yield client
+        keeping = asyncio.run_coroutine_threadsafe(
+            _keep_up(local, cluster.workers), local.loop.asyncio_loop
+        )
+        try:
+            yield client
+        finally:
+            keeping.cancel()
+
+
+async def _keep_up(local: Any, workers: int) -> None:
+    """Start workers, and others for those that were given up.
+
+    A nanny starts a worker anew that died, but not one that died while it started; `adapt` counts
+    the nanny, and does nothing either.
+    """
+    looks: dict[Any, int] = {}
+    while True:
+        for name, nanny in list(local.workers.items()):
+            looks[nanny] = 0 if nanny.is_alive() else looks.get(nanny, 0) + 1
+            if looks[nanny] == LOOKS:
+                logger.info("worker %s ended while it started; another takes its place", name)
+                del local.workers[name]
+                with suppress(Exception):
+                    await nanny.close(timeout=1)
+        local.scale(workers)
+        await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def _address(path: Path) -> str:

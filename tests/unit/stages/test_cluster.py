@@ -1,5 +1,6 @@
 """Extraction on Dask workers: the same rows, whoever dies meanwhile."""
 
+import contextlib
 import hashlib
 import json
 import random
@@ -85,14 +86,36 @@ def test_killed_workers_lose_and_change_nothing(work, alone):
 def kill(kills, wanted, stop, pool):
     """Kill random workers of ours, once the first rows are there."""
     while not stop.wait(random.uniform(0.05, 0.5)) and len(kills) < wanted:
-        if not any(pool.rglob("shard-*")):
-            continue
-        mine = psutil.Process().children(recursive=True)
-        workers = [process for process in mine if "spawn_main" in " ".join(process.cmdline())]
-        if workers:
-            victim = random.choice(workers)
-            victim.kill()
-            kills.append(victim.pid)
+        if any(pool.rglob("shard-*")):
+            kill_one(kills)
+
+
+def kill_one(kills):
+    workers = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "spawn_main" in " ".join(process.cmdline()):
+                workers.append(process)
+    if workers:
+        victim = random.choice(workers)
+        victim.kill()
+        kills.append(victim.pid)
+
+
+@pytest.mark.fault(51)
+def test_a_worker_that_dies_while_it_starts_is_replaced(work):
+    """Its nanny leaves it dead, which used to leave the client waiting."""
+    kills = []
+
+    def kill_the_first():
+        while not kills:
+            kill_one(kills)
+
+    killer = threading.Thread(target=kill_the_first)
+    killer.start()
+    summary, _ = extract(work, "stillborn", workers=1)
+    killer.join()
+    assert summary.computed == 180
 
 
 POISON = """
