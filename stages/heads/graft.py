@@ -128,10 +128,10 @@ def _logits(x: Any, head: Head) -> Any:
     from keras import layers
 
     if head.mean is not None and head.scale is not None:
-        variance = head.scale.astype(np.float64) ** 2
-        x = layers.Normalization(
-            mean=head.mean, variance=variance, dtype="float32", name="standardize"
-        )(x)
+        # no Normalization: tf2onnx makes its mean and variance inputs of the model
+        scale = 1 / head.scale.astype(np.float64)
+        rescaling = layers.Rescaling(scale, -head.mean * scale, dtype="float32", name="standardize")
+        x = rescaling(x)
     for k, weights in enumerate(head.layers):
         last = k == len(head.layers) - 1
         dense = layers.Dense(
