@@ -65,4 +65,7 @@ def tuned(run, key, root):
     assert {path.name for path in results.glob("*.svg")} == {
         "curves.svg", "mistakes.svg", "predictions.svg", "views.svg"
     }  # fmt: skip
+    asked = {"imagenet.csv": run.imagenet_labels > 0, "tensorboard": run.tensorboard}
+    for name, wanted in asked.items():
+        assert (root / "tuned" / key / name).exists() == wanted
     return json.loads((results / "metrics.json").read_text())
