@@ -38,7 +38,7 @@ def load_canary(directory: Path, info: FileInfo) -> NDArray[np.float32]:
         if size != info.size:
             raise IntegrityError(f"{path}: {size} bytes, the manifest says {info.size}; {MEND}")
         shape, start = _header(os.pread(descriptor, _MAX_HEADER, 0), path)
-        if any(side < 0 for side in shape) or 4 * prod(shape) != size - start:
+        if any(side < 1 for side in shape) or 4 * prod(shape) != size - start:
             raise IntegrityError(f"{path}: {size} bytes do not hold float32 of {shape}; {MEND}")
         if sha256_of(descriptor) != info.sha256:
             raise IntegrityError(f"{path}: its SHA-256 is not the manifest's; {MEND}")

@@ -364,6 +364,7 @@ CANARIES = {
     "pickle": (pickled(), "object of 1 dimensions"),
     "shape bomb": (npy("<f4", (10**12,)), r"bytes do not hold float32 of \(1000000000000,\)"),
     "shape below zero": (npy("<f4", (-1, -1), bytes(4)), "bytes do not hold"),
+    "no values": (npy("<f4", (10**12, 0)), "bytes do not hold"),
     "too many dimensions": (npy("<f4", (1,) * 40, bytes(4)), "40 dimensions"),
     "empty strings": (npy("|S0", (10**12,)), "not float32"),
     "text": (npy("<U4", (2,), bytes(32)), "not float32"),
