@@ -147,6 +147,26 @@ sys.exit("tensorflow" in sys.modules or "keras" in sys.modules)
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
+def test_training_loads_tensorflow_without_its_greeting(root, tmp_path):
+    script = f"""
+import sys
+from pathlib import Path
+from stages import train
+from stages.heads.config import HeadConfig
+root, output = Path({str(root)!r}), Path({str(tmp_path)!r})
+train.run(
+    train.TrainConfig(heads={{"a": HeadConfig(epochs=1)}}), "set",
+    features=root / "features", splits=root / "splits",
+    cache=output / "cache", output=output / "models",
+)
+assert "tensorflow" in sys.modules
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert result.stdout + result.stderr == ""
+
+
 def test_views_of_the_store_are_trained_on(root, tmp_path):
     config = {"learning_rate": 0.05, "standardize": False, **FAST}
     run(root, tmp_path, plain=HeadConfig(**config), viewed=HeadConfig(views=1, **config))
