@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+import store.pool
 from store import (
     ConflictError,
     Examples,
@@ -13,6 +14,7 @@ from store import (
     MissingRowsError,
     Pool,
     SpecMismatchError,
+    StoreNotFoundError,
 )
 from tests.unit.store.samples import digests, examples, features, fill, spec
 
@@ -120,6 +122,30 @@ def test_rows_of_two_shapes_do_not_mix(pool):
         with pytest.raises(SpecMismatchError, match=r"rows of \(5,\), not \(6,\)"):
             writer.append(features([2], (6,)), digests([2]), [0])
     assert len(pool) == 1
+
+
+@pytest.mark.fault(44)
+def test_a_reader_whose_shard_goes_while_it_is_opened_reads_the_next_manifest(pool, monkeypatch):
+    fill(fill(pool, range(5)), range(9))
+    rows, calls = store.pool.Rows, []
+
+    def late(directory, manifest):
+        calls.append(manifest)
+        if len(calls) == 1:
+            (directory / manifest.shards[0].name).unlink()
+            Pool(pool.root, spec()).repair()
+        return rows(directory, manifest)
+
+    monkeypatch.setattr("store.pool.Rows", late)
+    assert len(Pool(pool.root, spec()).snapshot().rows) < 9
+    assert len(calls) >= 2
+
+
+def test_a_shard_that_is_gone_for_good_is_named(pool):
+    (shard,) = fill(pool, range(5)).manifest().shards
+    (pool.directory / shard.name).unlink()
+    with pytest.raises(StoreNotFoundError, match=shard.name):
+        Pool(pool.root, spec()).snapshot()
 
 
 def test_a_minute_rolls_over(pool, monkeypatch):
