@@ -7,7 +7,9 @@ import json
 import keras
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from pipeline import cli, recipes
 from stages import finetune
 from stages.data.augment import Augmentation
 from stages.data.splits import Splits
@@ -113,3 +115,18 @@ def test_stored_views_stand_in_for_live_augmentation(root):
     plain, _ = tuned(root, "plain", trunk="block4_pool")
     assert views[0] == pytest.approx(plain[0], abs=1e-6)  # what judges is never augmented
     assert views[1] != pytest.approx(plain[1], abs=1e-6)
+
+
+def test_the_command_line_shows_the_plan(tmp_path, monkeypatch):
+    recipe = recipes.read("vgg16-dogs-vs-cats-finetune")
+    (tmp_path / "params.yaml").write_text(recipe.smoke("images"))
+    prepare(tmp_path / "data", per_class=12, classes=("cat", "dog"))
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli.app, ["finetune", "--plan"])
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.output.splitlines()]
+    assert lines[0] == ["phase", "layer", "bytes", "speedup", "break_even", "taken"]
+    # 150 pixels halved four times, 512 channels of float16, of every image
+    (cut,) = [line for line in lines if line[:2] == ["2", "block4_pool"]]
+    assert cut[2] == f"{24 * 9 * 9 * 512 * 2:,}"
+    assert ["2", "block5_conv1"] not in [line[:2] for line in lines]
