@@ -41,6 +41,9 @@ def small_parts(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("CRYOBASE_CACHE", globals()["cache"])
 
 
+KILLS_PER_RUN = 10
+
+
 def extract(work, name, **changes):
     one = SetConfig(backbone="efficientnet_lite0", weights="none", image_size=32)
     config = ExtractConfig(sets={name: one}, **changes)
@@ -72,7 +75,8 @@ def test_killed_workers_lose_and_change_nothing(work, alone):
     while len(kills) < wanted:
         name = f"killed{len(kills)}"
         stop = threading.Event()
-        killer = threading.Thread(target=kill, args=(kills, wanted, stop, work / f"pool-{name}"))
+        enough = min(wanted, len(kills) + KILLS_PER_RUN)
+        killer = threading.Thread(target=kill, args=(kills, enough, stop, work / f"pool-{name}"))
         killer.start()
         try:
             _, found = extract(work, name, workers=2)
@@ -83,9 +87,9 @@ def test_killed_workers_lose_and_change_nothing(work, alone):
         assert canary.deviation(found.arrays()[0], alone.arrays()[0]) < canary.TOLERANCE
 
 
-def kill(kills, wanted, stop, pool):
-    """Kill random workers of ours, once the first rows are there."""
-    while not stop.wait(random.uniform(0.05, 0.5)) and len(kills) < wanted:
+def kill(kills, enough, stop, pool):
+    """Kill random workers of ours, working or starting, once the first rows are there."""
+    while not stop.wait(random.uniform(0.05, 0.5)) and len(kills) < enough:
         if any(pool.rglob("shard-*")):
             kill_one(kills)
 
