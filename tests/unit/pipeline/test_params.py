@@ -69,18 +69,18 @@ def test_only_what_json_can_hold_is_taken(tmp_path, value):
 
 @pytest.mark.fault(22)
 @pytest.mark.parametrize(
-    "text",
+    ("text", "fact"),
     [
-        "a: &x [1]\nb: *x",  # the seed of an alias bomb
-        "a: !!python/object/apply:os.system ['true']",
-        "a: 1\na: 2",
-        "a: [",
-        "[" * 5000,
-        "a: '" + "x" * (1 << 20) + "'",
+        ("a: &x [1]\nb: *x", "aliases"),  # the seed of an alias bomb
+        ("a: !!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("a: 1\na: 2", "not valid YAML"),
+        ("a: [", "not valid YAML"),
+        ("[" * 5000, "not valid YAML"),
+        ("a: '" + "x" * (1 << 20) + "'", "characters; at most"),
     ],
 )
-def test_yaml_that_does_more_than_hold_values_is_refused(tmp_path, text):
-    with pytest.raises(ParamsError):
+def test_yaml_that_does_more_than_hold_values_is_refused(tmp_path, text, fact):
+    with pytest.raises(ParamsError, match=fact):
         load(write(tmp_path, text))
 
 
