@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from store import FeatureSet, Pool, StorageError
+from store import FeatureSet, Pool, StorageError, import_set
 from store.publish import publish_bytes
 from tests.integration.store_faults import FAULTS, Calls
 from tests.scale import RUN_ALL
@@ -181,5 +181,6 @@ def test_every_file_is_durable_before_the_manifest_that_names_it(quick_path, mon
     journal = Journal()
     monkeypatch.setattr("store.publish.os", journal)
     run(quick_path)
+    import_set(quick_path / "set", quick_path / "mine")  # copies, where the others link
     assert not journal.unsynced_files
     assert not journal.unsynced_names
