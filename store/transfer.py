@@ -4,7 +4,14 @@ from pathlib import Path
 
 from store.errors import ConflictError, StoreNotFoundError
 from store.manifest import load, manifest_path, versions
-from store.publish import copy, make_directory, publish_bytes, remove
+from store.publish import (
+    copy,
+    make_directory,
+    publish_bytes,
+    remove,
+    storage_errors,
+    sync_directory,
+)
 from store.reader import FeatureSet
 
 
@@ -34,6 +41,8 @@ def import_set(source: Path, target: Path) -> FeatureSet:
             copied.append(target / info.name)
             copy(source / info.name, target / info.name, info.size)
         FeatureSet(target, manifest, full=True).close()
+        with storage_errors(target):
+            sync_directory(target)  # a power cut must not leave the manifest alone
         publish_bytes(target, manifest_path(target, 1).name, manifest.to_bytes())
     except BaseException:
         for path in copied:
