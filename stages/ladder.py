@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages import evaluate, extract, train
+from stages.backbones.frameworks import load_keras
 from stages.data import index as indices
 from stages.data.augment import Augmentation
 from stages.data.raw import RawImages
@@ -113,6 +114,7 @@ def run(config: LadderConfig, *, raw: Path, splits: Path, work: Path, output: Pa
     )
     if not len(subset.ids("validation")):
         raise DataError(f"{splits}: no validation images; raise split.validation and split again")
+    load_keras()  # takes seconds, which no rung is charged for
     climb = _Climb(config, _only(raw, subset, work / "raw") if config.train else raw, work)
     frozen = climb.head_on(0)
     makers: dict[str, Callable[[], Rung]] = {
