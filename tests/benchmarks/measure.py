@@ -7,6 +7,10 @@ from statistics import median
 ROUNDS = 7
 
 
+class NotHereError(Exception):
+    """A benchmark needs something that is not installed; the message says what."""
+
+
 def speed_ratio(
     ours: Callable[[], object], peer: Callable[[], object], rounds: int = ROUNDS
 ) -> float:

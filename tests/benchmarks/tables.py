@@ -23,6 +23,8 @@ SIDES = {  # key -> what is measured, against what
     "extract.fast_decode_12mp": ("`decode: fast`, 12-megapixel JPEG", "`decode: exact`"),
     "extract.memory_growth": ("peak memory for 20,000 images", "for 2,000"),
     "extract.three_outputs": ("time for three outputs of one base", "for one"),
+    "fashion.vs_tutorial": ("70,000 images, files to trained head", "the same in Keras, see there"),
+    "fashion.memory_growth": ("peak memory for 70,000 images", "for 7,000"),
     "heads.linear52_vs_fit": ("52 linear heads in one scan", "52 Keras `fit` runs"),
     "heads.linear52_vs_one_fit": ("time of 52 linear heads in one scan", "one Keras `fit`"),
     "heads.linear52_stored_vs_fit": ("52 linear heads, 60,000 stored rows", "52 `fit` runs"),
