@@ -1,8 +1,9 @@
 """70,000 real images from files to a trained head, beside the tutorials' way.
 
-The images are Fashion-MNIST's, as Debian's package `dataset-fashion-mnist` brings them. The base is EfficientNet-Lite0 at 160 pixels with its real
-weights, the head a linear one. Ours are the four commands, from nothing, interpreters and all; the
-tutorials' loop works on a tenth, with TensorFlow imported and its model built beforehand.
+The images are Fashion-MNIST's, as Debian's package `dataset-fashion-mnist` brings them. The base is
+EfficientNet-Lite0 at 160 pixels with its real weights, the head a linear one. Ours are the four
+commands, from nothing, interpreters and all; the tutorials' loop works on a tenth of the images, with
+TensorFlow imported and its model built beforehand.
 """
 
 import gzip
