@@ -2,8 +2,8 @@
 
 The images are Fashion-MNIST's, as Debian's package `dataset-fashion-mnist` brings them. The base is
 EfficientNet-Lite0 at 160 pixels with its real weights, the head a linear one. Ours are the four
-commands, from nothing, interpreters and all; the tutorials' loop works on a tenth of the images, with
-TensorFlow imported and its model built beforehand.
+commands, from nothing, interpreters and all; the tutorials' loop works on a tenth of the images,
+with TensorFlow imported and its model built beforehand.
 """
 
 import gzip
