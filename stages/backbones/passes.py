@@ -114,12 +114,7 @@ def _write(
 def flow_of(each: Pass, images: Images, start: Callable[[], Engine], batch_size: int) -> Flow:
     """The flow that loads, augments and computes a pass."""
     spec = each.targets[0].spec
-    pixels = PixelSpec(
-        image_size=spec.image_size,
-        resize=spec.resize,  # type: ignore[arg-type]
-        aspect=spec.aspect,  # type: ignore[arg-type]
-        decode=spec.decode,  # type: ignore[arg-type]
-    )
+    pixels = PixelSpec.of(spec)
 
     def plain(position: int) -> NDArray[np.float32]:
         return load(images.raw.read(position), pixels)
