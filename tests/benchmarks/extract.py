@@ -63,10 +63,11 @@ def _photographs(number: int, width: int = 500, height: int = 375) -> Path:
     smooth = [cv2.resize(image, (width, height)) for image in canary.probes(8, 96)]
     grain = random.normal(0, 28, (height + 64, width + 64)).astype(np.float32)
     grain = cv2.GaussianBlur(grain, (0, 0), 1)[..., None]  # as sensors give it; about 8 levels
+    places = random.permutation(64 * 64)  # no two alike: what is equal would be computed once
     for index in range(number):
         directory = folder / ("cats", "dogs")[index % 2]
         directory.mkdir(parents=True, exist_ok=True)
-        top, left = random.integers(0, 64, 2)
+        top, left = divmod(places[index // 8], 64)
         image = smooth[index % 8] + grain[top : top + height, left : left + width]
         pixels = np.clip(image, 0, 255).astype(np.uint8)
         cv2.imwrite(str(directory / f"{index}.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])
