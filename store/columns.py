@@ -54,6 +54,8 @@ def build(columns: Mapping[str, NDArray[Any]], order: NDArray[np.intp] | None = 
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_fileobj_driver(h5py.h5fd.fileobj_driver, memory)
     access.set_alignment(PAGE, PAGE)  # features then start on a page, for readers that map them
+    # A profiler such as Dask's holds frames, and with them datasets: the file would stay open.
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
     access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
     creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
     creation.set_obj_track_times(False)
