@@ -95,13 +95,12 @@ def _fill(
 ) -> None:
     if place.end == place.offset:
         return
-    with memory.getbuffer() as buffer, buffer[place.offset : place.end] as part:
-        rows = np.frombuffer(part, place.dtype).reshape(place.shape)
-        if order is None:
-            rows[:] = values
-        else:
-            np.take(values, order, axis=0, out=rows, mode="clip")  # "raise" would use a buffer
-        del rows
+    rows = np.frombuffer(memory.getbuffer()[place.offset : place.end], place.dtype)
+    rows = rows.reshape(place.shape)
+    if order is None:
+        rows[:] = values
+    else:
+        np.take(values, order, axis=0, out=rows, mode="clip")  # "raise" would use a buffer
 
 
 def inspect(descriptor: int, path: Path, names: Sequence[str]) -> dict[str, Column]:
