@@ -115,7 +115,7 @@ def tutorial() -> float:
         arrays[part] = np.concatenate(features), np.concatenate(labels)
         np.save(f"{_scratch.name}/{part}.npy", arrays[part][0])
     head = keras.Sequential([keras.Input((1280,)), keras.layers.Dense(10, "softmax")])
-    head.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
+    head.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     head.fit(*arrays["train"], validation_data=arrays["test"], epochs=EPOCHS, verbose=0)
     return TENTH / (time.perf_counter() - started)
 
