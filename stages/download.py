@@ -1,7 +1,5 @@
 """The first stage: bring a labelled dataset into data/raw, each distinct image once."""
 
-import csv
-import io
 import logging
 import re
 from collections.abc import Mapping
@@ -15,6 +13,7 @@ from stages.data import index
 from stages.data.ingest import Ingest, is_whole
 from stages.data.sources import SOURCES, open_source
 from stages.errors import DataError
+from stages.outputs import write_table
 from store.publish import make_directory
 
 log = logging.getLogger(__name__)
@@ -148,11 +147,8 @@ def _named(found: index.Index, position: int) -> tuple[str, str]:
 
 
 def _write_quarantine(output: Path, found: index.Index, bad: np.ndarray) -> None:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["id", "reason"])
-    table.writerows(_named(found, int(position)) for position in bad)
-    index.replace(output / QUARANTINE, text.getvalue().encode())
+    rows = (_named(found, int(position)) for position in bad)
+    write_table(output / QUARANTINE, ("id", "reason"), rows)
 
 
 def _say_quarantined(output: Path, found: index.Index, bad: np.ndarray) -> None:

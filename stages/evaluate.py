@@ -15,7 +15,7 @@ from stages.heads.answers import answer
 from stages.heads.head import CARD, Head
 from stages.heads.metrics import Predictions
 from stages.heads.side_by_side import Paths, SideBySide
-from stages.tables import write_table
+from stages.outputs import write_table, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def _rank(
     if len(found) == 1:
         return list(found)
     if not all(parts["validation"] for parts in found.values()):
-        raise DataError("evaluate: no validation images to choose by; see split.fractions")
+        raise DataError("evaluate: no validation images to choose by; raise split.validation")
 
     def rank(head: str) -> tuple[float, float, str]:
         scores = found[head]["validation"]
@@ -185,7 +185,7 @@ def _write_set(
 ) -> None:
     output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=2) + "\n"
-    (output / "metrics.json").write_text(text, encoding="utf-8")
+    write_text(output / "metrics.json", text)
     columns = list(next(iter(document["heads"].values()))["validation"])
     rows = (
         (head, *(entry["validation"].get(column, "") for column in columns))

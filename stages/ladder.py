@@ -1,7 +1,5 @@
 """`cryobase ladder`: what each rung of transfer learning buys on a dataset, and what it costs."""
 
-import csv
-import io
 import json
 import logging
 import shutil
@@ -24,6 +22,7 @@ from stages.errors import DataError
 from stages.evaluate import EvaluateConfig
 from stages.extract import ExtractConfig, SetConfig
 from stages.heads.config import HeadConfig
+from stages.outputs import write_table, write_text
 from stages.train import TrainConfig
 from stages.tuning.starts import Network, NewHead
 
@@ -285,10 +284,6 @@ def _write(output: Path, rungs: list[Rung]) -> None:
     from stages.tuning import pictures
 
     rows: list[dict[str, Any]] = [asdict(rung) for rung in rungs]
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    (output / "ladder.csv").write_text(text.getvalue(), encoding="utf-8")
-    (output / "ladder.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    write_table(output / "ladder.csv", list(rows[0]), (row.values() for row in rows))
+    write_text(output / "ladder.json", json.dumps(rows, indent=2) + "\n")
     pictures.ladder(output / "ladder.svg", rows)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import DataError
-from stages.tables import write_table
+from stages.outputs import write_table, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def run(
         tuned=tuned,
         pictures=list(_pictures(drawn)),
     )
-    (output / "index.html").write_text(page, encoding="utf-8")
+    write_text(output / "index.html", page)
     for row in heads:
         logger.info(
             "%s", ", ".join(f"{key} {_text(value)}" for key, value in row.items() if value != "")

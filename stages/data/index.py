@@ -9,9 +9,7 @@ import io
 import json
 import os
 import re
-import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from stages.data.packs import PACK_NAME, Pack, open_regular
 from stages.errors import DataError
+from stages.outputs import replace
 from store.publish import publish_bytes
 
 SCHEMA = 1
@@ -130,31 +129,6 @@ def write(directory: Path, index: Index) -> None:
     }
     replace(directory / RECORD, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
     sweep(directory, {name, *(pack.name for pack in index.packs)})
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Put a whole file in the place of another, or of none, and make missing folders.
-
-    Raises:
-        DataError: the disk is full, or permissions forbid it.
-    """
-    temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(temporary, flags, 0o644), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({os.strerror(error.errno or 0)}); make room, or check"
-            " its permissions"
-        ) from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def sweep(directory: Path, named: set[str]) -> None:

@@ -1,6 +1,5 @@
 """data/splits: which example trains, which validates, which tests."""
 
-import csv
 import hashlib
 import io
 import os
@@ -11,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.index import replace
 from stages.data.packs import open_regular
 from stages.errors import DataError
+from stages.outputs import replace, write_table
 
 FILE = "splits.npz"
 COUNTS = "counts.csv"
@@ -66,11 +65,7 @@ class Splits:
         """Write the assignment, and a readable table of counts per class beside it."""
         buffer = io.BytesIO()
         np.savez(buffer, ids=self.all_ids, part=self.part)
-        text = io.StringIO()
-        table = csv.DictWriter(text, list(counts[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(counts)
-        replace(directory / COUNTS, text.getvalue().encode())
+        write_table(directory / COUNTS, list(counts[0]), (row.values() for row in counts))
         replace(directory / FILE, buffer.getvalue())
 
     def _check(self, path: Path) -> None:

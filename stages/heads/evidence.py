@@ -20,7 +20,7 @@ from stages.heads.resample import OutOfFold, cross_validate, folds, learning_cur
 from stages.heads.rows import Positions, Rows, open_rows
 from stages.heads.side_by_side import Paths, SideBySide
 from stages.heads.suspects import Suspect, label_suspects
-from stages.tables import write_table
+from stages.outputs import write_table, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def investigate(
         "near_duplicates": sum(not pair.exact for pair in pairs),
         "leaks": len(leaked),
     }
-    (output / "evidence.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_text(output / "evidence.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 

@@ -20,6 +20,7 @@ from stages.heads.graftcheck import GraftError, Samples, check_graft
 from stages.heads.head import Head
 from stages.heads.rows import Floats
 from stages.heads.side_by_side import Paths, SideBySide
+from stages.outputs import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +75,8 @@ def export(
     output.mkdir(parents=True, exist_ok=True)
     written = [_write(model, one, output) for one in formats]
     card, classes = output / "README.md", output / "classes.json"
-    card.write_text(model_card(name, loaded, scores, agreement), encoding="utf-8")
-    classes.write_text(json.dumps(loaded.classes, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(card, model_card(name, loaded, scores, agreement))
+    write_text(classes, json.dumps(loaded.classes, ensure_ascii=False) + "\n")
     return [*written, card, classes]
 
 

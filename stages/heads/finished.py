@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stages.errors import DataError
 from stages.heads.head import CARD, FILES, Head
+from stages.outputs import write_text
 from store.publish import share
 
 TRAINING = "training.json"
@@ -61,7 +62,7 @@ def tell(output: Path, heads: Mapping[str, Sequence[str]]) -> None:
     """Write which heads the last training has `trained`, and which it has `reused`."""
     output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(heads, indent=2) + "\n"
-    (output / TRAINING).write_text(text, encoding="utf-8")
+    write_text(output / TRAINING, text)
 
 
 def told(output: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.heads.history import History
+from stages.outputs import write_text
 
 STYLE = {
     "svg.hashsalt": "cryobase",
@@ -118,4 +119,4 @@ def _figure(path: Path, columns: int, size: tuple[float, float] = (9.0, 3.2)) ->
         yield figure.subplots(1, columns, squeeze=False)[0]
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    path.write_text(text.getvalue(), encoding="utf-8")
+    write_text(path, text.getvalue())

@@ -1,6 +1,5 @@
 """What a base sees in the images before it learns their classes."""
 
-import csv
 import logging
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from stages.data.raw import RawImages
 from stages.data.splits import Splits
+from stages.outputs import write_table
 from stages.tuning.config import FinetuneRun
 
 TOP = 3
@@ -36,13 +36,11 @@ def write(config: FinetuneRun, images: RawImages, split: Splits, output: Path) -
         top=TOP,
         weights="none" if config.base.weights == "none" else "imagenet",
     )
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / "imagenet.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for position, labels in zip(shown, found, strict=True):
-            name = examples.ids[position].decode()
-            told = ", ".join(f"{label.name} {label.probability:.3f}" for label in labels)
-            logger.info("%s is, of ImageNet's classes: %s", name, told)
-            for rank, label in enumerate(labels, start=1):
-                writer.writerow((name, rank, label.name, f"{label.probability:.6f}"))
+    rows = []
+    for position, labels in zip(shown, found, strict=True):
+        name = examples.ids[position].decode()
+        told = ", ".join(f"{label.name} {label.probability:.3f}" for label in labels)
+        logger.info("%s is, of ImageNet's classes: %s", name, told)
+        for rank, label in enumerate(labels, start=1):
+            rows.append((name, rank, label.name, f"{label.probability:.6f}"))
+    write_table(output / "imagenet.csv", COLUMNS, rows)

@@ -14,7 +14,7 @@ from stages.data.raw import RawImages
 from stages.data.splits import Splits
 from stages.data.stream import ImageStream, live_view, shuffled
 from stages.heads.metrics import Predictions
-from stages.tables import write_table
+from stages.outputs import write_table, write_text
 from stages.tuning import pictures, tuned
 from stages.tuning.course import Told
 
@@ -79,7 +79,7 @@ def write(
         predictions=found["validation"]["tuned"],
     )
     text = json.dumps(document, indent=2) + "\n"
-    (output / "metrics.json").write_text(text, encoding="utf-8")
+    write_text(output / "metrics.json", text)
     return document
 
 

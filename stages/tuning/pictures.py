@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.outputs import write_text
 from stages.tuning.phase import smoothed
 
 STYLE = {
@@ -149,4 +150,4 @@ def figure(path: Path, columns: int, size: tuple[float, float], rows: int = 1) -
         yield drawn.subplots(rows, columns, squeeze=False).ravel()
         text = io.StringIO()
         drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    path.write_text(text.getvalue(), encoding="utf-8")
+    write_text(path, text.getvalue())

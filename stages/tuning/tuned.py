@@ -14,6 +14,7 @@ from stages.data.pixels import PixelSpec
 from stages.data.stream import ImageStream
 from stages.errors import DataError
 from stages.heads.metrics import Predictions, scores
+from stages.outputs import write_text
 from stages.tuning.starts import two_columns
 
 FORMAT = 1
@@ -64,8 +65,9 @@ class TunedModel:
 
 
 def save(model: Any, path: Path) -> None:
-    """Save a Keras model as a `.keras` file."""
+    """Save a Keras model as a `.keras` file, in the place of what was there."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
     model.save(path)
 
 
@@ -78,7 +80,7 @@ def save_card(directory: Path, classes: tuple[str, ...], pixels: PixelSpec) -> N
         "sha256": {name: _sha256(directory / name) for name in (START, TUNED)},
     }
     text = json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    (directory / CARD).write_text(text, encoding="utf-8")
+    write_text(directory / CARD, text)
 
 
 def answers(

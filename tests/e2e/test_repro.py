@@ -1,5 +1,7 @@
 """The main job: `dvc repro` does what is needed and nothing else."""
 
+import hashlib
+
 import pytest
 
 from tests.e2e.conftest import SMALL, Project
@@ -49,6 +51,22 @@ def test_ten_new_images_are_ten_new_rows(reproduced):
     write_folder(reproduced.root / "images", 10, first=20, classes=("blue",))
     output = reproduced.run("dvc", "repro")
     assert "10 rows computed, 60 reused" in output, output
+
+
+def test_commands_write_over_what_dvc_has_linked_and_leave_its_cache_alone(reproduced):
+    def cached() -> dict[str, str]:
+        files = sorted((reproduced.root / ".dvc" / "cache").rglob("*"))
+        return {str(p): hashlib.md5(p.read_bytes()).hexdigest() for p in files if p.is_file()}
+
+    before, metrics = cached(), reproduced.json("results/small/metrics.json")
+    params = (reproduced.root / "params.yaml").read_text()
+    reproduced.params(train={"heads": {"other": {"kind": "linear", "epochs": 1}}})
+    for command in ("train", "evaluate", "report"):
+        reproduced.run("cryobase", command)
+    assert reproduced.json("results/small/metrics.json") != metrics
+    assert cached() == before
+    (reproduced.root / "params.yaml").write_text(params)
+    reproduced.run("dvc", "checkout", "--force")
 
 
 def test_the_commands_give_the_same_without_dvc(reproduced):

@@ -1,0 +1,55 @@
+"""Files of outputs: always put in the place of what was there, never written into it.
+
+What DVC has committed is a read-only hard link into its cache. To write into such a file is
+forbidden, or, for root, changes the cache.
+"""
+
+import csv
+import io
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from stages.errors import DataError
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put a whole file in the place of another, or of none, and make missing folders.
+
+    Raises:
+        DataError: the disk is full, or permissions forbid it.
+    """
+    temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(temporary, flags, 0o644), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({os.strerror(error.errno or 0)}); make room, or check"
+            " its permissions"
+        ) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file by UTF-8 text with Unix line ends, the same bytes on every system."""
+    replace(path, text.encode())
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Replace a CSV file by a header and rows; see `write_text`."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
