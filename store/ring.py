@@ -80,7 +80,7 @@ class Ring:
         Returns:
             Whether all could be read; if not, `preadv` tells which, and why.
         """
-        self._finish()
+        self._settle()
         self._rows = rows  # kept: the kernel writes into it until all has ended, come what may
         addresses = rows.ctypes.data + np.cumsum(lengths) - lengths
         for start in range(0, len(lengths), ENTRIES):
@@ -97,6 +97,11 @@ class Ring:
         self._rows = None
         return True
 
+    def _settle(self) -> None:
+        """Wait for what an exception has left under way; drop what the kernel has not seen."""
+        self._asked[0] = self._begun[0]  # its files may have been closed meanwhile
+        self._finish()
+
     def _finish(self) -> bool:
         """Wait until all that was asked for has ended; whether it gave all bytes."""
         taken = int(self._taken[0])
@@ -112,7 +117,7 @@ class Ring:
 
     def __del__(self) -> None:
         if hasattr(self, "_cqes") and self.owner == os.getpid():
-            self._finish()
+            self._settle()
         if hasattr(self, "_file"):
             os.close(self._file)
 

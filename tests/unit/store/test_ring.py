@@ -136,6 +136,20 @@ def test_an_exception_from_a_signal_leaves_it_usable(mine, table):
     assert (read(mine, table, shuffled()) == expected).all()
 
 
+def test_reads_that_an_exception_kept_from_the_kernel_are_dropped(mine, table):
+    """Their files may be closed by then, and their numbers a pipe's, which would never answer."""
+    expected = table.take(np.arange(ROWS))[shuffled()]
+    end, other = os.pipe()
+    try:
+        entry = int(mine._asked[0]) % ENTRIES
+        mine._sqes["fd"][entry], mine._sqes["length"][entry] = end, 8
+        mine._asked[0] += 1
+        assert (read(mine, table, shuffled()) == expected).all()
+    finally:
+        os.close(end)
+        os.close(other)
+
+
 def test_threads_that_read_at_once_each_have_their_own(table, mine):
     expected = table.take(np.arange(ROWS))[shuffled()]
 
