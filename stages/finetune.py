@@ -158,7 +158,7 @@ def _fingerprint(
     import keras
     import tensorflow as tf
 
-    no_effect = ("final", "imagenet_labels", "tensorboard", "smoothing", "trunk_gigabytes")
+    no_effect = ("final", "imagenet_labels", "tensorboard", "smoothing")
     asked = {k: v for k, v in dataclasses.asdict(config).items() if k not in no_effect}
     asked["precision"] = policy
     hashed = hashlib.sha256()
