@@ -2,6 +2,8 @@
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -24,6 +26,8 @@ app.add_typer(cli_heads.app, name="heads")
 app.add_typer(cli_recipe.app, name="recipe")
 
 SetName = Annotated[str | None, typer.Argument(help="A feature set; all of them by default.")]
+SchedulerAddress = Annotated[str | None, typer.Option(help="A Dask cluster that runs already.")]
+SchedulerFile = Annotated[str | None, typer.Option(help="The file that its scheduler wrote.")]
 InputName = Annotated[
     str | None, typer.Argument(metavar="SET", help="A feature set or pair; all by default.")
 ]
@@ -64,12 +68,8 @@ def extract(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Dask workers to start; 0 is this process.")
     ] = None,
-    scheduler_address: Annotated[
-        str | None, typer.Option(help="A Dask cluster that runs already.")
-    ] = None,
-    scheduler_file: Annotated[
-        str | None, typer.Option(help="The file that its scheduler wrote.")
-    ] = None,
+    scheduler_address: SchedulerAddress = None,
+    scheduler_file: SchedulerFile = None,
 ) -> None:
     """Compute the features that the pool lacks and publish a feature set."""
     from dataclasses import replace
@@ -93,22 +93,42 @@ def extract(
 
 
 @app.command()
-def train(name: InputName = None) -> None:
-    """Train all heads of a feature set in one scan of its rows."""
+def train(
+    name: InputName = None,
+    scheduler_address: SchedulerAddress = None,
+    scheduler_file: SchedulerFile = None,
+) -> None:
+    """Train all heads of a feature set in one scan of its rows; on a cluster, `ridge` alone."""
     from pipeline.params import load, one_or_all
     from stages import train as stage
 
     layout = Layout.here()
     params = load(layout.params)
-    for key in one_or_all(params.inputs, name, "extract.sets or train.pairs"):
-        stage.run(
-            params.train,
-            key,
-            features=layout.features_of(params.inputs[key]),
-            splits=layout.splits,
-            cache=layout.head_cache,
-            output=layout.models(key),
-        )
+    insecure = params.extract.insecure
+    with _executor(scheduler_address, scheduler_file, insecure=insecure) as executor:
+        for key in one_or_all(params.inputs, name, "extract.sets or train.pairs"):
+            stage.run(
+                params.train,
+                key,
+                features=layout.features_of(params.inputs[key]),
+                splits=layout.splits,
+                cache=layout.head_cache,
+                output=layout.models(key),
+                executor=executor,
+            )
+
+
+@contextmanager
+def _executor(address: str | None, file: str | None, *, insecure: bool) -> Iterator[Any]:
+    """An executor of the cluster that was named, or none."""
+    if not address and not file:
+        yield None
+        return
+    from stages.cluster import Cluster, connect
+
+    named = Cluster(scheduler_address=address or "", scheduler_file=file or "", insecure=insecure)
+    with connect(named) as client:
+        yield client.get_executor()
 
 
 @app.command()

@@ -101,7 +101,7 @@ def compute(
     starts = [partial(checked_engine, each, weights, engine, batch_size) for each in passes]
     check_size(passes, starts, max_bytes)
     with (
-        _client(cluster) as client,
+        connect(cluster) as client,
         _loaded(client, passes, images, weights, engine=engine, batch_size=batch_size) as loader,
     ):
         suspects = _hand_out(client, loader, parts_of(passes), computed)
@@ -196,8 +196,10 @@ def _loaded(
     try:
         _register(client, loader)
         yield loader.name
-        client.unregister_worker_plugin(loader.name)  # an error may have ended the cluster as well
     finally:
+        with suppress(Exception):  # workers, or all of the cluster, may be gone
+            if client.status == "running":
+                client.unregister_worker_plugin(loader.name)
         nonce.unlink(missing_ok=True)
 
 
@@ -214,7 +216,8 @@ def _register(client: Any, loader: Loader) -> None:
 
 
 @contextmanager
-def _client(cluster: Cluster) -> Iterator[Any]:
+def connect(cluster: Cluster) -> Iterator[Any]:
+    """A client of the cluster that is named, else of one that is started here for as long."""
     if cluster.scheduler_address or cluster.scheduler_file:
         address = cluster.scheduler_address or _address(Path(cluster.scheduler_file))
         check_address(address, insecure=cluster.insecure)
@@ -250,7 +253,7 @@ async def _keep_up(local: Any, workers: int) -> None:
             looks[nanny] = 0 if nanny.is_alive() else looks.get(nanny, 0) + 1
             if looks[nanny] == LOOKS:
                 logger.info("worker %s ended while it started; another takes its place", name)
-                del local.workers[name]
+                local.workers.pop(name, None)
                 with suppress(Exception):
                     await nanny.close(timeout=1)
         local.scale(workers)

@@ -23,6 +23,7 @@ from stages.backbones.weights import WeightsFile
 from stages.data.augment import Augmentation, augment
 from stages.data.pixels import PixelSpec, load
 from stages.errors import ConfigError
+from store.errors import ConflictError
 from store.writer import FeatureWriter
 
 logger = logging.getLogger(__name__)
@@ -153,8 +154,11 @@ def checked_engine(each: Pass, weights: WeightsFile, name: str, batch_size: int)
         found = features[each.outputs.index(target.spec.output)]
         recorded = target.pool.canary()
         if recorded is None:
-            target.pool.record_canary(found)
-        else:
+            try:
+                target.pool.record_canary(found)
+            except ConflictError:  # another worker was faster, on another processor
+                recorded = target.pool.canary()
+        if recorded is not None:
             canary.check(found, recorded, f"{target.pool.directory} with {engine.name}")
     return engine
 

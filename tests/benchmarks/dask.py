@@ -29,7 +29,7 @@ def _seconds(workers: int) -> float:
         for start in range(0, IMAGES, IMAGES_PER_PART)
     ]
     weights, computed = locate_weights("vgg16", "none"), Computed()
-    with cluster._client(cluster.Cluster(workers=workers)) as client:
+    with cluster.connect(cluster.Cluster(workers=workers)) as client:
         client.wait_for_workers(workers)
         with cluster._loaded(
             client, passes, images, weights, engine="auto", batch_size=extract.BATCH

@@ -57,7 +57,7 @@ def main() -> None:
     computed = Computed()
     passes = plan([Target(Pool(Path(sys.argv[2]), SPEC), 0)], images)
     here = cluster.Cluster(workers=2)
-    with patch.object(cluster, "run_part", count_rows), cluster._client(here) as client:
+    with patch.object(cluster, "run_part", count_rows), cluster.connect(here) as client:
         client.wait_for_workers(2)
         assert not cluster._hand_out(client, "", parts_of(passes), computed)
     print(json.dumps({"rows": computed.rows.total(), "peak": peak_bytes()}))
