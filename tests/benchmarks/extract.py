@@ -35,8 +35,8 @@ from store import Pool
 BATCH = 32
 ROUNDS = 3
 CASES = {
-    "mobilenet_v2_160": ("mobilenetv2", 160, 1600),
-    "efficientnet_lite0_224": ("efficientnet_lite0", 224, 960),
+    "mobilenet_v2_160": ("mobilenetv2", 160, 4800),
+    "efficientnet_lite0_224": ("efficientnet_lite0", 224, 2400),
     "vgg16_150": ("vgg16", 150, 640),
 }
 
