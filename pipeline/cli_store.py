@@ -152,7 +152,7 @@ def plan(json: Json = False) -> None:
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
-    """Remove files of the pools that no manifest names and nobody has touched for a day."""
+    """Remove files of the pools that no manifest names and nobody has touched for an hour."""
     from store import Pool
 
     verb = "would remove" if dry_run else "removed"

@@ -1,7 +1,7 @@
 """Heads chosen without hindsight, beside scikit-learn's cross-validated logistic regression.
 
 Five folds over the sample digits; both sides see the same folds and the same stored features. What
-is to be chosen (a grid's point, `C`) is chosen in three folds of each fold's training rows alone.
+is to be chosen (a grid's point, `C`) is chosen in five folds of each fold's training rows alone.
 All 5,000 digits take about twenty minutes: `make test-all`, or this file alone with `-s`, which
 shows the figures in docs/heads.md.
 """
@@ -23,7 +23,7 @@ from stages.heads.trained import forward
 from tests.scale import RUN_ALL, rounds
 
 DIGITS = rounds(5000)
-OUTER, INNER = 5, 3
+OUTER, INNER = 5, 5  # the latter as scikit-learn has it by default
 LINEAR = expand(
     {"linear": HeadConfig(learning_rate=(3e-4, 1e-3, 3e-3), weight_decay=(0.0, 0.1, 1.0))}
 )
