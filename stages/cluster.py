@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from distributed import (
     get_worker,
 )
 
+from stages.backbones.flow import TELL_SECONDS
 from stages.backbones.parts import Computer, Part, Settings, identity, parts_of, portable, versions
 from stages.backbones.passes import Computed, check_size, checked_engine
 from stages.backbones.plan import Images, Pass, Target, plan
@@ -123,6 +125,8 @@ def _hand_out(client: Any, loader: str, parts: Iterator[Part], computed: Compute
     submitted: dict[Any, Part] = {}
     finished = as_completed()
     suspects = []
+    started = told = time.monotonic()
+    before = computed.rows.total()
 
     def fill() -> None:
         workers = len(client.scheduler_info(n_workers=-1)["workers"])  # some come late, or again
@@ -142,6 +146,9 @@ def _hand_out(client: Any, loader: str, parts: Iterator[Part], computed: Compute
             computed.failures.update(failures)
         except KilledWorker:
             suspects.append(part)
+        if (now := time.monotonic()) - told >= TELL_SECONDS:
+            told, rows_here = now, computed.rows.total() - before
+            logger.info("%s rows, %.0f rows/s", f"{rows_here:,}", rows_here / (now - started))
         fill()
     return suspects
 

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.backbones.plan import Images
+from stages.backbones.plan import Images, pooled_bytes
 from store.pool import Pool
 from store.spec import FeatureSpec
 
@@ -19,7 +19,7 @@ class Estimate:
     Attributes:
         existing: rows that the pool has.
         missing: rows to compute.
-        bytes: that they take; None where no row of the spec exists yet.
+        bytes: that they take; None where neither a row nor the table says how wide one is.
         seconds: that they take; None where none of the spec was ever computed here.
     """
 
@@ -32,10 +32,11 @@ class Estimate:
 def estimate(spec: FeatureSpec, views: int, *, raw: Path, pool: Path) -> Estimate:
     """What a set of the images of `raw` needs; nothing is computed, and no Keras is loaded."""
     found = Pool(pool, spec).plan(Images(raw).digests, views)
+    row_bytes = found.row_bytes or pooled_bytes(spec)
     return Estimate(
         existing=found.existing,
         missing=found.missing,
-        bytes=None if found.row_bytes is None else found.row_bytes * found.missing,
+        bytes=None if row_bytes is None else row_bytes * found.missing,
         seconds=seconds(pool, spec.fingerprint, found.missing),
     )
 

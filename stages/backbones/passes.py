@@ -16,8 +16,7 @@ from stages.backbones import canary
 from stages.backbones.engines import start_engine
 from stages.backbones.flow import Batch, Flow
 from stages.backbones.machine import cores
-from stages.backbones.plan import Digests, Images, Pass, Target, Views, plan
-from stages.backbones.table import BACKBONES
+from stages.backbones.plan import Digests, Images, Pass, Target, Views, plan, pooled_bytes
 from stages.backbones.trunk import Engine, Trunk
 from stages.backbones.weights import WeightsFile
 from stages.data.augment import Augmentation, augment
@@ -172,10 +171,11 @@ def check_size(
     needed = 0
     for each, start in zip(passes, starts, strict=True):
         for target in each.targets:
-            values = BACKBONES[target.spec.backbone].width
-            if target.spec.output not in ("avg", "max"):
-                values = math.prod(start().shapes[each.outputs.index(target.spec.output)])
-            needed += len(each.views) * values * np.dtype(target.spec.dtype).itemsize
+            row_bytes = pooled_bytes(target.spec)
+            if row_bytes is None:
+                shape = start().shapes[each.outputs.index(target.spec.output)]
+                row_bytes = math.prod(shape) * np.dtype(target.spec.dtype).itemsize
+            needed += len(each.views) * row_bytes
     root = passes[0].targets[0].pool.root
     root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(root).free

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.backbones.table import BACKBONES
 from stages.data.raw import RawImages
 from store.pool import Pool
 from store.spec import FeatureSpec
@@ -43,6 +44,13 @@ class Pass:
     def outputs(self) -> list[str]:
         """What the engine is asked for; sets may share an output and differ in dtype."""
         return sorted({target.spec.output for target in self.targets})
+
+
+def pooled_bytes(spec: FeatureSpec) -> int | None:
+    """The bytes of a row of a pooled output; of another one only the built base knows the shape."""
+    if spec.output not in ("avg", "max"):
+        return None
+    return BACKBONES[spec.backbone].width * np.dtype(spec.dtype).itemsize
 
 
 class Images:

@@ -62,6 +62,7 @@ In a checkout with the same `params.yaml` and data:
 
 ```
 dvc repro {"evaluate" if len(head.specs) == 1 else "evaluate_pair"}@{name.partition("/")[0]}
+cryobase heads export {" ".join(name.split("/", 1))}
 ```
 """
 
