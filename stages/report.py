@@ -3,13 +3,17 @@
 import base64
 import json
 import logging
+import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stages.errors import DataError
-from stages.outputs import write_table, write_text
+from stages.outputs import replace, write_table, write_text
+
+PICTURES = "pictures"
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +42,7 @@ def run(
     output: Path,
     ladders: Mapping[str, Path] | None = None,
 ) -> None:
-    """Write `index.html`, `heads.csv` and `finetune.csv`.
+    """Write `index.html`, `heads.csv`, `finetune.csv`, and the pictures that no stage declares.
 
     Args:
         config: the page's settings.
@@ -60,13 +64,18 @@ def run(
     write_table(output / "heads.csv", HEADS, (row.values() for row in heads))
     write_table(output / "finetune.csv", TUNED, (row.values() for row in tuned))
     drawn = {**sets, **{f"tuned/{name}": path for name, path in runs.items()}}
-    drawn |= {f"ladder/{name}": path for name, path in (ladders or {}).items()}
+    declared = _pictures(drawn, "*.svg")
+    others = [
+        *_pictures(sets, "heads/*/reliability.svg", "evidence/*.svg"),
+        *_pictures({f"ladder/{name}": path for name, path in (ladders or {}).items()}, "*.svg"),
+    ]
+    _copy(others, output / PICTURES)
     page = _page(
         title=config.title,
         heads=heads,
         trained=_trained(heads),
         tuned=tuned,
-        pictures=list(_pictures(drawn)),
+        pictures=[(title, _data_uri(path)) for title, path in (*declared, *others)],
     )
     write_text(output / "index.html", page)
     for row in heads:
@@ -121,12 +130,26 @@ def _metrics(directory: Path, mend: str) -> Any:
         return {}
 
 
-def _pictures(directories: Mapping[str, Path]) -> Iterator[tuple[str, str, str]]:
-    """Title, alternative text and data URI of every plot of some results."""
-    for name, directory in directories.items():
-        for path in sorted(directory.glob("*.svg")):
-            encoded = base64.b64encode(path.read_bytes()).decode("ascii")
-            yield name, f"{name}: {path.stem}", f"data:image/svg+xml;base64,{encoded}"
+def _pictures(directories: Mapping[str, Path], *patterns: str) -> list[tuple[str, Path]]:
+    """Title and path of every plot below some results that fits one of the patterns."""
+    return [
+        (": ".join([name, *path.relative_to(directory).with_suffix("").parts]), path)
+        for name, directory in directories.items()
+        for pattern in patterns
+        for path in sorted(directory.glob(pattern))
+    ]
+
+
+def _copy(pictures: list[tuple[str, Path]], directory: Path) -> None:
+    """Put pictures that no stage declares where `dvc plots` looks."""
+    shutil.rmtree(directory, ignore_errors=True)
+    for title, path in pictures:
+        name = re.sub(r"[^\w.-]+", "-", title)
+        replace(directory / f"{name}.svg", path.read_bytes())
+
+
+def _data_uri(path: Path) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
 
 
 def _page(**values: Any) -> str:

@@ -74,6 +74,24 @@ def test_a_ladder_that_was_climbed_is_shown(tmp_path, sets):
     page = (output / "index.html").read_text()
     assert "ladder/s: ladder" in page
     assert "ladder/other" not in page
+    assert (output / "pictures" / "ladder-s-ladder.svg").read_text() == "<svg/>"
+
+
+def test_pictures_that_no_stage_declares_lie_where_dvc_looks(tmp_path, sets):
+    name, directory = next(iter(sets.items()))
+    output = tmp_path / "out"
+    for deep in ("heads/linear/reliability.svg", "evidence/learning_curve.svg"):
+        (directory / deep).parent.mkdir(parents=True, exist_ok=True)
+        (directory / deep).write_text("<svg/>")
+        report.run(report.ReportConfig(), sets=sets, runs={}, output=output)
+        assert f"{name}: {deep[:-4].replace('/', ': ')}" in (output / "index.html").read_text()
+    found = sorted(path.name for path in (output / "pictures").iterdir())
+    assert found == [f"{name}-evidence-learning_curve.svg", f"{name}-heads-linear-reliability.svg"]
+    (directory / "evidence" / "learning_curve.svg").unlink()
+    report.run(report.ReportConfig(), sets=sets, runs={}, output=output)
+    assert [p.name for p in (output / "pictures").iterdir()] == [
+        f"{name}-heads-linear-reliability.svg"
+    ]
 
 
 def test_what_is_missing_is_left_out_with_a_warning(tmp_path, sets, caplog):
