@@ -17,22 +17,9 @@ from stages import cluster
 from stages.backbones.parts import Part, parts_of
 from stages.backbones.passes import Computed
 from stages.backbones.plan import Images, Target, plan
-from store import FeatureSpec, Pool
+from store import Pool
 from tests.memory import peak_bytes
-
-SPEC = FeatureSpec(
-    backbone="efficientnet_lite0",
-    weights_sha256="0" * 64,
-    image_size=224,
-    resize="bilinear",
-    aspect="stretch",
-    decode="exact",
-    preprocessing="lite",
-    output="avg",
-    dtype="float16",
-    augmentation=None,
-    extractor_version=1,
-)
+from tests.unit.stages.heads.sets import SPEC
 
 
 class Listing(Images):
