@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import shutil
 import stat
 import struct
 import sys
@@ -116,9 +117,12 @@ def test_links_and_devices_refuse_the_whole_tar(tmp_path, kind):
 
 
 @pytest.mark.fault(10)
-def test_a_symbolic_link_in_a_zip_refuses_it(tmp_path):
+@pytest.mark.parametrize(
+    "kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK]
+)
+def test_links_and_devices_refuse_the_whole_zip(tmp_path, kind):
     link = zipfile.ZipInfo("a/link")
-    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    link.external_attr = (kind | 0o777) << 16
     files, error = attempt(tmp_path, zip_of([("a/good.jpg", PICTURE), (link, b"/etc")]))
     assert files == {}
     assert isinstance(error, HostileArchiveError)
@@ -153,6 +157,16 @@ def test_bombs_are_refused_before_they_go_off(tmp_path, build, monkeypatch):
     files, error = attempt(tmp_path, build([(f"a/{n}.jpg", b"1") for n in range(11)]))
     assert files == {}
     assert "more than 10 files" in str(error)
+    monkeypatch.setattr(unpack, "MAX_UNPACKED", 1000)
+    files, error = attempt(tmp_path, build([("a/1.jpg", PICTURE)]))
+    assert files == {}
+    assert "unpacks to more than 1,000 bytes" in str(error)
+    monkeypatch.undo()
+    little = shutil.disk_usage(tmp_path)._replace(free=len(PICTURE) - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: little)
+    files, error = attempt(tmp_path, build([("a/1.jpg", PICTURE)]))
+    assert files == {}
+    assert "1,279 bytes free, 1,280 to unpack; make room" in str(error)
 
 
 @pytest.mark.fault(12)
@@ -178,10 +192,28 @@ def test_overlapping_members_and_lying_sizes_are_refused(tmp_path):
 
 
 @pytest.mark.fault(12)
+@pytest.mark.parametrize(("signature", "offset", "width"), [(b"PK\5\6", 12, 4), (b"PK\6\6", 40, 8)])
+def test_a_zip_with_a_huge_directory_is_refused_unread(
+    tmp_path, monkeypatch, signature, offset, width
+):
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *_: pytest.fail("read"))
+    end = bytearray(56)
+    end[:4], end[offset : offset + width] = signature, ((256 << 20) + 1).to_bytes(width, "little")
+    error = attempt(tmp_path, b"PK\3\4" + bytes(600) + end)[1]
+    assert "a central directory of 268,435,457 bytes" in str(error)
+
+
+@pytest.mark.fault(12)
 def test_a_tar_with_endless_headers_or_padding_is_refused(tmp_path, monkeypatch):
     huge = tarfile.TarInfo("a")
-    huge.type, huge.size = tarfile.XHDTYPE, 1 << 40
-    assert attempt(tmp_path, huge.tobuf(tarfile.GNU_FORMAT) + bytes(512))[1] is not None
+    for kind, size in ((tarfile.XHDTYPE, 1 << 40), (tarfile.GNUTYPE_LONGNAME, 1 << 17)):
+        huge.type, huge.size = kind, size
+        data = huge.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 17) + tar_of([("a/1.jpg", b"1")], "w")
+        assert f"a header of {size:,} bytes" in str(attempt(tmp_path, data)[1])
+    huge.size = 512
+    names = (huge.tobuf(tarfile.GNU_FORMAT) + bytes(512)) * 9
+    data = names + tar_of([("a/1.jpg", b"1")], "w")
+    assert "too many extended headers" in str(attempt(tmp_path, data)[1])
     monkeypatch.setattr(tar, "MAX_PADDING", 1 << 16)
     padded = gzip.compress(gzip.decompress(tar_of([("a/1.jpg", b"1")])) + bytes(1 << 17))
     assert "after the end" in str(attempt(tmp_path, padded)[1])
@@ -209,8 +241,11 @@ def test_colliding_names_refuse_the_whole_archive(tmp_path, build, pair):
 def test_a_cut_archive_is_refused_and_nothing_of_it_is_written(tmp_path, build):
     noise = np.random.default_rng(0).bytes(50_000)
     data = build([("a/1.jpg", noise), ("a/2.jpg", noise)])
-    for tenths in range(10):
-        files, error = attempt(tmp_path, data[: len(data) * tenths // 10])
+    cuts = [len(data) * tenths // 10 for tenths in range(10)]
+    if build is not BUILDERS["tar"]:  # whose last bytes are padding
+        cuts.append(len(data) - 1)
+    for cut in cuts:
+        files, error = attempt(tmp_path, data[:cut])
         assert files == {}
         assert error is not None
 
