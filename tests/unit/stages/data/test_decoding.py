@@ -1,5 +1,6 @@
 """What is read, as which pixels, and what is refused: the documented modes, golden."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -139,6 +140,24 @@ def test_an_image_cut_at_any_decile_is_refused(image_format):
 
 
 @pytest.mark.fault(1)
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "BMP", "GIF", "WEBP"])
+def test_an_image_that_lacks_its_last_bytes_is_refused_or_whole(image_format):
+    data = encoded(photo(), image_format)
+    whole = decode(data)
+    for missing in range(1, 30):
+        with contextlib.suppress(UndecodableImageError):
+            np.testing.assert_array_equal(decode(data[:-missing]), whole)
+
+
+@pytest.mark.fault(1)
+def test_a_jpeg_cut_and_closed_with_an_end_marker_is_refused():
+    """As a camera's or a downloader's repair leaves it; Pillow fills the rest with gray."""
+    data = encoded(photo(), "JPEG")
+    with pytest.raises(UndecodableImageError, match="premature end of data"):
+        decode(data[: len(data) // 2] + b"\xff\xd9")
+
+
+@pytest.mark.fault(1)
 def test_a_jpeg_cut_after_a_harmless_warning_is_refused():
     data = encoded(photo(), "JPEG")
     odd = data.replace(b"JFIF\0\1", b"JFIF\0\x09")
@@ -181,6 +200,7 @@ def test_a_jpeg_of_very_many_scans_is_refused():
     ("data", "reason"),
     [
         (b"", "empty"),
+        (b" \n" * 9, "empty"),
         (b"just some words in a file named .jpg", "text"),
         (b"<!DOCTYPE html><html>404</html>", "HTML"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
