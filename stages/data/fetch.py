@@ -146,13 +146,12 @@ class _Transfer:
                 self._receive(response, have)
         except urllib.error.HTTPError as error:
             error.close()
+            said = " ".join(f"the server says {error.code} {error.reason}".split())
             if error.code == 416:  # the file has become shorter than our part
                 self.forget()
             elif error.code not in PASSING:
-                raise DataError(
-                    f"{self._url}: the server says {error.code} {error.reason}; check download.url"
-                ) from None
-            raise _TransferError(f"the server says {error.code} {error.reason}") from None
+                raise DataError(f"{self._url}: {said}; check download.url") from None
+            raise _TransferError(said) from None
         except (OSError, http.client.HTTPException) as error:
             raise _TransferError(_cause(error)) from None
 
