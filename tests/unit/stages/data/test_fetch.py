@@ -232,13 +232,28 @@ def test_a_length_beyond_the_disk_is_refused_before_fetching(server, tmp_path):
 
 
 @pytest.mark.fault(60)
-@pytest.mark.parametrize("etags", [('"old"', '"new"'), (None, None)])
-def test_a_file_that_changes_between_resumes_is_fetched_anew(server, tmp_path, etags):
-    """With an ETag the server sends the new file whole; without, the digest shows the mixture."""
+def test_a_body_of_no_length_is_capped_while_it_comes(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "MAX_BYTES", 1_000_000)
+    monkeypatch.setattr(fetching, "BLOCK", 1 << 14)
+    server.behaviours = [lambda handler: (handler.head(200), handler.wfile.write(CONTENT))]
+    with pytest.raises(DataError, match="more than 1,000,000 bytes"):
+        fetch(server.url, SHA256, tmp_path, QUICK)
+    assert next(tmp_path.glob("*.part")).stat().st_size < 1_100_000
+
+
+@pytest.mark.fault(60)
+@pytest.mark.parametrize(
+    ("etags", "asked"),
+    [(('"old"', '"new"'), '"old"'), (('W/"1"', 'W/"1"'), None), ((None,) * 2, None)],
+)
+def test_a_file_that_changes_between_resumes_is_fetched_anew(server, tmp_path, etags, asked):
+    """With an ETag the server sends the new file whole; without a strong one, the digest tells."""
     old = np.random.default_rng(9).bytes(len(CONTENT))
     first = lambda handler: good(handler, old, until=2_000_000, etag=etags[0])  # noqa: E731
     server.behaviours = [first, lambda handler: good(handler, etag=etags[1])]
     assert fetch(server.url, SHA256, tmp_path, QUICK).read_bytes() == CONTENT
+    assert server.requests[1].get("If-Range") == asked
+    assert len(server.requests) == (2 if asked else 3)
 
 
 @pytest.mark.fault(60)
