@@ -258,10 +258,25 @@ def test_a_file_that_changes_between_resumes_is_fetched_anew(server, tmp_path, e
 
 @pytest.mark.fault(60)
 def test_a_file_that_became_shorter_or_a_wrong_range_is_fetched_anew(server, tmp_path):
-    wrong = lambda handler: handler.head(206, 5, Content_Range="bytes 0-4/5")  # noqa: E731
+    def wrong(handler):
+        handler.head(206, 5, Content_Range="bytes 0-4/5")
+        handler.wfile.write(b"wrong")
+
     gone = lambda handler: handler.head(416, 0)  # noqa: E731
     server.behaviours = [breaking_at(1_000_000), wrong, gone, good]
     assert fetch(server.url, SHA256, tmp_path, QUICK).read_bytes() == CONTENT
+    assert [request.get("Range") for request in server.requests] == [
+        None, "bytes=1000000-", "bytes=1000000-", None,
+    ]  # fmt: skip
+    server.requests.clear()
+    short = CONTENT[:1_000_000]
+    server.behaviours = [
+        breaking_at(2_000_000, etag='"old"'),
+        lambda handler: good(handler, short, etag='"new"'),
+    ]
+    sha256 = hashlib.sha256(short).hexdigest()
+    assert fetch(server.url, sha256, tmp_path / "short", QUICK).read_bytes() == short
+    assert len(server.requests) == 2
 
 
 @pytest.mark.fault(14)
