@@ -43,7 +43,7 @@ format: env ## rewrite the code in the agreed style
 
 lock: env ## resolve requirements.lock anew
 	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --quiet --upgrade --universal \
-		--python-version 3.11 --generate-hashes --extra sample --extra openvino --extra dev \
+		--python-version 3.11 --generate-hashes --extra sample --extra openvino --extra onnx --extra dev \
 		--output-file requirements.lock pyproject.toml
 
 clean: ## remove the environment and caches, never data, features or models
