@@ -25,16 +25,17 @@ from tests.scale import RUN_ALL, rounds
 DIGITS = rounds(5000)
 OUTER, INNER = (5, 5) if RUN_ALL else (2, 2)  # the inner ones as scikit-learn by default
 LINEAR = expand(
-    {"linear": HeadConfig(learning_rate=(3e-4, 1e-3, 3e-3), weight_decay=(0.0, 0.1, 1.0))}
+    {"linear": HeadConfig(learning_rate=(1e-4, 3e-4, 1e-3), weight_decay=(0.3, 1.0, 3.0))}
 )
+MLP = HeadConfig(kind="mlp", dropout=(0.3, 0.5), learning_rate=3e-4, weight_decay=(0.3, 1.0))
 OTHERS = expand(
     {
-        "mlp": HeadConfig(kind="mlp", dropout=(0.0, 0.3), learning_rate=3e-4),
+        "mlp": MLP,
         "ridge": HeadConfig(kind="ridge", penalty=(100.0, 1000.0)),
     }
 )
 PENALTIES = np.logspace(-4, 0, 5)
-WITHIN = 0.005 if RUN_ALL else 0.03  # of accuracy; of 500 digits a fold holds out 250
+WITHIN = 0.005 if RUN_ALL else 0.06  # of accuracy; of 500 digits, three standard errors
 
 
 @dataclass(frozen=True, eq=False)
