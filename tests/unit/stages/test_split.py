@@ -104,6 +104,7 @@ def test_no_test_part(tmp_path):
     assert len(Splits.open(tmp_path / "splits").ids("test")) == 0
 
 
+@pytest.mark.fault(15)
 @given(
     images=st.lists(st.integers(0, 40), max_size=100),
     more=st.lists(st.integers(0, 400), max_size=60),
@@ -133,6 +134,7 @@ def test_adding_and_removing_moves_nobody(place, images, more, seed):
         )
 
 
+@pytest.mark.fault(15)
 @given(
     members=st.lists(
         st.tuples(st.integers(0, 60), st.integers(0, 300)), min_size=150, max_size=250
@@ -175,6 +177,7 @@ def test_a_group_keeps_its_side_when_it_grows(tmp_path):
     assert before.items() <= split(tmp_path, patients(400), **options).items()
 
 
+@pytest.mark.fault(15)
 @given(
     counts=st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 9)),
     duplicates=st.integers(0, 12),
