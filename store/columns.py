@@ -38,6 +38,10 @@ class Column:
     offset: int
 
     @property
+    def row_bytes(self) -> int:
+        return prod(self.shape[1:]) * self.dtype.itemsize
+
+    @property
     def end(self) -> int:
         return self.offset + prod(self.shape) * self.dtype.itemsize
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from store.manifest import FileInfo
 from store.spec import canonical_json
 
 COLUMNS = ("id", "digest", "label", "quarantined")
+_PART = 1 << 21  # bytes of examples that are checked at once
 
 
 def encode_id(name: str) -> bytes:
@@ -168,36 +169,80 @@ class Examples:
         }
         return build(columns)
 
-    @classmethod
-    def load(
-        cls, directory: Path, info: FileInfo, classes: tuple[str, ...], *, full: bool = False
-    ) -> "Examples":
-        """The examples of a published file; `full` checks its SHA-256 too.
+
+class ExamplesFile:
+    """A file of examples, opened for reading. What lies at its path later on no longer matters.
+
+    Args:
+        directory: Where it lies.
+        info: What the manifest says of it.
+        classes: The names of the classes, which are in the manifest.
+        full: Whether to check its SHA-256, before HDF5 sees any byte.
+
+    Raises:
+        StoreNotFoundError: it is not there.
+        IntegrityError: it is not what the manifest says.
+    """
+
+    def __init__(
+        self, directory: Path, info: FileInfo, classes: tuple[str, ...], *, full: bool = False
+    ) -> None:
+        self.path, self.classes = directory / info.name, classes
+        self._descriptor = open_regular(self.path)
+        if os.fstat(self._descriptor).st_size != info.size:
+            raise IntegrityError(f"{self.path}: not the size that the manifest says; {MEND}")
+        if full and sha256_of(self._descriptor) != info.sha256:
+            raise IntegrityError(f"{self.path}: its SHA-256 is not the manifest's; {MEND}")
+        self._columns = columns = inspect(self._descriptor, self.path, COLUMNS)
+        kinds = [columns[name].dtype.kind + str(columns[name].shape[1:]) for name in COLUMNS]
+        if kinds != ["S()", "u(32,)", "i()", "u()"]:
+            raise IntegrityError(f"{self.path}: columns of types {kinds}; {MEND}")
+
+    def __len__(self) -> int:
+        return self._columns["id"].shape[0]
+
+    def slices(self) -> Iterator[slice]:
+        """All examples in parts of a few megabytes."""
+        step = max(1, _PART // sum(column.row_bytes for column in self._columns.values()))
+        for start in range(0, len(self), step):
+            yield slice(start, min(start + step, len(self)))
+
+    def column(self, name: str, where: slice) -> NDArray[Any]:
+        """Values of a column as they are stored."""
+        column = self._columns[name]
+        values = np.empty((where.stop - where.start, *column.shape[1:]), column.dtype)
+        offset = column.offset + where.start * column.row_bytes
+        read_into(self._descriptor, bytes_of(values), offset, self.path)
+        return values
+
+    def read(self, where: slice | None = None) -> Examples:
+        """Examples, all of them by default.
 
         Raises:
-            IntegrityError: it is not what the manifest says, or its columns do not fit together.
+            IntegrityError: its columns do not fit together, or it has become shorter.
         """
-        path = directory / info.name
-        descriptor = open_regular(path)
+        where = slice(0, len(self)) if where is None else where
+        ids, digests, labels, quarantined = (self.column(name, where) for name in COLUMNS)
         try:
-            if os.fstat(descriptor).st_size != info.size:
-                raise IntegrityError(f"{path}: not the size that the manifest says; {MEND}")
-            if full and sha256_of(descriptor) != info.sha256:
-                raise IntegrityError(f"{path}: its SHA-256 is not the manifest's; {MEND}")
-            columns = inspect(descriptor, path, COLUMNS)
-            kinds = [columns[name].dtype.kind + str(columns[name].shape[1:]) for name in COLUMNS]
-            if kinds != ["S()", "u(32,)", "i()", "u()"]:
-                raise IntegrityError(f"{path}: columns of types {kinds}; {MEND}")
-            arrays: list[NDArray[Any]] = [
-                np.empty(columns[name].shape, columns[name].dtype) for name in COLUMNS
-            ]
-            for name, array in zip(COLUMNS, arrays, strict=True):
-                buffer = bytes_of(array)
-                read_into(descriptor, buffer, columns[name].offset, path)
-        finally:
-            os.close(descriptor)
-        try:
-            ids, digests, labels, quarantined = arrays
-            return cls(ids, digests, labels, quarantined.astype(np.bool_), classes)
+            return Examples(ids, digests, labels, quarantined.astype(np.bool_), self.classes)
         except StoreError as error:
-            raise IntegrityError(f"{path}: {error}; {MEND}") from None
+            raise IntegrityError(f"{self.path}: {error}; {MEND}") from None
+
+    def labels(self) -> tuple[NDArray[np.unsignedinteger], int]:
+        """(n,) labels in few bytes, and how many are in quarantine; all columns are checked.
+
+        Raises:
+            IntegrityError: as `read`.
+        """
+        labels = np.empty(len(self), np.min_scalar_type(max(0, len(self.classes) - 1)))
+        hidden = 0
+        for where in self.slices():
+            and_before = slice(max(0, where.start - 1), where.stop)  # in order across parts, too
+            part = self.read(and_before)
+            labels[and_before] = part.labels
+            hidden += int(part.quarantined[where.start - and_before.start :].sum())
+        return labels, hidden
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)

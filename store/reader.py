@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,11 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from store.assemble import set_digest, sum_of_live
 from store.canary import load_canary
 from store.errors import IntegrityError, StoreNotFoundError, UnknownExampleError
-from store.examples import Examples
+from store.examples import Examples, ExamplesFile
 from store.files import MEND
-from store.index import BLOCK, Positions, words_of_rows
+from store.join import rows_of
 from store.manifest import Manifest, load
-from store.rows import Rows, widened
+from store.rows import Numbers, Rows, widened
 
 log = logging.getLogger(__name__)
 
@@ -24,19 +25,21 @@ Features = NDArray[np.float32]
 Labels = NDArray[np.int32]
 
 _BLOCK = 1 << 22  # bytes that are read at once
+_PLANNED = 1 << 14  # rows whose reading is planned at once
 
 
 class FeatureSet:
     """A published directory: features with their ids, labels and classes.
 
     It needs nothing but its directory. What was opened stays readable, and stays the same, while
-    others publish the next version.
+    others publish the next version. A million examples take five megabytes, until somebody asks for
+    their ids or digests.
 
     Attributes:
         directory: Where it lies.
         manifest: What it consists of.
         spec: What decides its features' values.
-        examples: Ids, digests, labels, quarantined or not.
+        examples: Ids, digests, labels, quarantined or not; read when they are asked for.
         classes: The names of the classes, in order.
         feature_shape: The shape of one row.
         views: The highest view; 0 where only plain images are stored.
@@ -51,11 +54,13 @@ class FeatureSet:
         self.spec, self.classes = manifest.spec, manifest.published.classes
         self.views, self.digest = manifest.published.views, manifest.published.digest
         self.feature_shape = manifest.feature_shape or ()
-        self.examples = Examples.load(
-            directory, manifest.published.examples, self.classes, full=full
-        )
+        self._file = ExamplesFile(directory, manifest.published.examples, self.classes, full=full)
         self.table = Rows(directory, manifest, full=full)
-        self._rows = self._find_rows()
+        self._labels, hidden = self._file.labels()
+        self._rows = rows_of(self._file, self.table, self.views)
+        self._count = len(self._labels) - hidden
+        if absent := int(np.count_nonzero(self._rows < 0)) - hidden * (self.views + 1):
+            raise IntegrityError(f"{directory}: {absent} rows of its examples are missing; {MEND}")
         if full:
             self._check_content()
 
@@ -82,31 +87,24 @@ class FeatureSet:
                     raise
                 manifest = newer
 
-    def _find_rows(self) -> NDArray[np.int64]:
-        """(views + 1, n) the number of each example's row, -1 for those in quarantine."""
-        index = self.table.index()
-        rows = np.full((self.views + 1, len(self.examples)), -1, np.int64)
-        live = ~self.examples.quarantined
-        for start in range(0, len(self.examples), BLOCK):
-            part = slice(start, start + BLOCK)
-            digests = self.examples.digests[part]
-            for view in range(self.views + 1):
-                keys = words_of_rows(digests, np.full(len(digests), view, np.uint16))
-                rows[view, part] = np.where(live[part], index.find(keys), -1)
-        if (absent := rows[:, live] < 0).any():
-            raise IntegrityError(
-                f"{self.directory}: {absent.sum()} rows of its examples are missing; {MEND}"
-            )
-        return rows
-
     def __len__(self) -> int:
         """The number of examples that have features."""
-        return int(len(self.examples) - self.examples.quarantined.sum())
+        return self._count
+
+    @property
+    def _live(self) -> NDArray[np.bool_]:
+        """(n,) whether an example has a row: it is not in quarantine."""
+        return np.asarray(self._rows[0] >= 0)
+
+    @cached_property
+    def examples(self) -> Examples:
+        """Ids, digests, labels, quarantined or not."""
+        return self._file.read()
 
     @property
     def ids(self) -> NDArray[np.bytes_]:
         """(len,) the ids of the examples that have features, ascending."""
-        return self.examples.ids[~self.examples.quarantined]
+        return self.examples.ids[self._live]
 
     def rows(self, ids: ArrayLike | None = None, view: int = 0) -> NDArray[Any]:
         """(n, …) features as they are stored; see `arrays`."""
@@ -114,7 +112,7 @@ class FeatureSet:
 
     def labels(self, ids: ArrayLike | None = None) -> Labels:
         """(n,) positions in `classes`; see `arrays`."""
-        return self.examples.labels[self._positions(ids)]
+        return self._labels[self._positions(ids)].astype(np.int32)
 
     def arrays(self, ids: ArrayLike | None = None, view: int = 0) -> tuple[Features, Labels]:
         """Features and labels.
@@ -131,7 +129,7 @@ class FeatureSet:
         """
         chosen = self._positions(ids)
         features = self._widened(self._rows[self._view(view), chosen])
-        return features, self.examples.labels[chosen]
+        return features, self._labels[chosen].astype(np.int32)
 
     def batches(
         self,
@@ -164,33 +162,34 @@ class FeatureSet:
         chosen = self._positions(ids)
         random = np.random.Generator(np.random.PCG64(seed))
         if shuffle:
-            chosen = self._shuffled(chosen, block, random)
-        if views:
-            drawn = random.integers(0, self._view(views) + 1, len(chosen))
-            rows = self._rows[drawn, chosen]
-        else:
-            rows = self._rows[0, chosen]
-        labels = self.examples.labels[chosen]
-        parts = (labels[start : start + size] for start in range(0, len(labels), size))
-        return zip(self.table.batches(rows, size, widened), parts, strict=True)
+            chosen = self._shuffle(chosen, block, random)
+        highest, window = self._view(views), size * max(1, _PLANNED // size)
 
-    def _shuffled(
-        self, chosen: NDArray[np.intp], block: int, random: np.random.Generator
-    ) -> NDArray[np.intp]:
+        def rows(part: Numbers) -> Numbers:
+            drawn = random.integers(0, highest + 1, len(part)) if highest else 0
+            return np.asarray(self._rows[drawn, part])
+
+        features = self.table.batches(map(rows, _parts(chosen, window)), size, widened)
+        labels = (self._labels[part].astype(np.int32) for part in _parts(chosen, size))
+        return zip(features, labels, strict=True)
+
+    def _shuffle(self, chosen: Numbers, block: int, random: np.random.Generator) -> Numbers:
         if block <= 1:
-            return random.permutation(chosen)
+            random.shuffle(chosen)  # in place
+            return chosen
         chosen = chosen[np.argsort(self._rows[0, chosen])]
-        blocks = random.permutation(-(-len(chosen) // block))
-        order = (blocks[:, None] * block + np.arange(block)).ravel()
-        shuffled: NDArray[np.intp] = chosen[order[order < len(chosen)]]
+        whole = np.append(chosen, np.full(-len(chosen) % block, -1, chosen.dtype))
+        places = random.permutation(whole.reshape(-1, block)).ravel()
+        shuffled: Numbers = places[places >= 0]
         return shuffled
 
-    def _positions(self, ids: ArrayLike | None) -> NDArray[np.intp]:
+    def _positions(self, ids: ArrayLike | None) -> Numbers:
         """Where the examples `ids` stand; none of them may be in quarantine."""
         if ids is None:
-            return np.flatnonzero(~self.examples.quarantined)
+            every = np.arange(len(self._labels), dtype=np.int32)
+            return every if len(every) == len(self) else every[self._live]
         chosen = self.examples.positions(ids)
-        if (hidden := self.examples.quarantined[chosen]).any():
+        if (hidden := ~self._live[chosen]).any():
             first = self.examples.ids[chosen[np.argmax(hidden)]]
             raise UnknownExampleError(f"id {bytes(first)!r}: in quarantine, so without features")
         return chosen
@@ -200,7 +199,7 @@ class FeatureSet:
             raise UnknownExampleError(f"view {view}: {self.directory} has views 0 to {self.views}")
         return view
 
-    def _widened(self, rows: Positions) -> Features:
+    def _widened(self, rows: Numbers) -> Features:
         features = np.empty((len(rows), *self.feature_shape), np.float32)
         step = max(1, _BLOCK // max(1, self.table.row_bytes))
         for start in range(0, len(rows), step):
@@ -227,7 +226,7 @@ class FeatureSet:
         assert published
         for shard in self.table.shards:
             shard.verify()
-        Examples.load(self.directory, published.examples, self.classes, full=True)
+        ExamplesFile(self.directory, published.examples, self.classes, full=True).read()
         self._check_content()
 
     def _check_content(self) -> None:
@@ -236,7 +235,7 @@ class FeatureSet:
         assert published
         if self.manifest.canary:
             load_canary(self.directory, self.manifest.canary)
-        positions = np.unique(self._rows[:, ~self.examples.quarantined])
+        positions = np.unique(self._rows[:, self._live])
         total = sum_of_live(self.table, positions)
         digest = set_digest(self.spec.fingerprint, self.examples, self.views, total)
         counts = (len(self.examples), int(self.examples.quarantined.sum()), len(positions))
@@ -247,7 +246,7 @@ class FeatureSet:
             )
 
     def close(self) -> None:
-        """Close its files; reading is over then."""
+        """Close its shards; reading rows is over then."""
         self.table.close()
 
     def __enter__(self) -> Self:
@@ -267,3 +266,7 @@ class FeatureSet:
 
 def _reopen(directory: Path, manifest: Manifest) -> FeatureSet:
     return FeatureSet(directory, manifest)
+
+
+def _parts(values: Numbers, size: int) -> Iterator[Numbers]:
+    return (values[start : start + size] for start in range(0, len(values), size))

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from store.errors import StorageError
 from store.files import allow_open_files, bytes_of, read_into
-from store.index import Index, Positions, words_of_rows
+from store.index import BLOCK, Index, Positions, words_of_rows
 from store.manifest import Manifest
 from store.parallel import ordered_map
 from store.ring import thread_ring
 from store.shard import Digests, Shard, Views
 
 Stored = NDArray[Any]
+Numbers = NDArray[np.signedinteger]
 Runs = tuple[Positions, Positions, Positions]  # descriptors, offsets and bytes of runs
 
-_PLANNED = 1 << 14  # rows that are planned at once
 _READERS, _AHEAD = 2, 2  # threads that read ahead, and batches that each is ahead
 
 
@@ -65,16 +65,29 @@ class Rows:
         """(n, 32) digests and (n,) views of all rows."""
         digests = np.empty((len(self), 32), np.uint8)
         views = np.empty(len(self), np.dtype("<u2"))
-        for start, shard in zip(self.starts, self.shards, strict=False):
-            stop = start + shard.info.rows
-            digests[start:stop], views[start:stop] = shard.keys()
+        for number, start, some, their_views in self.key_blocks():
+            first = self.starts[number] + start
+            digests[first : first + len(some)], views[first : first + len(some)] = some, their_views
         return digests, views
+
+    def key_blocks(
+        self, bounds: NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[int, int, Digests, Views]]:
+        """Keys: a shard's number, the first row in it, digests and views, block by block.
+
+        Args:
+            bounds: (shards, 2) from which row to which of each shard; all rows if None.
+        """
+        for number, shard in enumerate(self.shards):
+            begin, end = (0, shard.info.rows) if bounds is None else bounds[number].tolist()
+            for start in range(begin, end, BLOCK):
+                yield number, start, *shard.keys(start, min(start + BLOCK, end))
 
     def index(self) -> Index:
         """The index of all keys; find with `words_of_rows`."""
         return Index(words_of_rows(*self.keys()))
 
-    def take(self, positions: Positions, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def take(self, positions: Numbers, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """(m, …) rows as they are stored, in the order of `positions`; into `out` if given."""
         rows = np.empty((len(positions), *self.feature_shape), self.dtype) if out is None else out
         for runs in self._runs(positions, max(1, len(positions))):
@@ -83,46 +96,39 @@ class Rows:
 
     def batches(
         self,
-        positions: Positions,
+        parts: Iterable[Numbers],
         size: int,
         convert: Callable[[Stored], Stored] = lambda rows: rows,
     ) -> Iterator[Stored]:
         """Rows in batches of `size`, each one a new array, read a few batches ahead.
 
         Args:
-            positions: Which rows, in which order.
+            parts: Which rows, in which order. Each part is planned at once, and has a multiple of
+                `size` rows, but for the last: to plan one batch takes as long as to read it.
             size: Rows in a batch; the last one may have fewer.
             convert: What is done with each batch, in the thread that has read it.
         """
 
-        def read(work: tuple[Runs, int]) -> Stored:
-            runs, count = work
+        def read(runs: Runs) -> Stored:
+            count = int(runs[2].sum()) // self.row_bytes
             return convert(self._read(runs, np.empty((count, *self.feature_shape), self.dtype)))
 
-        starts = range(0, len(positions), size)
-        counts = (min(size, len(positions) - start) for start in starts)
-        work = zip(self._runs(positions, size), counts, strict=True)
+        work = (runs for part in parts for runs in self._runs(part, size))
         return ordered_map(read, work, workers=_READERS, ahead=_AHEAD)
 
-    def _runs(self, positions: Positions, size: int) -> Iterator[Runs]:
-        """For each batch, its runs of rows that lie side by side.
-
-        Many batches are planned at once: for one alone, planning would take as long as reading.
-        """
-        window = size * max(1, _PLANNED // size)
-        for begin in range(0, len(positions), window):
-            part = positions[begin : begin + window]
-            numbers = np.searchsorted(self.starts, part, side="right") - 1
-            offsets = self._offsets[numbers] + (part - self.starts[numbers]) * self.row_bytes
-            breaks = np.ones(len(part), np.bool_)
-            breaks[1:] = (np.diff(offsets) != self.row_bytes) | (np.diff(numbers) != 0)
-            breaks[::size] = True
-            firsts = np.flatnonzero(breaks)
-            lengths = np.diff(firsts, append=len(part)) * self.row_bytes
-            cuts = np.searchsorted(firsts, np.arange(0, len(part) + size, size)).tolist()
-            descriptors, places = self._descriptors[numbers[firsts]], offsets[firsts]
-            for start, stop in pairwise(cuts):
-                yield descriptors[start:stop], places[start:stop], lengths[start:stop]
+    def _runs(self, positions: Numbers, size: int) -> Iterator[Runs]:
+        """For each batch, its runs of rows that lie side by side."""
+        numbers = np.searchsorted(self.starts, positions, side="right") - 1
+        offsets = self._offsets[numbers] + (positions - self.starts[numbers]) * self.row_bytes
+        breaks = np.ones(len(positions), np.bool_)
+        breaks[1:] = (np.diff(offsets) != self.row_bytes) | (np.diff(numbers) != 0)
+        breaks[::size] = True
+        firsts = np.flatnonzero(breaks)
+        lengths = np.diff(firsts, append=len(positions)) * self.row_bytes
+        cuts = np.searchsorted(firsts, np.arange(0, len(positions) + size, size)).tolist()
+        descriptors, places = self._descriptors[numbers[firsts]], offsets[firsts]
+        for start, stop in pairwise(cuts):
+            yield descriptors[start:stop], places[start:stop], lengths[start:stop]
 
     def _read(self, runs: Runs, rows: NDArray[Any]) -> NDArray[Any]:
         with self._held_open():

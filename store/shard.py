@@ -136,12 +136,12 @@ class Shard:
             raise IntegrityError(f"{self.path}: its SHA-256 is not the manifest's; {MEND}")
         return data
 
-    def keys(self) -> tuple[Digests, Views]:
-        """(n, 32) digests and (n,) views."""
-        digests = np.empty((self.info.rows, 32), np.uint8)
-        views = np.empty(self.info.rows, np.dtype("<u2"))
-        read_into(self.descriptor, bytes_of(digests), self._digests, self.path)
-        read_into(self.descriptor, bytes_of(views), self._views, self.path)
+    def keys(self, start: int = 0, stop: int | None = None) -> tuple[Digests, Views]:
+        """(n, 32) digests and (n,) views of rows start to stop, of all by default."""
+        count = (self.info.rows if stop is None else stop) - start
+        digests, views = np.empty((count, 32), np.uint8), np.empty(count, np.dtype("<u2"))
+        read_into(self.descriptor, bytes_of(digests), self._digests + 32 * start, self.path)
+        read_into(self.descriptor, bytes_of(views), self._views + 2 * start, self.path)
         return digests, views
 
     def read(self, start: int, stop: int) -> NDArray[Any]:

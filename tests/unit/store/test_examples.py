@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from store import Examples, ExamplesError, IntegrityError, UnknownExampleError, decode_id, encode_id
 from store.columns import build
+from store.examples import ExamplesFile
 from store.manifest import FileInfo
 from tests.unit.store.samples import CLASSES, digests, examples
 
@@ -83,7 +84,7 @@ def load(directory, made, info=None, classes=CLASSES, full=True):
     data = made.to_bytes()
     info = info or FileInfo.of("examples", data)
     (directory / info.name).write_bytes(data)
-    return Examples.load(directory, info, classes, full=full)
+    return ExamplesFile(directory, info, classes, full=full).read()
 
 
 def test_a_file_gives_the_same_examples(tmp_path):
@@ -142,4 +143,4 @@ def test_a_file_with_a_column_of_another_type_is_refused(tmp_path):
     info = FileInfo.of("examples", data)
     (tmp_path / info.name).write_bytes(data)
     with pytest.raises(IntegrityError, match="columns of types"):
-        Examples.load(tmp_path, info, CLASSES)
+        ExamplesFile(tmp_path, info, CLASSES)

@@ -66,7 +66,7 @@ def test_where_it_is_forbidden_preadv_reads_the_same(table, monkeypatch, forbidd
         return call(number, *arguments)
 
     monkeypatch.setattr(ring, "_call", refuse)
-    found = np.concatenate(list(table.batches(shuffled(), 256)))  # in threads, so with new rings
+    found = np.concatenate(list(table.batches([shuffled()], 256)))  # in threads, so with new rings
     assert (found == expected).all()
     assert asked.count(ring._SETUP) <= 2  # once a thread
 
@@ -154,7 +154,7 @@ def test_threads_that_read_at_once_each_have_their_own(table, mine):
     expected = table.take(np.arange(ROWS))[shuffled()]
 
     def work(_):
-        return thread_ring(), np.concatenate(list(table.batches(shuffled(), 64)))
+        return thread_ring(), np.concatenate(list(table.batches([shuffled()], 64)))
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(work, range(8)))
@@ -163,7 +163,7 @@ def test_threads_that_read_at_once_each_have_their_own(table, mine):
 
 
 def test_files_closed_while_batches_are_read_ahead_give_an_error_and_no_rows(table):
-    batches = table.batches(np.resize(shuffled(), 100_000), 256)
+    batches = table.batches([np.resize(shuffled(), 100_000)], 256)
     next(batches)
     closer = threading.Thread(target=table.close)
     closer.start()
