@@ -189,6 +189,28 @@ def test_bad_images_are_quarantined_with_a_reason(images, raw, caplog, monkeypat
     assert fetch(images, raw) == download.DownloadSummary(14, 2, 0, 5)
 
 
+@pytest.mark.fault(16)
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "no class sub-folders with images"),
+        (["1.png", "2.png"], "no class sub-folders with images"),
+        (["a/"], "no images; put some there"),
+        (["a/licence.txt", "a/.hidden.png"], "no images; put some there"),
+    ],
+)
+def test_a_folder_without_classes_or_images_is_refused(tmp_path, raw, names, message):
+    root = tmp_path / "images"
+    root.mkdir()
+    for name in names:
+        (root / name).mkdir() if name.endswith("/") else add(root, name, 0)
+    with pytest.raises(DataError, match=message):
+        fetch(root, raw)
+    assert not (raw / index.RECORD).exists()
+    with pytest.raises(DataError, match="no such folder"):
+        fetch(tmp_path / "missing", raw)
+
+
 @pytest.mark.fault(20)
 @pytest.mark.skipif(sys.platform == "darwin", reason="APFS takes UTF-8 alone")
 def test_file_names_of_any_bytes_are_kept_reversibly(images, raw):

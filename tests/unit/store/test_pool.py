@@ -62,10 +62,12 @@ def test_an_exception_discards_what_was_not_committed(pool):
     assert len(pool) == 2
 
 
+@pytest.mark.fault(53)
 def test_rows_that_exist_are_passed_over(pool):
     fill(pool, range(5))
     before = names(pool.directory)
-    fill(pool, range(5))
+    with pool.writer() as writer:  # a task that runs twice may come to slightly other values
+        writer.append(features(range(1, 6)), digests(range(5)), [0] * 5)
     assert names(pool.directory) == before
     with pool.writer() as writer:
         writer.append(features([9, 9]), digests([9, 9]), [0, 0])
