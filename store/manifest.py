@@ -6,7 +6,6 @@ so that of two committers one wins and the other reads again (compare and swap).
 
 import errno
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from store.errors import ConflictError, IntegrityError, SpecError, StorageError, StoreNotFoundError
-from store.files import read_file
+from store.files import MEND, read_file
+from store.manifest_text import files, parse, values
 from store.publish import publish_bytes, storage_errors
 from store.spec import FeatureSpec, canonical_json
 
@@ -24,7 +24,6 @@ FORMAT = "cryobase-features"
 SCHEMA = 1
 MAX_BYTES = 1 << 23
 MAX_VALUES = 200_000  # what parsing costs: 8 MiB of brackets take seconds and a gigabyte
-MAX_KEYS = 16
 MAX_SHARD = 1 << 28
 MAX_EXAMPLES = 1 << 32
 MAX_RANK = 31  # HDF5 knows 32 dimensions, and rows are one
@@ -43,9 +42,9 @@ class FileInfo:
 
     def __post_init__(self) -> None:
         kind = self.name.partition("-")[0]
-        _check(_is_hex(self.sha256) and kind in _SUFFIXES, f"file {self.name!r}")
-        _check(self.name == _content_name(kind, self.sha256), f"file name {self.name!r}")
-        _check(_is_count(self.size), f"size of {self.name}")
+        known = _is_hex(self.sha256) and _is_count(self.size) and kind in _SUFFIXES
+        if not known or self.name != _content_name(kind, self.sha256):
+            raise ValueError(f"unexpected file {self.name!r} of {self.size!r} bytes")
 
     @classmethod
     def of(cls, kind: str, data: bytes) -> "FileInfo":
@@ -63,9 +62,9 @@ class ShardInfo(FileInfo):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self.name.startswith("shard-") and _is_hex(self.digest), f"shard {self.name!r}")
-        _check(_is_count(self.rows) and self.rows > 0, f"rows of {self.name}")
-        _check(self.size <= MAX_SHARD, f"size of {self.name}")
+        known = self.name.startswith("shard-") and self.size <= MAX_SHARD
+        if not (known and _is_hex(self.digest) and _is_count(self.rows) and self.rows > 0):
+            raise ValueError(f"unexpected shard {self.name!r}, its size, rows or digest")
 
     @classmethod
     def of_shard(cls, data: bytes, rows: int, digest: int) -> Self:
@@ -135,9 +134,9 @@ class Manifest:
             StorageError: nobody would read it again, because it is too large.
         """
         data = self._to_bytes()
-        if len(data) > MAX_BYTES or _values(data) > MAX_VALUES:
+        if len(data) > MAX_BYTES or values(data) > MAX_VALUES:
             fact = f"a manifest of {len(self.shards)} shards has {len(data)} bytes and"
-            limit = f"{_values(data)} values, at most {MAX_BYTES} and {MAX_VALUES} are read"
+            limit = f"{values(data)} values, at most {MAX_BYTES} and {MAX_VALUES} are read"
             raise StorageError(errno.EFBIG, f"{fact} {limit}; use another pool")
         return data
 
@@ -158,10 +157,8 @@ class Manifest:
             IntegrityError: a torn, altered or foreign file, or one of a newer schema.
         """
         try:
-            _check(_values(data) <= MAX_VALUES, f"number of values, at most {MAX_VALUES}")
-            value = json.loads(
-                data, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_refuse
-            )
+            _check(values(data) <= MAX_VALUES, f"number of values, at most {MAX_VALUES}")
+            value = parse(data)
             _check(isinstance(value, dict) and value.get("format") == FORMAT, "format")
             if type(value.get("schema")) is int and value["schema"] > SCHEMA:
                 raise IntegrityError(
@@ -202,19 +199,30 @@ def manifest_path(directory: Path, version: int) -> Path:
     return directory / f"manifest-{version}.json"
 
 
-def load(directory: Path) -> tuple[int, Manifest]:
+def load(directory: Path, *, complete: bool = False) -> tuple[int, Manifest]:
     """The newest version and its manifest.
 
+    Args:
+        directory: The pool or feature set.
+        complete: Whether all its files must be there; if not, the manifest is not even parsed.
+
     Raises:
-        StoreNotFoundError: no manifest there.
+        StoreNotFoundError: no manifest there, or not all of its files.
         IntegrityError: the newest one is damaged.
     """
+    incomplete, absent = b"", set[str]()
     while found := versions(directory):
         path = manifest_path(directory, found[-1])
         try:
-            return found[-1], Manifest.from_bytes(read_file(path, MAX_BYTES), path)
+            data = read_file(path, MAX_BYTES)
         except StoreNotFoundError:  # a publisher was faster: look again
             continue
+        if data == incomplete:  # no publisher has removed its files for a newer version
+            raise StoreNotFoundError(f"{directory / min(absent)}: no such file; {MEND}")
+        absent = files(data).difference(os.listdir(directory)) if complete else set()
+        if not absent:
+            return found[-1], Manifest.from_bytes(data, path)
+        incomplete = data
     raise StoreNotFoundError(
         f"{directory}: no manifest, so no pool or feature set; run `cryobase extract` or `dvc pull`"
     )
@@ -280,20 +288,3 @@ def _is_count(value: object) -> bool:
 def _check(holds: bool, what: str) -> None:
     if not holds:
         raise ValueError(f"unexpected {what}")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(pairs) > MAX_KEYS:
-        _check(False, f"object of more than {MAX_KEYS} keys")
-    value = dict(pairs)
-    _check(len(value) == len(pairs), "key that comes twice")
-    return value
-
-
-def _values(data: bytes) -> int:
-    """At least the number of values in a JSON text, which costs less to count than to parse."""
-    return sum(map(data.count, (b"[", b"{", b",")))
-
-
-def _refuse(constant: str) -> None:
-    _check(False, f"number {constant[:20]}")

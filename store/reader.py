@@ -77,12 +77,14 @@ class FeatureSet:
             StoreNotFoundError: there is no set, or a file of it is not there.
             IntegrityError: a file is not what the manifest says, or what the format allows.
         """
-        _, manifest = load(directory)
+        _, manifest = load(directory, complete=True)
         while True:
             try:
                 return cls(directory, manifest, full=full)
             except StoreNotFoundError:
-                _, newer = load(directory)  # a publisher may have removed what it replaced
+                _, newer = load(
+                    directory, complete=True
+                )  # a publisher may have removed what it replaced
                 if newer == manifest:
                     raise
                 manifest = newer

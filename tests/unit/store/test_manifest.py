@@ -5,8 +5,17 @@ from hashlib import sha256
 
 import pytest
 
-from store import ConflictError, IntegrityError, Manifest, Pool, StorageError, StoreNotFoundError
-from store.manifest import _values, commit, load, manifest_path, versions
+from store import (
+    ConflictError,
+    FeatureSet,
+    IntegrityError,
+    Manifest,
+    Pool,
+    StorageError,
+    StoreNotFoundError,
+)
+from store.manifest import commit, load, manifest_path, versions
+from store.manifest_text import files, values
 from store.publish import publish_bytes
 from store.spec import canonical_json
 from tests.scale import rounds
@@ -168,7 +177,30 @@ def test_a_file_that_is_too_large_is_not_read(path, monkeypatch):
         load(path.parent)
 
 
-@pytest.mark.parametrize(("limit", "measure"), [("MAX_BYTES", len), ("MAX_VALUES", _values)])
+@pytest.mark.fault(27)
+def test_files_that_are_not_there_are_told_without_parsing(path, monkeypatch):
+    names = {info.name for info in load(path.parent)[1].files}
+    assert files(path.read_bytes()) == names
+    for info in load(path.parent)[1].files:
+        (path.parent / info.name).rename(path.parent / "aside")
+        with monkeypatch.context() as context:
+            context.setattr("store.manifest.parse", lambda _: pytest.fail("parsed"))
+            with pytest.raises(StoreNotFoundError, match=info.name):
+                FeatureSet.open(path.parent)
+        (path.parent / "aside").rename(path.parent / info.name)
+    assert len(FeatureSet.open(path.parent)) == 20
+
+
+@pytest.mark.fault(39)
+def test_of_a_damaged_manifest_no_names_are_believed(path):
+    data = path.read_bytes()
+    for position in range(len(data)):
+        changed = bytearray(data)
+        changed[position] ^= 1
+        assert files(bytes(changed)) == set()
+
+
+@pytest.mark.parametrize(("limit", "measure"), [("MAX_BYTES", len), ("MAX_VALUES", values)])
 def test_no_manifest_is_written_that_nobody_would_read(tmp_path, monkeypatch, limit, measure):
     pool = fill(Pool(tmp_path, spec()), range(3))
     before = pool.manifest()
