@@ -29,7 +29,7 @@ from distributed import (
 )
 
 from stages.backbones.flow import TELL_SECONDS
-from stages.backbones.parts import Computer, Part, Settings, identity, parts_of, portable, versions
+from stages.backbones.parts import Computer, Part, Settings, parts_of, portable, versions
 from stages.backbones.passes import Computed, check_size, checked_engine
 from stages.backbones.plan import Images, Pass, Target, plan
 from stages.backbones.weights import WeightsFile
@@ -114,7 +114,7 @@ def compute(
             if len(part.positions) > 1:
                 suspects += part.halves()
             else:
-                name = images.examples.ids[part.positions[0]].decode()
+                name = images.raw.name(part.positions[0])
                 logger.warning("%s: kills the workers that compute it; left out", name)
                 computed.failures[images.digest(part.positions[0])] = "kills its process"
     return computed
@@ -190,7 +190,7 @@ def _loaded(
     loader = Loader(
         Settings(
             raw=str(images.raw.directory.resolve()),
-            dataset=identity(images),
+            dataset=images.raw.index.sha256,
             pool=str(pool.resolve()),
             nonce=str(nonce),
             specs=tuple(tuple(target.spec for target in each.targets) for each in passes),

@@ -181,7 +181,7 @@ def run(
     from stages.backbones.plan import Images, Target
 
     images = Images(raw)
-    if not len(images.digests):
+    if not len(images):
         raise DataError(f"{raw}: no image that can be decoded; run `cryobase download` again")
     weights = weights_of(config.sets[name])
     own, *siblings = _views_wanted(config, name, weights.sha256).items()
@@ -191,10 +191,10 @@ def run(
     computed = _computed(config, targets, images, weights)
     if total := computed.rows.total():
         estimate.remember(pool, own[0].fingerprint, total, time.monotonic() - started)
-    examples = _quarantined(images.examples, computed.failures)
+    examples = _quarantined(images.raw.examples, computed.failures)
     targets[0].pool.publish(output, examples, config.sets[name].views)
     mine = computed.rows[own[0].fingerprint]
-    kept = len(images.digests) - len(computed.failures)
+    kept = len(images) - len(computed.failures)
     summary = ExtractSummary(
         name=name,
         fingerprint=own[0].fingerprint,

@@ -161,7 +161,16 @@ def _only(raw: Path, subset: Splits, output: Path) -> Path:
     output.mkdir(parents=True)
     for pack in index.packs:
         shutil.copyfile(raw / pack.name, output / pack.name)
-    indices.write(output, replace(index, images=places.astype(np.int64), **columns))
+    kept_index = indices.Index(
+        images=places.astype(np.int64),
+        **columns,
+        classes=index.classes,
+        reasons=index.reasons,
+        packs=index.packs,
+        in_place=index.in_place,
+        source=index.source,
+    )
+    indices.write(output, kept_index)
     return output
 
 

@@ -31,13 +31,15 @@ class Estimate:
 
 def estimate(spec: FeatureSpec, views: int, *, raw: Path, pool: Path) -> Estimate:
     """What a set of the images of `raw` needs; nothing is computed, and no Keras is loaded."""
-    found = Pool(pool, spec).plan(Images(raw).digests, views)
-    row_bytes = found.row_bytes or pooled_bytes(spec)
+    images, rows = Images(raw), Pool(pool, spec)
+    plans = [rows.plan(images.raw.digests(block), views) for block in images.blocks()]
+    row_bytes = plans[0].row_bytes or pooled_bytes(spec)
+    missing = sum(plan.missing for plan in plans)
     return Estimate(
-        existing=found.existing,
-        missing=found.missing,
-        bytes=None if row_bytes is None else row_bytes * found.missing,
-        seconds=seconds(pool, spec.fingerprint, found.missing),
+        existing=sum(plan.existing for plan in plans),
+        missing=missing,
+        bytes=None if row_bytes is None else row_bytes * missing,
+        seconds=seconds(pool, spec.fingerprint, missing),
     )
 
 

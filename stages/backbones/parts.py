@@ -1,6 +1,5 @@
 """Parts of a pass: what is sent to a worker, what the worker keeps, and what it sends back."""
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -58,7 +57,7 @@ class Settings:
 
     Attributes:
         raw: the directory of the images.
-        dataset: what `identity` said of them.
+        dataset: SHA-256 of their index's columns: a position means the same image everywhere.
         pool: the directory of all pools.
         nonce: a file in it that is there now, to see whether the directory is the same.
         specs: the targets of each pass.
@@ -89,7 +88,7 @@ class Computer:
         self._settings = settings
         self._check_surroundings()
         self._images = Images(Path(settings.raw))
-        if identity(self._images) != settings.dataset:
+        if self._images.raw.index.sha256 != settings.dataset:
             raise ConfigError(
                 f"{settings.raw}: the worker sees another dataset than the client; give both one"
             )
@@ -144,11 +143,6 @@ class Computer:
             raise ConfigError(
                 f"a worker does not see {self._settings.pool}; put the pool on a shared disk"
             )
-
-
-def identity(images: Images) -> str:
-    """SHA-256 of the digests in order: equal where a position means the same image."""
-    return hashlib.sha256(np.ascontiguousarray(images.examples.digests).data).hexdigest()
 
 
 def versions() -> dict[str, str]:

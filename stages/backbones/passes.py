@@ -87,7 +87,7 @@ def rows_of(
     batch: Batch, each: Pass, images: Images
 ) -> Iterator[tuple[Target, NDArray[np.float32], Digests, Views]]:
     """What a batch gives each target: features, digests, views."""
-    digests = images.examples.digests[each.positions[batch.indices]]
+    digests = images.raw.digests(each.positions[batch.indices])
     for target in each.targets if len(digests) else ():
         features = batch.features[each.outputs.index(target.spec.output)]
         yield target, features, digests, each.views[batch.indices]

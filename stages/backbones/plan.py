@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +15,10 @@ from stages.data.raw import RawImages
 from store.pool import Pool
 from store.spec import FeatureSpec
 
-BLOCK = 1 << 19  # digests
+BLOCK = 1 << 19  # images
 
 Digests = NDArray[np.uint8]
+Positions = NDArray[np.int64]
 Views = NDArray[np.uint16]
 
 
@@ -37,7 +39,7 @@ class Pass:
     """Keys that the same targets lack, so that one forward pass serves them all."""
 
     targets: tuple[Target, ...]
-    positions: NDArray[np.int64]  # in RawImages.examples
+    positions: Positions  # in RawImages
     views: Views
 
     @property
@@ -54,29 +56,27 @@ def pooled_bytes(spec: FeatureSpec) -> int | None:
 
 
 class Images:
-    """The images of a data/raw directory that can have rows, one position per digest."""
+    """The images of a data/raw directory that can have rows."""
 
     def __init__(self, raw: Path) -> None:
         self.raw = RawImages.open(raw)
-        self.examples = self.raw.examples
-        good = np.flatnonzero(~self.examples.quarantined)
-        keys = np.ascontiguousarray(self.examples.digests[good]).view("V32").ravel()
-        self._sorted, first = np.unique(keys, return_index=True)
-        self._first = good[first]
 
-    @property
-    def digests(self) -> Digests:
-        """(n, 32), unique."""
-        return self._sorted.view(np.uint8).reshape(-1, 32)
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @cached_property
+    def positions(self) -> Positions:
+        """Of the first example of each image, ascending."""
+        images, first = np.unique(self.raw.index.images, return_index=True)
+        return np.sort(first[self.raw.index.reason[images] == 0])
+
+    def blocks(self) -> list[Positions]:
+        """The positions block by block: what is made of one of them needs little memory."""
+        return np.array_split(self.positions, max(1, -(-len(self) // BLOCK)))
 
     def digest(self, position: int) -> bytes:
         """The digest of the example at a position."""
-        return bytes(self.examples.digests[position])
-
-    def positions(self, digests: Digests) -> NDArray[np.int64]:
-        """Where the first example of each digest stands."""
-        keys = np.ascontiguousarray(digests).view("V32").ravel()
-        return self._first[np.searchsorted(self._sorted.view("S32"), keys.view("S32"))]
+        return self.raw.digests(np.array([position])).tobytes()
 
 
 def plan(targets: Sequence[Target], images: Images) -> list[Pass]:
@@ -87,28 +87,29 @@ def plan(targets: Sequence[Target], images: Images) -> list[Pass]:
     """
     policies = sorted({target.spec.augmentation or "" for target in targets})
     found: defaultdict[int, list[NDArray[np.int64]]] = defaultdict(list)
-    for start in range(0, len(images.digests), BLOCK):
-        keys, masks = _lacking(targets, policies, images, images.digests[start : start + BLOCK])
+    for block in images.blocks():
+        keys, masks = _lacking(targets, policies, block, images.raw.digests(block))
         for mask in np.unique(masks):
             found[int(mask)].append(keys[masks == mask])
     return [_pass(targets, np.concatenate(found.pop(mask)), mask) for mask in sorted(found)]
 
 
 def _lacking(
-    targets: Sequence[Target], policies: Sequence[str], images: Images, block: Digests
+    targets: Sequence[Target], policies: Sequence[str], positions: Positions, digests: Digests
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The keys that some target lacks of a block of digests, and which targets, as bits.
+    """The keys that some target lacks of a block of images, ascending, and which targets, as bits.
 
     A row's key is its image's position, its view and, from view 1 on, its augmentation policy,
     packed into one integer.
     """
     keys, lacking = [], []
+    order = np.argsort(_texts(digests))
+    ordered = _texts(digests)[order]
     for number, target in enumerate(targets):
-        digests, views = target.pool.missing(block, target.views)
+        missing, views = target.pool.missing(digests, target.views)
+        found = positions[order[np.searchsorted(ordered, _texts(missing))]]
         policy = policies.index(target.spec.augmentation or "")
-        keys.append(
-            images.positions(digests) << 24 | views.astype("i8") << 8 | (views > 0) * policy
-        )
+        keys.append(found << 24 | views.astype("i8") << 8 | (views > 0) * policy)
         lacking.append(np.full(len(views), 1 << number, np.int64))
     unique, inverse = np.unique(np.concatenate(keys), return_inverse=True)
     masks = np.zeros(len(unique), np.int64)
@@ -118,5 +119,11 @@ def _lacking(
 
 def _pass(targets: Sequence[Target], keys: NDArray[np.int64], mask: int) -> Pass:
     chosen = tuple(target for number, target in enumerate(targets) if mask >> number & 1)
-    keys.sort()
-    return Pass(chosen, keys >> 24, (keys >> 8 & 0xFFFF).astype(np.uint16))
+    views = (keys >> 8).astype(np.uint16)
+    keys >>= 24  # in place: they are most of what the client holds
+    return Pass(chosen, keys, views)
+
+
+def _texts(digests: Digests) -> NDArray[np.bytes_]:
+    """Digests as strings, which numpy sorts by their bytes."""
+    return np.ascontiguousarray(digests).view("S32").ravel()

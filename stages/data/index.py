@@ -12,9 +12,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from threading import RLock
+from typing import Any, BinaryIO
+from weakref import finalize
+from zipfile import BadZipFile
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from stages.data.packs import PACK_NAME, Pack, open_regular
@@ -29,7 +33,7 @@ PARTS = ("", "train", "validation", "test")
 NO_PACK = -1
 MEND = "delete the directory and run `cryobase download`"
 
-EXAMPLE_COLUMNS = {"ids": None, "labels": "<i4", "parts": "<i1", "images": "<i8"}
+EXAMPLE_COLUMNS = {"ids": "S1", "labels": "<i4", "parts": "<i1", "images": "<i8"}
 IMAGE_COLUMNS = {
     "digest": "<u1",
     "pack": "<i4",
@@ -39,6 +43,7 @@ IMAGE_COLUMNS = {
     "width": "<i4",
     "reason": "<i4",
 }
+COLUMNS = EXAMPLE_COLUMNS | IMAGE_COLUMNS
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -61,22 +66,20 @@ class Index:
     packs: tuple[Pack, ...] = ()
     in_place: str | None = None  # the folder where the images lie, if they were left there
     source: Mapping[str, Any] = field(default_factory=dict)  # what the source wants to remember
+    sha256: str = ""  # of the columns' file, where they were read from one
 
     @classmethod
     def empty(cls) -> "Index":
-        columns: dict[str, Any] = {
-            name: np.zeros(0, dtype or "S1") for name, dtype in EXAMPLE_COLUMNS.items()
-        }
-        columns |= {name: np.zeros(0, dtype) for name, dtype in IMAGE_COLUMNS.items()}
+        columns: dict[str, Any] = {name: np.zeros(0, dtype) for name, dtype in COLUMNS.items()}
         return cls(**columns | {"digest": np.zeros((0, 32), np.uint8)})
 
     @property
     def quarantined(self) -> NDArray[np.bool_]:
-        return self.reason[self.images] > 0
+        return (self.reason > 0)[self.images]
 
 
 def read(directory: Path) -> Index:
-    """Read and check the index of a data/raw directory.
+    """Check the index of a data/raw directory; a column is read when it is first asked for.
 
     Raises:
         DataError: there is none, or it is damaged; the message names the file.
@@ -93,26 +96,26 @@ def read(directory: Path) -> Index:
         packs = tuple(Pack(**pack) for pack in record["packs"])
         if not all(PACK_NAME.match(pack.name) for pack in packs):
             raise DataError(f"{path}: a pack's name is not one; {MEND}")
-        index = Index(
-            **_read_columns(directory, record["index"], record["index_sha256"]),
-            classes=tuple(record["classes"]),
-            reasons=tuple(record["reasons"]),
-            packs=packs,
-            in_place=record["in_place"],
-            source=record["source"],
-        )
-    except (KeyError, TypeError, ValueError, OSError) as error:
+        described = {
+            "classes": tuple(record["classes"]),
+            "reasons": tuple(record["reasons"]),
+            "packs": packs,
+            "in_place": record["in_place"],
+            "source": record["source"],
+            "sha256": record["index_sha256"],
+        }
+        file = _open(directory, record["index"], record["index_sha256"])
+        return _Stored(directory / record["index"], file, described)
+    except (KeyError, TypeError, ValueError, OSError, BadZipFile) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: not an index of images ({error}); {MEND}") from None
-    _check(path, index)
-    return index
 
 
 def write(directory: Path, index: Index) -> None:
     """Replace the index: columns first, then the record, then remove what it no longer names."""
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: getattr(index, name) for name in (*EXAMPLE_COLUMNS, *IMAGE_COLUMNS)})
+    np.savez(buffer, **{name: getattr(index, name) for name in COLUMNS})
     columns = buffer.getvalue()
     sha256 = hashlib.sha256(columns).hexdigest()
     name = f"index-{sha256[:16]}.npz"
@@ -139,35 +142,56 @@ def sweep(directory: Path, named: set[str]) -> None:
             path.unlink()
 
 
-def _read_columns(directory: Path, name: str, sha256: str) -> dict[str, NDArray[Any]]:
+class _Stored(Index):
+    """An index whose columns are read, and checked, when they are first asked for.
+
+    Of ten million images they are a gigabyte, and nobody needs them all.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, described: Mapping[str, Any]) -> None:
+        finalize(self, file.close)  # open until then, as `download` may replace the index
+        vars(self).update(described, _path=path, _file=NpzFile(file), _lock=RLock())
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in COLUMNS:
+            raise AttributeError(name)
+        with self._lock:
+            if name not in vars(self):
+                try:
+                    column = self._file[name]
+                except (KeyError, ValueError, OSError, BadZipFile) as error:
+                    raise DataError(f"{self._path}: column {name}: {error}; {MEND}") from None
+                self._check(name, column)
+                vars(self)[name] = column
+        return vars(self)[name]
+
+    def _check(self, name: str, column: NDArray[Any]) -> None:
+        """Refuse columns that contradict each other, so that readers need not look again."""
+        one = "images" if name in EXAMPLE_COLUMNS else "reason"  # whose length is the others' too
+        length = column.size if name == one else len(getattr(self, one))
+        shape = (length, 32) if name == "digest" else (length,)
+        kind = column.dtype.kind == "S" if name == "ids" else column.dtype == COLUMNS[name]
+        if column.shape != shape or not kind:
+            raise DataError(f"{self._path}: column {name} is {column.dtype}{column.shape}; {MEND}")
+        limits = {
+            "labels": len(self.classes),
+            "parts": len(PARTS),
+            "images": len(self.reason) if name == "images" else 0,
+            "reason": len(self.reasons),
+            "pack": len(self.packs),
+        }
+        lowest, limit = NO_PACK if name == "pack" else 0, limits.get(name)
+        if limit is not None and length and not lowest <= column.min() <= column.max() < limit:
+            raise DataError(
+                f"{self._path}: column {name} points beyond its table of {limit}; {MEND}"
+            )
+
+
+def _open(directory: Path, name: str, sha256: str) -> BinaryIO:
     if not INDEX_NAME.match(name):
         raise DataError(f"{directory}: {name!r} is not the name of an index; {MEND}")
-    with os.fdopen(open_regular(directory / name), "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-            raise DataError(f"{directory / name}: sha256 differs from {RECORD}; {MEND}")
-        file.seek(0)
-        with np.load(file) as columns:
-            return {column: columns[column] for column in (*EXAMPLE_COLUMNS, *IMAGE_COLUMNS)}
-
-
-def _check(path: Path, index: Index) -> None:
-    """Refuse columns that contradict each other, so that readers need not look again."""
-    examples, images = len(index.ids), len(index.digest)
-    for name, dtype in (EXAMPLE_COLUMNS | IMAGE_COLUMNS).items():
-        column = getattr(index, name)
-        length = examples if name in EXAMPLE_COLUMNS else images
-        shape = (length, 32) if name == "digest" else (length,)
-        kind = column.dtype.kind == "S" if dtype is None else column.dtype == np.dtype(dtype)
-        if column.shape != shape or not kind:
-            raise DataError(f"{path}: column {name} is {column.dtype}{column.shape}; {MEND}")
-    for name, limit in (
-        ("labels", len(index.classes)),
-        ("parts", len(PARTS)),
-        ("images", images),
-        ("reason", len(index.reasons)),
-    ):
-        column = getattr(index, name)
-        if len(column) and (column.min() < 0 or column.max() >= limit):
-            raise DataError(f"{path}: column {name} points beyond its table of {limit}; {MEND}")
-    if images and (index.pack.min() < NO_PACK or index.pack.max() >= len(index.packs)):
-        raise DataError(f"{path}: column pack points beyond {len(index.packs)} packs; {MEND}")
+    file = os.fdopen(open_regular(directory / name), "rb")
+    if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+        file.close()
+        raise DataError(f"{directory / name}: sha256 differs from {RECORD}; {MEND}")
+    return file

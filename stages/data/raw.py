@@ -3,6 +3,7 @@
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ class RawImages:
 
     directory: Path
     index: indices.Index
-    examples: Examples
 
     @classmethod
     def open(cls, directory: Path) -> "RawImages":
@@ -30,18 +30,30 @@ class RawImages:
         Raises:
             DataError: there is no index, or it is damaged.
         """
-        index = indices.read(directory)
-        examples = Examples(
+        return cls(directory, indices.read(directory))
+
+    def __len__(self) -> int:
+        return len(self.index.images)
+
+    @cached_property
+    def examples(self) -> Examples:
+        """All of them, in a table of its own: planning and reading do without."""
+        index = self.index
+        return Examples(
             ids=index.ids,
             digests=index.digest[index.images],
             labels=index.labels,
             quarantined=index.quarantined,
             classes=index.classes,
         )
-        return cls(directory, index, examples)
 
-    def __len__(self) -> int:
-        return len(self.index.ids)
+    def name(self, position: int) -> str:
+        """The id of the example at a position, as text."""
+        return bytes(self.index.ids[position]).decode()
+
+    def digests(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(m, 32) the digests of the examples at positions."""
+        return self.index.digest[self.index.images[positions]]
 
     @property
     def parts(self) -> NDArray[np.bytes_]:
@@ -61,20 +73,21 @@ class RawImages:
             DataError: the example is quarantined, its file is missing, or its bytes have changed.
         """
         index, row = self.index, int(self.index.images[position])
-        name = self.examples.ids[position]
         if reason := index.reasons[index.reason[row]]:
             raise DataError(
-                f"{name.decode()}: quarantined ({reason}), so it has no pixels; skip it"
+                f"{self.name(position)}: quarantined ({reason}), so it has no pixels; skip it"
             )
         if index.in_place is None:
             path = self.directory / index.packs[index.pack[row]].name
             data = read_at(path, int(index.offset[row]), int(index.length[row]))
         else:
-            path = Path(index.in_place) / decode_id(name)
+            path = Path(index.in_place) / decode_id(bytes(index.ids[position]))
             data = _read_in_place(path, int(index.length[row]))
         if hashlib.sha256(data).digest() != index.digest[row].tobytes():
             mend = "run" if index.in_place else "delete this file and run"
-            raise DataError(f"{path}: {name.decode()} has changed; {mend} `cryobase download`")
+            raise DataError(
+                f"{path}: {self.name(position)} has changed; {mend} `cryobase download`"
+            )
         return data
 
 

@@ -20,6 +20,7 @@ from stages.extract import ExtractConfig, SetConfig, run
 from store import FeatureSet
 from tests.images import write_folder
 from tests.scale import RUN_ALL
+from tests.unit.stages import listing
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # processes that die warn in many voices
 
@@ -223,13 +224,11 @@ def test_an_engine_that_does_not_load_ends_the_run_in_words(work, tmp_path):
         extract(work, "broken", workers=1)
 
 
-LISTING = "tests.unit.stages.listing"
-
-
 def test_millions_of_images_are_planned_and_scheduled_in_little_memory(tmp_path):
-    count = 10_000_000 if RUN_ALL else 200_000
-    command = [sys.executable, "-m", LISTING, str(count), str(tmp_path)]
+    raw, pool = tmp_path / "raw", tmp_path / "pool"
+    rows = listing.write_listing(raw, 10_000_000 if RUN_ALL else 200_000)
+    command = [sys.executable, "-m", listing.__name__, str(raw), str(pool)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     answer = json.loads(done.stdout.splitlines()[-1])
-    assert answer["rows"] == count
+    assert answer["rows"] == rows
     assert answer["peak"] < 1 << 30
