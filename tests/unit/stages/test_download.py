@@ -189,6 +189,21 @@ def test_bad_images_are_quarantined_with_a_reason(images, raw, caplog, monkeypat
     assert fetch(images, raw) == download.DownloadSummary(14, 2, 0, 5)
 
 
+@pytest.mark.fault(17)
+def test_labels_are_numbers_of_sorted_classes_in_whatever_order_these_come(tmp_path, raw):
+    for number, label in enumerate(["dog", "bee", "cat", "dog"], 1):
+        add(tmp_path / "images", f"{number}.{label}.png", number)
+    for label in ([], ["ant"]):
+        for name in label:
+            add(tmp_path / "images", f"9.{name}.png", 9)
+        fetch(tmp_path / "images", raw, pattern=r"\.(.*)\.")
+        found = RawImages.open(raw).examples
+        assert found.classes == (*label, "bee", "cat", "dog")
+        assert [found.classes[number] for number in found.labels] == [
+            name.split(".")[1] for name in ids(raw)
+        ]
+
+
 @pytest.mark.fault(16)
 @pytest.mark.parametrize(
     ("names", "message"),
