@@ -153,13 +153,31 @@ def test_an_image_that_kills_workers_is_found_and_quarantined(work, tmp_path):
 
 
 @pytest.mark.fault(55)
-@pytest.mark.parametrize("address", ["tcp://10.0.0.7:8786", "scheduler.example:8786"])
+@pytest.mark.parametrize("address", [
+    "tcp://10.0.0.7:8786", "scheduler.example:8786", "tcp://127.0.0.1@10.0.0.7:8786",
+    "tcp://127.0.0.1.example:8786", "ucx://10.0.0.7:8786",
+])  # fmt: skip
 def test_a_remote_scheduler_needs_tls(address):
     with pytest.raises(ConfigError, match="without TLS"):
         cluster.check_address(address, insecure=False)
     cluster.check_address(address, insecure=True)
     cluster.check_address("tls://10.0.0.7:8786", insecure=False)
-    cluster.check_address("tcp://127.0.0.1:8786", insecure=False)
+    for here in ("tcp://127.0.0.1:8786", "localhost:8786", "tcp://[::1]:8786"):
+        cluster.check_address(here, insecure=False)
+
+
+@pytest.mark.fault(55)
+@pytest.mark.parametrize("where", ["scheduler_address", "scheduler_file"])
+def test_a_scheduler_is_refused_before_it_is_spoken_to(tmp_path, monkeypatch, where):
+    monkeypatch.setattr(cluster, "Client", lambda *_: pytest.fail("spoken to"))
+    path = tmp_path / "scheduler.json"
+    path.write_text(json.dumps({"address": "tcp://10.0.0.7:8786"}))
+    value = "tcp://10.0.0.7:8786" if where == "scheduler_address" else str(path)
+    with (
+        pytest.raises(ConfigError, match=r"10\.0\.0\.7:8786: .*without TLS"),
+        cluster.connect(cluster.Cluster(**{where: value})),
+    ):
+        pass
 
 
 @pytest.mark.fault(54)
