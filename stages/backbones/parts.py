@@ -24,7 +24,10 @@ from store.spec import FeatureSpec
 
 ROWS_PER_PART = 2048
 OURS = ("stages.", "store.")  # a worker's own modules may not be the client's
-ALIKE = ("numpy", "openvino", "tensorflow", "keras", "simplejpeg", "opencv-python-headless")
+ALIKE = (
+    "cryobase", "numpy", "openvino", "tensorflow", "keras", "simplejpeg", "opencv-python-headless",
+    "pillow",
+)  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +150,9 @@ class Computer:
 
 def versions() -> dict[str, str]:
     """Of what decides features' values here."""
-    found = {}
+    from stages.extract import EXTRACTOR_VERSION  # which imports this package
+
+    found = {"extractor": str(EXTRACTOR_VERSION)}
     for name in ALIKE:
         try:
             found[name] = version(name)

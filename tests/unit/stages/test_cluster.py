@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import psutil
@@ -185,6 +186,18 @@ def test_workers_of_other_versions_are_refused(work, monkeypatch):
     monkeypatch.setattr(parts, "ALIKE", ("numpy", "pytest"))
     with pytest.raises(ConfigError, match="pytest None instead of"):
         extract(work, "skew", workers=1)
+
+
+@pytest.mark.fault(54)
+@pytest.mark.parametrize(
+    "name",
+    ["extractor", "cryobase", "keras", "numpy", "opencv-python-headless", "openvino", "pillow",
+     "simplejpeg", "tensorflow"],
+)  # fmt: skip
+def test_all_that_decides_features_must_be_of_one_version(name):
+    settings = SimpleNamespace(versions=parts.versions() | {name: "0"}, nonce=".")
+    with pytest.raises(ConfigError, match=f"a worker has {name} (?!None).* instead of 0; install"):
+        parts.Computer(settings)
 
 
 def test_workers_that_do_not_see_the_pool_are_refused(work, monkeypatch):
