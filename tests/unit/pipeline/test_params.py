@@ -48,6 +48,8 @@ def test_every_section_is_a_stage():
         ("train: {heads: {a: {kind: linear, lr: 1}}}", ["train.heads.a", "lr", "learning_rate"]),
         ("finetune: {runs: {a: {set: s, head: h, epoch: 1}}}", ["finetune.runs.a.epoch", "epochs"]),
         ("split: {seed: one}", ["split.seed", "integer"]),
+        ("split: {seed: '1'}", ["split.seed", "integer"]),
+        ("download: {in_place: 1}", ["download.in_place", "boolean"]),
         ("finetune: {runs: {a: {set: s, head: h, epochs: 0}}}", ["finetune.runs.a", "epochs"]),
         ("download: [folder]", ["download", "object"]),
     ],
@@ -63,7 +65,7 @@ def test_a_wrong_key_or_value_is_named(tmp_path, text, found):
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "1e999", "2026-11-22"])
 def test_only_what_json_can_hold_is_taken(tmp_path, value):
     text = f"finetune: {{runs: {{a: {{set: s, head: h, learning_rate: {value}}}}}}}"
-    with pytest.raises(ParamsError):
+    with pytest.raises(ParamsError, match="use finite numbers, strings, lists and maps"):
         load(write(tmp_path, text))
 
 
