@@ -32,7 +32,9 @@ _OWN = ("shard-", "examples-", "canary-", "manifest-", TEMPORARY_PREFIX)
 def keys_of(digests: Digests, views: int) -> tuple[Digests, Views]:
     """The keys of `digests` × views 0 to `views`: unique, ordered by digest, then view."""
     plain = np.ascontiguousarray(digests, np.uint8).reshape(-1, 32)
-    unique = np.unique(plain.view("S32")).view(np.uint8).reshape(-1, 32)
+    ordered = np.sort(plain.view("S32"), axis=None)
+    new = np.append([True], ordered[1:] != ordered[:-1])[: len(ordered)]  # `unique` loads np.ma
+    unique = ordered[new].view(np.uint8).reshape(-1, 32)
     numbers = np.tile(np.arange(views + 1, dtype="<u2"), len(unique))
     return np.repeat(unique, views + 1, axis=0), numbers
 

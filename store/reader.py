@@ -175,7 +175,7 @@ class FeatureSet:
         labels = (self._labels[part].astype(np.int32) for part in _parts(chosen, size))
         return zip(features, labels, strict=True)
 
-    def _shuffle(self, chosen: Numbers, block: int, random: np.random.Generator) -> Numbers:
+    def _shuffle(self, chosen: Numbers, block: int, random: "np.random.Generator") -> Numbers:
         if block <= 1:
             random.shuffle(chosen)  # in place
             return chosen

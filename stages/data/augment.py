@@ -11,15 +11,14 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-BORDERS = {
-    "nearest": cv2.BORDER_REPLICATE,
-    "reflect": cv2.BORDER_REFLECT,
-    "wrap": cv2.BORDER_WRAP,
-    "constant": cv2.BORDER_CONSTANT,
+BORDERS = {  # names of OpenCV, which only those load that have an image
+    "nearest": "BORDER_REPLICATE",
+    "reflect": "BORDER_REFLECT",
+    "wrap": "BORDER_WRAP",
+    "constant": "BORDER_CONSTANT",
 }
 
 
@@ -103,6 +102,8 @@ def augment(
     Returns:
         float32 (height, width, 3), in the range of the input and `fill_value`.
     """
+    import cv2
+
     if view == 0:
         return image
     matrix = affine(policy, digest, view, image.shape[:2])
@@ -112,7 +113,7 @@ def augment(
         matrix,
         (width, height),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=BORDERS[policy.fill],
+        borderMode=getattr(cv2, BORDERS[policy.fill]),
         borderValue=(policy.fill_value,) * 3,
     )
     return seen

@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -88,6 +87,8 @@ def _bilinear(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.
     """
     if max(pixels.shape) > LARGE:
         return _bilinear_in_tensorflow_steps(pixels, height, width)
+    import cv2
+
     resized: NDArray[np.float32] = cv2.resize(
         pixels.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR
     )
