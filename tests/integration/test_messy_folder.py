@@ -1,13 +1,15 @@
 """A folder as people have it: mixed formats, broken files, odd names; nothing stops or shifts."""
 
 import io
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from stages import download, evaluate, extract, split, train
+from stages import download, evaluate, extract, report, split, train
 from stages.backbones.build import build
 from stages.backbones.weights import locate_weights
 from stages.data.pixels import PixelSpec, load
@@ -87,6 +89,36 @@ def test_broken_files_are_listed_with_their_reasons(done):
 def test_the_run_ends_with_a_scored_head(done):
     assert (done / "results/small/metrics.json").exists()
     assert len(FeatureSet.open(done / "features/small")) == len(CLASSES) * 15
+
+
+@pytest.mark.fault(50)
+def test_files_that_are_linked_into_a_cache_are_never_written_through(done, folder, tmp_path):
+    """As DVC links outputs; every stage runs again over them, each to other content."""
+    images, root, cache = tmp_path / "images", tmp_path / "project", tmp_path / "cache"
+    shutil.copytree(folder, images)
+    (images / "red" / "photo 0.jpeg").write_bytes(b"these are words too")
+    shutil.copytree(done, root)
+    results = {"sets": {"small": root / "results/small"}, "runs": {}, "output": root / "report"}
+    report.run(report.ReportConfig(title="before"), **results)
+    shutil.copytree(root, cache, copy_function=os.link)
+    before = {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
+    raw, splits = root / "data/raw", root / "data/splits"
+    config = download.DownloadConfig(source="folder", path=str(images))
+    download.run(config, output=raw)
+    split.run(split.SplitConfig(train=0.5, validation=0.3, test=0.2), raw=raw, output=splits)
+    where = {"features": root / "features/small", "splits": splits}
+    heads = train.TrainConfig(heads={"linear": HeadConfig(epochs=2)})
+    train.run(heads, "small", **where, cache=root / "heads", output=root / "models/small")
+    options = {"models": root / "models/small", "output": root / "results/small"}
+    evaluate.run(evaluate.EvaluateConfig(), "small", **where, **options)
+    report.run(report.ReportConfig(title="after"), **results)
+    assert {path: path.read_bytes() for path in before} == before
+    now = {path.name: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    changed = {path.name for path, content in before.items() if now.get(path.name) != content}
+    assert changed > {
+        "quarantined.csv", "dataset.json", "splits.npz", "counts.csv", "head.json", "history.csv",
+        "metrics.json", "predictions.csv", "index.html",
+    }  # fmt: skip
 
 
 def test_no_row_is_misaligned(done, folder):

@@ -305,8 +305,22 @@ def test_a_dataset_without_a_good_image_is_refused(work, monkeypatch):
     ],
 )
 def test_every_choice_that_changes_values_changes_the_fingerprint(change):
-    plain, changed = sets(plain={}, changed=change).values()
-    assert extract.spec_of(plain).fingerprint != extract.spec_of(changed).fingerprint
+    plain, changed = map(extract.spec_of, sets(plain={}, changed=change).values())
+    assert plain.fingerprint != changed.fingerprint
+    found = {name: theirs for name, (_, theirs) in plain.differences(changed).items()}
+    wanted = {"augmentation": POLICY.to_json()} if "views" in change else change
+    assert wanted.items() <= found.items()
+
+
+@pytest.mark.fault(24)
+def test_other_weights_and_another_extractor_change_the_fingerprint(monkeypatch, tmp_path):
+    config = sets(a={})["a"]
+    plain = extract.spec_of(config)
+    (tmp_path / "weights.h5").write_bytes(b"other weights")
+    assert set(plain.differences(extract.spec_of(config))) == {"weights_sha256"}
+    monkeypatch.setattr(extract, "EXTRACTOR_VERSION", 2)
+    changed = {"weights_sha256", "extractor_version"}
+    assert set(plain.differences(extract.spec_of(config))) == changed
 
 
 def test_spelling_out_the_defaults_changes_no_fingerprint():
