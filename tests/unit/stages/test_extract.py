@@ -268,13 +268,16 @@ def test_drift_of_the_canary_rows_stops_the_run(work, monkeypatch):
 def test_rows_without_room_are_refused_before_decoding(work, monkeypatch, limit):
     fetch(work)
     monkeypatch.setattr(passes, "load", lambda *_: pytest.fail("decoded"))
-    needed = 18 * 1280 * 2
+    monkeypatch.setattr("stages.cluster.connect", lambda *_: pytest.fail("started"))
+    two = sets(a={"views": 1, "augmentation": POLICY}, b={"output": "max", "dtype": "float32"})
+    needed = 18 * 1280 * (2 * 2 + 4)
     kwargs = {"max_bytes": needed - 1} if limit == "max_bytes" else {}
     if limit == "free":
         usage = shutil.disk_usage(work)._replace(free=needed - 1)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(passes.TooLargeError, match=f"need {needed:,} bytes, {needed - 1:,} "):
-        run(work, "a", sets(a={}), **kwargs)
+    for workers in (0, 1):
+        with pytest.raises(passes.TooLargeError, match=f"need {needed:,} bytes, {needed - 1:,} "):
+            run(work, "a", two, workers=workers, **kwargs)
 
 
 @pytest.mark.fault(16)
