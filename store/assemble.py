@@ -147,7 +147,8 @@ def sum_of_live(rows: Rows, positions: Positions) -> int:
         if 2 * len(live) <= info.rows:
             total += _sum(rows, number, live)
         else:
-            dead = np.setdiff1d(np.arange(*rows.starts[number : number + 2]), live)
+            every = np.arange(*rows.starts[number : number + 2])
+            dead = np.setdiff1d(every, live, assume_unique=True)
             total += int(info.digest, 16) - _sum(rows, number, dead)
     return total
 

@@ -89,8 +89,8 @@ def plan(targets: Sequence[Target], images: Images) -> list[Pass]:
     found: defaultdict[int, list[NDArray[np.int64]]] = defaultdict(list)
     for block in images.blocks():
         keys, masks = _lacking(targets, policies, block, images.raw.digests(block))
-        for mask in np.unique(masks):
-            found[int(mask)].append(keys[masks == mask])
+        for mask in set(masks.tolist()):  # `np.unique` would load numpy.ma
+            found[mask].append(keys[masks == mask])
     return [_pass(targets, np.concatenate(found.pop(mask)), mask) for mask in sorted(found)]
 
 

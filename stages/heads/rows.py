@@ -163,7 +163,7 @@ class Task:
             chosen = positions[start : start + size]
             yield self.rows.take(chosen), self.rows.labels[chosen]
 
-    def _random(self, stream: int, epoch: int) -> np.random.Generator:
+    def _random(self, stream: int, epoch: int) -> "np.random.Generator":
         return np.random.Generator(np.random.Philox(key=[self.rows.key, epoch << 1 | stream]))
 
 
