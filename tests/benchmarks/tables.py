@@ -37,6 +37,7 @@ SIDES = {  # key -> what is measured, against what
     "read.random_vs_h5py": ("random batches of 256 rows", "h5py fancy indexing"),
     "read.block_vs_memmap": ("shuffled runs of 16 rows", "`numpy.memmap` fancy indexing"),
     "read.sequential_vs_h5py": ("rows in order", "h5py slices"),
+    "read.memory_million_vs_60k": ("peak memory of reading 1,000,000 rows", "60,000"),
     "trunk.vgg16_block5": ("epoch on a cached trunk, VGG16 block 5", "end to end"),
 }
 IN_README = (
