@@ -156,6 +156,15 @@ def test_heads_of_other_data_are_refused(root, tmp_path):
         run(tmp_path, tmp_path / "results", models=root / "models")
 
 
+@pytest.mark.fault(24)
+def test_heads_of_another_split_are_refused(root, tmp_path):
+    """They may have been trained on what now is tested."""
+    split(tmp_path, FeatureSet.open(root / "features"), seed=1)
+    (tmp_path / "features").symlink_to(root / "features")
+    with pytest.raises(DataError, match="changed; run: cryobase train set"):
+        run(tmp_path, tmp_path / "results", models=root / "models")
+
+
 @pytest.mark.fault(17)
 def test_heads_of_classes_in_another_order_are_refused(root, tmp_path):
     """Be it the store that was published anew, or the head's card."""
