@@ -49,7 +49,9 @@ def adopt(pool: "Pool", directory: Path) -> int:
 
 
 def _lacks(pool: "Pool", rows: Rows) -> bool:
-    return bool((pool.snapshot().index.find(words_of_rows(*rows.keys())) < 0).any())
+    index = pool.snapshot().index
+    keys = (words_of_rows(digests, views) for _, digests, views in rows.key_blocks())
+    return any((index.find(block) < 0).any() for block in keys)
 
 
 def _take(pool: "Pool", feature_set: FeatureSet) -> int:

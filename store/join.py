@@ -43,18 +43,19 @@ def _part_of(digests: Digests, parts: int) -> NDArray[np.integer]:
 
 
 def _bounds(table: Rows, parts: int) -> NDArray[np.int64]:
-    """(shards, parts, 2) where each part of a shard begins and ends.
+    """(shards, parts, 2) from which row to which a part of a shard lies.
 
     In a shard that is ordered by digest, as ours are, a part has nothing between but itself.
     """
-    bounds = np.zeros((len(table.shards), parts, 2), np.int64)
-    bounds[:, :, 0] = np.diff(table.starts)[:, None]
-    for number, start, digests, _ in table.key_blocks():
+    bounds = np.empty((len(table.shards), parts, 2), np.int64)
+    bounds[:, :, 0], bounds[:, :, 1] = table.starts[1:, None], table.starts[:-1, None]
+    for start, digests, _ in table.key_blocks():
+        shard = np.searchsorted(table.starts, start, side="right") - 1
         part = _part_of(digests, parts)
         lasts = np.flatnonzero(np.diff(part, append=parts))
         firsts = np.append(0, lasts[:-1] + 1)
-        np.minimum.at(bounds[number, :, 0], part[firsts], start + firsts)
-        np.maximum.at(bounds[number, :, 1], part[lasts], start + lasts + 1)
+        np.minimum.at(bounds[shard, :, 0], part[firsts], start + firsts)
+        np.maximum.at(bounds[shard, :, 1], part[lasts], start + lasts + 1)
     return bounds
 
 
@@ -63,8 +64,8 @@ def _index(
 ) -> tuple[Index, Positions]:
     """The index of one part of all keys, and the numbers of their rows."""
     keys, numbers = [np.empty((0, 5), np.uint64)], [np.empty(0, np.int64)]
-    for number, start, digests, views in table.key_blocks(bounds):
+    for start, digests, views in table.key_blocks(bounds):
         places = np.flatnonzero(_part_of(digests, parts) == part)
         keys.append(words_of_rows(digests[places], views[places]))
-        numbers.append(table.starts[number] + start + places)
+        numbers.append(start + places)
     return Index(np.concatenate(keys)), np.concatenate(numbers)

@@ -65,27 +65,35 @@ class Rows:
         """(n, 32) digests and (n,) views of all rows."""
         digests = np.empty((len(self), 32), np.uint8)
         views = np.empty(len(self), np.dtype("<u2"))
-        for number, start, some, their_views in self.key_blocks():
-            first = self.starts[number] + start
+        for first, some, their_views in self.key_blocks():
             digests[first : first + len(some)], views[first : first + len(some)] = some, their_views
         return digests, views
 
     def key_blocks(
         self, bounds: NDArray[np.int64] | None = None
-    ) -> Iterator[tuple[int, int, Digests, Views]]:
-        """Keys: a shard's number, the first row in it, digests and views, block by block.
+    ) -> Iterator[tuple[int, Digests, Views]]:
+        """Keys, block by block: the number of the first row, digests and views.
 
         Args:
             bounds: (shards, 2) from which row to which of each shard; all rows if None.
         """
-        for number, shard in enumerate(self.shards):
-            begin, end = (0, shard.info.rows) if bounds is None else bounds[number].tolist()
-            for start in range(begin, end, BLOCK):
-                yield number, start, *shard.keys(start, min(start + BLOCK, end))
+        whole = np.stack([self.starts[:-1], self.starts[1:]], axis=1)
+        for shard, start, (begin, end) in zip(
+            self.shards,
+            self.starts.tolist(),
+            (whole if bounds is None else bounds).tolist(),
+            strict=False,
+        ):
+            for first in range(begin, end, BLOCK):
+                stop = min(first + BLOCK, end)
+                yield first, *shard.keys(first - start, stop - start)
 
     def index(self) -> Index:
         """The index of all keys; find with `words_of_rows`."""
-        return Index(words_of_rows(*self.keys()))
+        words = np.empty((len(self), 5), np.uint64)
+        for first, digests, views in self.key_blocks():
+            words[first : first + len(views)] = words_of_rows(digests, views)
+        return Index(words)
 
     def take(self, positions: Numbers, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """(m, …) rows as they are stored, in the order of `positions`; into `out` if given."""
