@@ -255,6 +255,7 @@ def test_an_engine_that_does_not_load_ends_the_run_in_words(work, tmp_path):
         extract(work, "broken", workers=1)
 
 
+@pytest.mark.timeout(3600)
 def test_millions_of_images_are_planned_and_scheduled_in_little_memory(tmp_path):
     raw, pool = tmp_path / "raw", tmp_path / "pool"
     rows = listing.write_listing(raw, 10_000_000 if RUN_ALL else 200_000)
