@@ -16,7 +16,15 @@ from store.index import Positions, words_of_rows
 from store.manifest import FileInfo, Manifest, Published, ShardInfo, load, manifest_path, versions
 from store.publish import TEMPORARY_PREFIX, make_directory, publish_bytes, remove, share
 from store.rows import Rows
-from store.shard import Digests, Views, build_shard, order_of_keys, sum_of_rows
+from store.shard import (
+    KEY_BYTES,
+    SHARD_BYTES,
+    Digests,
+    Views,
+    build_shard,
+    order_of_keys,
+    sum_of_rows,
+)
 from store.spec import canonical_json
 
 if TYPE_CHECKING:
@@ -24,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SHARD_BYTES = 1 << 26
 _BLOCK = 1 << 22
 _OWN = ("shard-", "examples-", "canary-", "manifest-", TEMPORARY_PREFIX)
 
@@ -187,7 +194,8 @@ def _rewrite(rows: Rows, positions: Positions, directory: Path) -> Iterator[Shar
         return
     digests, views = rows.keys()
     digests, views = digests[positions], views[positions]
-    for part in _blocks(order_of_keys(digests, views), rows.row_bytes, SHARD_BYTES):
+    row_bytes = rows.row_bytes + KEY_BYTES
+    for part in _blocks(order_of_keys(digests, views), row_bytes, SHARD_BYTES):
         info, data = build_shard(rows.take(positions[part]), digests[part], views[part])
         publish_bytes(directory, info.name, data)
         yield info

@@ -15,6 +15,8 @@ from store.files import MEND, bytes_of, open_regular, read_into
 from store.manifest import ShardInfo
 
 COLUMNS = ("features", "digest", "view")
+SHARD_BYTES = 1 << 26  # what a new shard is to have, about
+KEY_BYTES = 34  # a row has beside its features: digest and view
 _BLOCK = 1 << 22  # bytes of features that a scan holds at once
 
 Digests = NDArray[np.uint8]

@@ -14,13 +14,20 @@ from store.index import words_of_rows
 from store.manifest import Manifest, commit
 from store.merge import merge_small_shards
 from store.publish import publish_bytes
-from store.shard import Digests, Views, build_shard, finite_rows, order_of_keys
+from store.shard import (
+    KEY_BYTES,
+    SHARD_BYTES,
+    Digests,
+    Views,
+    build_shard,
+    finite_rows,
+    order_of_keys,
+)
 from store.sweep import LEASE, sweep
 
 if TYPE_CHECKING:
     from store.pool import Pool
 
-SHARD_BYTES = 1 << 26
 SECONDS = 60.0
 
 
@@ -102,7 +109,8 @@ class FeatureWriter:
                 f"{self.pool.directory}: rows of {old.features.shape[1:]}, not {shape}"
             )
         if old is None or old.features.shape[1:] != shape or len(old.views) < self._count + count:
-            size = self._count + count + SHARD_BYTES // max(1, dtype.itemsize * prod(shape))
+            row_bytes = dtype.itemsize * prod(shape) + KEY_BYTES
+            size = self._count + count + SHARD_BYTES // row_bytes
             self._pending = Table.empty(size, shape, dtype)
             if old and self._count:
                 self._pending.copy(old, self._count)
@@ -160,8 +168,8 @@ class Table:
 
     @property
     def row_bytes(self) -> int:
-        """The bytes of one row's features."""
-        return self.features.itemsize * prod(self.features.shape[1:])
+        """The bytes of one row's features and key."""
+        return self.features.itemsize * prod(self.features.shape[1:]) + KEY_BYTES
 
     def first(self, count: int) -> "Table":
         """The first `count` rows, in the same memory."""

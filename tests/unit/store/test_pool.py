@@ -83,7 +83,7 @@ def test_equal_rows_give_equal_files_in_whatever_order_they_come(tmp_path):
 
 
 def test_large_appends_roll_over(pool, monkeypatch):
-    monkeypatch.setattr("store.writer.SHARD_BYTES", 200)
+    monkeypatch.setattr("store.writer.SHARD_BYTES", 540)  # keys count: 34 bytes of a row's 54
     with pool.writer() as writer:
         for number in range(40):
             writer.append(features([number]), digests([number]), [0])
