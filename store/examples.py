@@ -19,7 +19,7 @@ from store.manifest import FileInfo
 from store.spec import canonical_json
 
 COLUMNS = ("id", "digest", "label", "quarantined")
-_PART = 1 << 21  # bytes of examples that are checked at once
+_PART = 1 << 20  # bytes of examples that are checked at once
 
 
 def encode_id(name: str) -> bytes:
@@ -202,7 +202,7 @@ class ExamplesFile:
         return self._columns["id"].shape[0]
 
     def slices(self) -> Iterator[slice]:
-        """All examples in parts of a few megabytes."""
+        """All examples in parts of a megabyte."""
         step = max(1, _PART // sum(column.row_bytes for column in self._columns.values()))
         for start in range(0, len(self), step):
             yield slice(start, min(start + step, len(self)))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from store.errors import StorageError
 from store.files import allow_open_files, bytes_of, read_into
-from store.index import BLOCK, Index, Positions, words_of_rows
+from store.index import Index, Positions, words_of_rows
 from store.manifest import Manifest
 from store.parallel import ordered_map
 from store.ring import thread_ring
@@ -25,6 +25,7 @@ Stored = NDArray[Any]
 Numbers = NDArray[np.signedinteger]
 Runs = tuple[Positions, Positions, Positions]  # descriptors, offsets and bytes of runs
 
+_KEYS = 1 << 14  # keys that are read at once
 _READERS, _AHEAD = 2, 2  # threads that read ahead, and batches that each is ahead
 
 
@@ -84,8 +85,8 @@ class Rows:
             (whole if bounds is None else bounds).tolist(),
             strict=False,
         ):
-            for first in range(begin, end, BLOCK):
-                stop = min(first + BLOCK, end)
+            for first in range(begin, end, _KEYS):
+                stop = min(first + _KEYS, end)
                 yield first, *shard.keys(first - start, stop - start)
 
     def index(self) -> Index:

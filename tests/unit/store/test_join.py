@@ -113,7 +113,7 @@ def peak(work) -> int:
 
 def test_memory_barely_grows_with_the_set(tmp_path):
     """Five bytes an example are kept and four are shuffled; an id and a digest would be fifty."""
-    few, many = 50_000, 400_000
+    few, many = 100_000, 400_000
     peaks = []
     for count in (few, many):
         directory = of_zeros(tmp_path / str(count), count)
