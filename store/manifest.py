@@ -210,7 +210,7 @@ def load(directory: Path, *, complete: bool = False) -> tuple[int, Manifest]:
         StoreNotFoundError: no manifest there, or not all of its files.
         IntegrityError: the newest one is damaged.
     """
-    incomplete, absent = b"", set[str]()
+    incomplete, absent = None, set[str]()
     while found := versions(directory):
         path = manifest_path(directory, found[-1])
         try:

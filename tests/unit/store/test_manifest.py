@@ -194,6 +194,11 @@ def test_files_that_are_not_there_are_told_without_parsing(path, monkeypatch):
 @pytest.mark.fault(39)
 def test_of_a_damaged_manifest_no_names_are_believed(path):
     data = path.read_bytes()
+    path.unlink()
+    for damaged in (b"", data[:-2], data.replace(b"shard-", b"shbrd-")):
+        path.write_bytes(damaged)
+        with pytest.raises(IntegrityError, match="no valid manifest"):
+            FeatureSet.open(path.parent)
     for position in range(len(data)):
         changed = bytearray(data)
         changed[position] ^= 1
