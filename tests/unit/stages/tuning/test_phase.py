@@ -144,17 +144,20 @@ def dropping(root, directory):
 
 def test_an_interrupted_training_ends_with_the_same_weights(root, tmp_path, monkeypatch):
     whole = dropping(root, tmp_path / "whole")
-    random = np.random.default_rng(0)
+    random, stops = np.random.default_rng(0), 0
     for number in range(rounds(20)):
         directory = tmp_path / str(number)
         for _ in range(2):
             where = random.choice(["step", "before saving", "after saving"])
             with monkeypatch.context() as patch:
                 interrupt(patch, int(random.integers(0, 4)), where)
-                with pytest.raises(StoppedError):
+                try:
                     dropping(root, directory)
+                except StoppedError:
+                    stops += 1  # the second one may come too late, after the last epoch
         resumed = dropping(root, directory)
         assert all(np.array_equal(a, b) for a, b in zip(whole, resumed, strict=True))
+    assert stops > rounds(20)
 
 
 def test_a_loss_that_is_not_finite_is_an_error(root, tmp_path):
