@@ -25,8 +25,8 @@ repro: env ## run the pipeline: images, features, heads, report
 	@dvc metrics show
 	@echo "features/ the feature sets, models/ the heads, results/ the scores, report/index.html the summary"
 
-test: env ## run the tests
-	pytest
+test: env ## run the tests, two files at a time: each process may take 4 GB
+	pytest --numprocesses=2 --dist=loadfile
 
 test-all: env ## run the tests with the long loops whole
 	CRYOBASE_TEST_ALL=1 pytest
