@@ -145,4 +145,4 @@ def test_the_best_linear_head_and_the_sweeps_winner_are_as_good_as_logistic_regr
             f"{name} {ours.mean():.4f}, peer {peer.mean():.4f}, {paired.mean():+.4f} ± {error:.4f}"
         )
     assert found["linear"].mean() > peer.mean() - WITHIN
-    assert found["sweep"].mean() > peer.mean() - WITHIN
+    assert found["sweep"].mean() >= peer.mean() - (0 if RUN_ALL else WITHIN)
