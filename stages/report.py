@@ -141,8 +141,9 @@ def _pictures(directories: Mapping[str, Path], *patterns: str) -> list[tuple[str
 
 
 def _copy(pictures: list[tuple[str, Path]], directory: Path) -> None:
-    """Put pictures that no stage declares where `dvc plots` looks."""
+    """Put pictures that no stage declares where `dvc plots` looks, and warns if nothing is there."""
     shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
     for title, path in pictures:
         name = re.sub(r"[^\w.-]+", "-", title)
         replace(directory / f"{name}.svg", path.read_bytes())

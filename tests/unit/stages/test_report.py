@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -92,6 +93,9 @@ def test_pictures_that_no_stage_declares_lie_where_dvc_looks(tmp_path, sets):
     assert [p.name for p in (output / "pictures").iterdir()] == [
         f"{name}-heads-linear-reliability.svg"
     ]
+    shutil.rmtree(directory / "heads" / "linear")
+    report.run(report.ReportConfig(), sets=sets, runs={}, output=output)
+    assert not any((output / "pictures").iterdir())  # `dvc plots` warns of a place that is missing
 
 
 def test_what_is_missing_is_left_out_with_a_warning(tmp_path, sets, caplog):
