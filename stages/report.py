@@ -141,7 +141,7 @@ def _pictures(directories: Mapping[str, Path], *patterns: str) -> list[tuple[str
 
 
 def _copy(pictures: list[tuple[str, Path]], directory: Path) -> None:
-    """Put pictures that no stage declares where `dvc plots` looks, and warns if nothing is there."""
+    """Put pictures that no stage declares where `dvc plots` looks; it warns if that is missing."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     for title, path in pictures:
