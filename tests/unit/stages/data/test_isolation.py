@@ -173,7 +173,7 @@ from pathlib import Path
 from stages.data import decoding, ingest, isolation
 from tests.unit.stages.data import faulty_decoder, test_isolation
 decoding.decode = faulty_decoder.decode
-isolation.SECONDS = 2.0
+isolation.SECONDS = 6.0
 ingest.GROUP = 1
 def wait():
     print("waiting", flush=True)
