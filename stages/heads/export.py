@@ -138,9 +138,18 @@ def _run_openvino(path: Path, images: Floats) -> Floats:
 
 
 def _write_onnx(model: Any, path: Path) -> None:
+    import onnx
+
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # it names every node it cannot convert
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of tf2onnx, which Keras adapts to numpy 2
         model.export(path, format="onnx", verbose=False)
+    nodes = onnx.load(path).graph.node
+    if unknown := {node.op_type for node in nodes if not onnx.defs.has(node.op_type, node.domain)}:
+        raise ConfigError(
+            f"onnx: tf2onnx cannot convert {', '.join(sorted(unknown))} of this base;"
+            " run: cryobase heads export --format openvino"
+        )
 
 
 def _run_onnx(path: Path, images: Floats) -> Floats:
@@ -166,5 +175,5 @@ class Format(NamedTuple):
 FORMATS = {
     "keras": Format(_write_keras, _run_keras, "model.keras"),
     "openvino": Format(_write_openvino, _run_openvino, "model.xml", ("openvino",)),
-    "onnx": Format(_write_onnx, _run_onnx, "model.onnx", ("tf2onnx", "onnxruntime")),
+    "onnx": Format(_write_onnx, _run_onnx, "model.onnx", ("onnx", "onnxruntime", "tf2onnx")),
 }

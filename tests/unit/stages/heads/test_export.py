@@ -208,7 +208,17 @@ def test_a_format_without_its_library_names_the_extra(made, monkeypatch):
         exported(root, document, formats=("onnx",))
 
 
-@pytest.mark.parametrize("made", TRIED, indirect=True)
+def test_a_base_that_cannot_become_onnx_is_refused_in_one_line(tmp_path):
+    import keras
+
+    pytest.importorskip("tf2onnx")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="gelu")])
+    model(np.zeros((1, 4)))
+    with pytest.raises(ConfigError, match=r"tf2onnx cannot convert Erfc.*openvino"):
+        module.FORMATS["onnx"].write(model, tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("made", [name for name in TRIED if name != "identity"], indirect=True)
 def test_an_onnx_file_gives_the_heads_logits_in_other_libraries(made):
     """By ONNX Runtime, which `export` itself uses, and by OpenVINO."""
     for library in module.FORMATS["onnx"].needs:
