@@ -168,12 +168,13 @@ def test_an_interrupted_run_waits_for_no_decoder(tmp_path, monkeypatch, started,
 
 
 PROGRAM = """
-import sys
+import signal, sys
 from pathlib import Path
 from stages.data import decoding, ingest, isolation
 from tests.unit.stages.data import faulty_decoder, test_isolation
 decoding.decode = faulty_decoder.decode
 isolation.SECONDS = 6.0
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
 ingest.GROUP = 1
 def wait():
     print("waiting", flush=True)
