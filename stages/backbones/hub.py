@@ -43,7 +43,7 @@ def Xception41(*, input_tensor: Any, include_top: bool = False, weights: str | N
 def xception_41_weights() -> Path:
     """The preset's weights file, from KaggleHub's cache or downloaded into it."""
     _keras_hub()
-    import kagglehub  # type: ignore[import-not-found, unused-ignore]
+    import kagglehub
 
     return Path(kagglehub.model_download(XCEPTION_41.removeprefix("kaggle://"), "model.weights.h5"))
 
