@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from stages.backbones import estimate
-from stages.backbones.table import BACKBONES
+from stages.backbones.table import BACKBONES, EXTRACTOR_VERSION
 from stages.backbones.weights import WeightsFile, locate_weights
 from stages.data.augment import Augmentation
 from stages.errors import DataError
@@ -19,9 +19,6 @@ from store import Examples, FeatureSpec, Pool
 if TYPE_CHECKING:
     from stages.backbones.passes import Computed
     from stages.backbones.plan import Images, Target
-
-# Raise by hand when the features of an unchanged spec change; a test pins them.
-EXTRACTOR_VERSION = 1
 
 Preprocessing = Literal["own", "caffe", "torch", "symmetric", "unit", "lite", "identity"]
 

@@ -82,9 +82,8 @@ class FeatureSet:
             try:
                 return cls(directory, manifest, full=full)
             except StoreNotFoundError:
-                _, newer = load(
-                    directory, complete=True
-                )  # a publisher may have removed what it replaced
+                # A publisher may have removed what it replaced.
+                _, newer = load(directory, complete=True)
                 if newer == manifest:
                     raise
                 manifest = newer
@@ -191,7 +190,7 @@ class FeatureSet:
             every = np.arange(len(self._labels), dtype=np.int32)
             return every if len(every) == len(self) else every[self._live]
         chosen = self.examples.positions(ids)
-        if (hidden := ~self._live[chosen]).any():
+        if (hidden := self._rows[0, chosen] < 0).any():
             first = self.examples.ids[chosen[np.argmax(hidden)]]
             raise UnknownExampleError(f"id {bytes(first)!r}: in quarantine, so without features")
         return chosen

@@ -49,7 +49,7 @@ def check(found: NDArray[np.floating], expected: NDArray[np.floating], subject: 
         raise DriftError(
             f"{subject}: the canary images' features differ by {measured:.2g} standard deviations"
             f" from those recorded, {TOLERANCE:g} are tolerated; run with the libraries and engine"
-            " of before, or raise EXTRACTOR_VERSION in stages/extract.py and extract anew"
+            " of before, or raise EXTRACTOR_VERSION in stages/backbones/table.py and extract anew"
         )
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from stages.backbones.passes import checked_engine, failures_of, flow_of, rows_of
 from stages.backbones.plan import Images, Pass, Target, Views
+from stages.backbones.table import EXTRACTOR_VERSION
 from stages.backbones.trunk import Engine
 from stages.backbones.weights import WeightsFile
 from stages.errors import ConfigError, StageError
@@ -150,8 +151,6 @@ class Computer:
 
 def versions() -> dict[str, str]:
     """Of what decides features' values here."""
-    from stages.extract import EXTRACTOR_VERSION  # which imports this package
-
     found = {"extractor": str(EXTRACTOR_VERSION)}
     for name in ALIKE:
         try:

@@ -99,10 +99,10 @@ def accuracies(digits: Digits) -> dict[str, NDArray[np.float64]]:
 
 
 def _log_loss(answers: OutOfFold, head: str) -> float:
-    rows = np.arange(len(answers.labels))
-    return float(
-        -np.log(np.maximum(answers.probabilities[head][rows, answers.labels], 1e-12)).mean()
-    )
+    from sklearn.metrics import log_loss
+
+    probabilities = answers.probabilities[head]
+    return float(log_loss(answers.labels, probabilities, labels=range(probabilities.shape[1])))
 
 
 def accuracy(digits: Digits, k: int, name: str, params: HeadParams) -> float:
