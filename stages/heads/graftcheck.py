@@ -98,7 +98,11 @@ def check_graft(model: Any, head: Head, samples: Samples, reference: Reference) 
             f" {len(found)} images, {len(found) - agreement.equal_labels} labels change:"
             f" {_cause(model, head, few, reference)}"
         )
-    logger.info("graft check: %s", agreement)
+    logger.info(
+        "graft check: logits of %d images agree within %.2g of their deviation",
+        agreement.images,
+        agreement.deviation,
+    )
     return agreement
 
 
@@ -130,7 +134,7 @@ def first_difference(model: Any, right: Any, pixels: Floats) -> str | None:
             return f"{inner.name}: {different}"
         theirs.remove(inner)
     outputs = [
-        _run(keras.Model(whole.inputs, [chosen[one.name].output for one in theirs]), pixels)
+        _run(keras.Model(whole.inputs[0], [chosen[one.name].output for one in theirs]), pixels)
         for whole, chosen in ((model, mine), (right, {one.name: one for one in theirs}))
     ]
     weighted = False
@@ -149,7 +153,7 @@ def _is_input(operation: Any) -> bool:
 def _logits(model: Any, pixels: Floats) -> Floats:
     import keras
 
-    return np.asarray(_run(keras.Model(model.inputs, model.get_layer("logits").output), pixels))
+    return np.asarray(_run(keras.Model(model.inputs[0], model.get_layer("logits").output), pixels))
 
 
 def _run(model: Any, pixels: Floats) -> Any:
