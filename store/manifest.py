@@ -27,6 +27,7 @@ MAX_VALUES = 200_000  # what parsing costs: 8 MiB of brackets take seconds and a
 MAX_SHARD = 1 << 28
 MAX_EXAMPLES = 1 << 32
 MAX_RANK = 31  # HDF5 knows 32 dimensions, and rows are one
+MAX_SHARED = 64  # examples × (views + 1) to what is stored: what opening costs, of a small file too
 _NAME = re.compile(r"\Amanifest-([1-9][0-9]{0,8})\.json\Z")
 _HEX = re.compile(r"\A[0-9a-f]{64}\Z")
 _SUFFIXES = {"shard": "h5", "examples": "h5", "canary": "npy"}
@@ -115,6 +116,10 @@ class Manifest:
         names = {shard.name for shard in self.shards}
         _check(len(names) == len(self.shards), "shard that comes twice")
         _check(self.canary is None or self.canary.name.startswith("canary-"), "canary")
+        if published := self.published:
+            places = published.count * (published.views + 1)
+            many = places > MAX_SHARED * (published.count + self.rows)
+            _check(not many, f"set.views, for {published.count} examples of {self.rows} rows")
 
     @property
     def rows(self) -> int:

@@ -57,6 +57,8 @@ class FeatureSet:
         self._file = ExamplesFile(directory, manifest.published.examples, self.classes, full=full)
         self.table = Rows(directory, manifest, full=full)
         self._labels, hidden = self._file.labels()
+        if len(self._labels) != manifest.published.count:
+            raise IntegrityError(f"{self._file.path}: not as many as the manifest says; {MEND}")
         self._rows = rows_of(self._file, self.table, self.views)
         self._count = len(self._labels) - hidden
         if absent := int(np.count_nonzero(self._rows < 0)) - hidden * (self.views + 1):

@@ -507,9 +507,7 @@ def test_a_row_that_is_in_two_shards(tmp_path, full):
 
 
 @pytest.mark.fault(40)
-@pytest.mark.parametrize(
-    "changes", [{"digest": "0" * 64}, {"count": 21}, {"quarantined": 1}, {"rows": 19}]
-)
+@pytest.mark.parametrize("changes", [{"digest": "0" * 64}, {"quarantined": 1}, {"rows": 19}])
 def test_a_manifest_that_states_another_digest_or_count(tmp_path, changes):
     directory = published(tmp_path)
     _, manifest = load(directory)
@@ -517,6 +515,16 @@ def test_a_manifest_that_states_another_digest_or_count(tmp_path, changes):
     write_manifest(directory, replace(manifest, published=stated))
     with pytest.raises(IntegrityError, match="the set's digest or counts are not the manifest's"):
         FeatureSet.open(directory, full=True)
+
+
+@pytest.mark.fault(27, 40)
+@pytest.mark.parametrize("full", [False, True])
+def test_a_manifest_that_states_another_number_of_examples(tmp_path, full):
+    directory = published(tmp_path)
+    _, manifest = load(directory)
+    write_manifest(directory, replace(manifest, published=replace(manifest.published, count=21)))
+    with pytest.raises(IntegrityError, match="not as many as the manifest says"):
+        FeatureSet.open(directory, full=full)
 
 
 @pytest.mark.fault(37)

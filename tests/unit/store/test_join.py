@@ -29,7 +29,9 @@ def forged(root, keys, of_examples, order=None):
     (directory / info.name).write_bytes(data)
     (directory / mine.name).write_bytes(of_examples.to_bytes())
     assert old.published
-    changed = replace(old, shards=(info,), published=replace(old.published, examples=mine))
+    changed = replace(
+        old, shards=(info,), published=replace(old.published, examples=mine, count=len(of_examples))
+    )
     manifest_path(directory, 1).write_bytes(changed.to_bytes())
     return directory
 
@@ -153,7 +155,7 @@ def of_zeros(root, count):
         spec=spec(dtype="float16"),
         feature_shape=(1,),
         shards=tuple(shards),
-        published=replace(old.published, examples=mine),
+        published=replace(old.published, examples=mine, count=count),
     )
     manifest_path(root, 1).write_bytes(made.to_bytes())
     return root

@@ -104,6 +104,7 @@ FORGERIES = [
     (("published",), {"classes": "ab"}),
     (("published",), {"classes": ["\ud800"]}),
     (("published",), {"views": 1 << 16}),
+    (("published",), {"views": (1 << 16) - 1}),
     (("published",), {"digest": "x"}),
     (("published",), {"examples": None}),
     (("published",), {"count": -1}),
