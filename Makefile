@@ -26,7 +26,7 @@ repro: env ## run the pipeline: images, features, heads, report
 	@echo "features/ the feature sets, models/ the heads, results/ the scores, report/index.html the summary"
 
 test: env ## run the tests, two files at a time: each process may take 4 GB
-	pytest --numprocesses=2 --dist=loadfile
+	pytest --numprocesses=2 --dist=loadfile --max-worker-restart=0
 
 test-all: env ## run the tests with the long loops whole
 	CRYOBASE_TEST_ALL=1 pytest

@@ -39,6 +39,20 @@ def read(mine, table, positions):
     return rows if mine.read(*runs, rows) else None
 
 
+def holds_in_child(check):
+    """Whether `check` holds in a forked process, whose only thread gets all of its signals.
+
+    Where there are others, one may wake with a signal when its handler is no longer in place.
+    """
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    code = 1
+    try:
+        code = 0 if check() else 1
+    finally:
+        os._exit(code)
+
+
 def test_more_rows_than_the_ring_has_entries(mine, table):
     assert ENTRIES < ROWS
     for _ in range(3):  # the counters go on, the entries come round again
@@ -83,57 +97,55 @@ def test_a_file_cut_while_it_is_read_is_an_error_and_no_signal(mine, table):
 
 def test_a_forked_process_gets_a_ring_of_its_own(mine, table):
     expected = read(mine, table, shuffled(600))
-    pid = os.fork()
-    if pid == 0:
+
+    def its_own():
         other = thread_ring()
-        right = other is not mine and (read(other, table, shuffled(600)) == expected).all()
-        os._exit(0 if right else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        return other is not mine and (read(other, table, shuffled(600)) == expected).all()
+
+    assert holds_in_child(its_own)
     assert (read(mine, table, shuffled(600)) == expected).all()
 
 
 def test_a_process_forked_while_a_thread_reads_can_read(table):
     with table._lock:  # as a thread that begins to read would
-        pid = os.fork()
-        if pid == 0:
-            signal.alarm(30)
-            os._exit(0 if len(table.take(shuffled(600))) == 600 else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert holds_in_child(lambda: len(table.take(shuffled(600))) == 600)
 
 
-def test_signals_while_it_reads_change_nothing(mine, table):
+@pytest.mark.usefixtures("mine")
+def test_signals_while_it_reads_change_nothing(table):
     expected = table.take(np.arange(ROWS))[shuffled()]
-    before = signal.signal(signal.SIGALRM, lambda *_: None)
-    signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
-    try:
-        assert all((read(mine, table, shuffled()) == expected).all() for _ in range(30))
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+
+    def disturbed():
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+        return all((read(thread_ring(), table, shuffled()) == expected).all() for _ in range(30))
+
+    assert holds_in_child(disturbed)
 
 
-def test_an_exception_from_a_signal_leaves_it_usable(mine, table):
+@pytest.mark.usefixtures("mine")
+def test_an_exception_from_a_signal_leaves_it_usable(table):
     class AlarmError(Exception):
         pass
 
     def ring_the_bell(*_):
         raise AlarmError
 
-    expected, caught = table.take(np.arange(ROWS))[shuffled()], 0
-    before = signal.signal(signal.SIGALRM, ring_the_bell)
-    try:
+    expected = table.take(np.arange(ROWS))[shuffled()]
+
+    def interrupted():
+        caught = 0
+        signal.signal(signal.SIGALRM, ring_the_bell)
         for number in range(200):
             try:
                 signal.setitimer(signal.ITIMER_REAL, 1e-4 * (1 + number % 40))
-                read(mine, table, shuffled())
+                read(thread_ring(), table, shuffled())
                 signal.setitimer(signal.ITIMER_REAL, 0)
             except AlarmError:
                 caught += 1
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert caught
-    assert (read(mine, table, shuffled()) == expected).all()
+        return caught and (read(thread_ring(), table, shuffled()) == expected).all()
+
+    assert holds_in_child(interrupted)
 
 
 def test_reads_that_an_exception_kept_from_the_kernel_are_dropped(mine, table):
