@@ -15,7 +15,7 @@ from stages.errors import DataError
 
 MAX_BYTES = 256 << 20
 MAX_SCANS = 200  # of a progressive JPEG; each costs a pass over all pixels
-START_OF_SCAN = 0xFFDA
+START_OF_SCAN = b"\xff\xda"
 WHITE = 255
 
 # libjpeg warnings that leave the pixels alone; every other one means damage.
@@ -110,10 +110,10 @@ def _decode_jpeg(
 
 def _count_scans(data: bytes) -> int:
     """How often `ff da`, which begins a scan, stands anywhere; ten times as fast as bytes.count."""
-    found = 0
+    found, begins = 0, np.frombuffer(START_OF_SCAN, np.uint16)  # in the machine's order of bytes
     for offset in (0, 1):
-        pairs = np.frombuffer(data, ">u2", (len(data) - offset) // 2, offset)
-        found += int(np.count_nonzero(pairs == START_OF_SCAN))
+        pairs = np.frombuffer(data, np.uint16, (len(data) - offset) // 2, offset)
+        found += int(np.count_nonzero(pairs == begins))
     return found
 
 

@@ -197,7 +197,7 @@ def of_ideal(case: str) -> float:
 
 def fast_decode_12mp() -> float:
     """`decode: fast` against the tutorials' way, from 12-megapixel photographs to features."""
-    backbone, size, number = "mobilenetv2", 160, 96
+    backbone, size, number = "mobilenetv2", 160, 384
     folder, raw = (make(number, *LARGE) for make in (_photographs, _raw))
     tutorial, ours = [], []
     for _ in range(ROUNDS):
