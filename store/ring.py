@@ -146,10 +146,10 @@ _mine = threading.local()
 def thread_ring() -> Ring | None:
     """The ring of this thread, in a forked process another one; None where there can be none."""
     if getattr(_mine, "owner", 0) != os.getpid():
-        _mine.owner = os.getpid()
         try:
             _mine.ring = Ring()
         except OSError:
             _mine.ring = None
+        _mine.owner = os.getpid()  # last: an exception from a signal leaves the thread without one
     ring: Ring | None = _mine.ring
     return ring
