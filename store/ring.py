@@ -62,10 +62,8 @@ class Ring:
         # Counters that wrap at 2**32: the kernel moves two of them, we the other two.
         self._begun, self._asked = words[asked_head // 4 :], words[asked_tail // 4 :]
         self._taken, self._ended = words[ended_head // 4 :], words[ended_tail // 4 :]
-        self._sqes, self._cqes = (
-            np.frombuffer(sqes, _SQE),
-            np.frombuffer(shared, _CQE, results, cqes),
-        )
+        self._sqes = np.frombuffer(sqes, _SQE)
+        self._cqes = np.frombuffer(shared, _CQE, results, cqes)
         self._sqes["opcode"] = _READ
 
     def read(
@@ -83,14 +81,16 @@ class Ring:
         self._settle()
         self._rows = rows  # kept: the kernel writes into it until all has ended, come what may
         addresses = rows.ctypes.data + np.cumsum(lengths) - lengths
-        for start in range(0, len(lengths), ENTRIES):
-            part = slice(start, start + ENTRIES)
-            asked, count = int(self._asked[0]), len(lengths[part])
-            entries = (asked + np.arange(count)) % ENTRIES
-            self._sqes["fd"][entries] = descriptors[part]
-            self._sqes["offset"][entries] = offsets[part]
-            self._sqes["address"][entries] = addresses[part]
-            self._sqes["length"][entries] = self._sqes["user_data"][entries] = lengths[part]
+        start = 0
+        while start < len(lengths):
+            asked = int(self._asked[0])
+            place = asked % ENTRIES
+            part = slice(start, start + ENTRIES - place)  # so entries and results lie side by side
+            start += (count := len(lengths[part]))
+            entries = self._sqes[place : place + count]
+            entries["fd"], entries["offset"] = descriptors[part], offsets[part]
+            entries["address"] = addresses[part]
+            entries["length"] = entries["user_data"] = lengths[part]
             self._asked[0] = (asked + count) % (1 << 32)
             if not self._finish():
                 return False
@@ -111,9 +111,10 @@ class Ring:
                 _call(_ENTER, self._file, begin, wait, _GETEVENTS, None, 0)
             except (InterruptedError, BlockingIOError):
                 continue
-        found = self._cqes[(taken + np.arange((asked - taken) % (1 << 32))) % len(self._cqes)]
+        first = taken % len(self._cqes)
+        found = self._cqes[first : first + (asked - taken) % (1 << 32)]
         self._taken[0] = asked
-        return bool((found["result"] == found["user_data"].astype(np.int64)).all())
+        return bool((found["result"] == found["user_data"]).all())
 
     def __del__(self) -> None:
         if hasattr(self, "_cqes") and self.owner == os.getpid():
