@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from store.errors import IntegrityError, MissingRowsError, StoreNotFoundError
+from store.errors import ExamplesError, IntegrityError, MissingRowsError, StoreNotFoundError
 from store.examples import Examples
 from store.index import Positions, words_of_rows
-from store.manifest import FileInfo, Manifest, Published, ShardInfo, load, manifest_path, versions
+from store.manifest import (
+    MAX_SHARED,
+    FileInfo,
+    Manifest,
+    Published,
+    ShardInfo,
+    load,
+    manifest_path,
+    versions,
+)
 from store.publish import TEMPORARY_PREFIX, make_directory, publish_bytes, remove, share
 from store.rows import Rows
 from store.shard import (
@@ -64,6 +73,12 @@ def publish_set(
     """Make `directory` the feature set of `examples`; hold the lock of that directory."""
     now = snapshot()
     positions = _positions(now, examples, views)
+    if len(examples) * (views + 1) > MAX_SHARED * (len(examples) + len(positions)):
+        raise ExamplesError(
+            f"{len(examples)} examples in {views + 1} views, but only {len(positions)} rows, as"
+            " images are equal: opening such a set would cost more than the format allows; keep"
+            " one example of each image, or fewer views"
+        )
     existing = _existing(directory)
     digest = set_digest(
         now.manifest.spec.fingerprint, examples, views, sum_of_live(now.rows, positions)

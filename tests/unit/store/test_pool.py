@@ -9,6 +9,7 @@ import store.pool
 from store import (
     ConflictError,
     Examples,
+    ExamplesError,
     FeaturesError,
     FeatureSet,
     MissingRowsError,
@@ -264,6 +265,20 @@ def test_a_publish_names_what_is_missing(pool, tmp_path):
         pool.publish(tmp_path / "set", examples(range(3)), views=1)
     with pytest.raises(MissingRowsError, match="add images"):
         pool.publish(tmp_path / "set", examples(range(3), quarantined=range(3)))
+    assert not (tmp_path / "set").exists()
+
+
+def test_equal_images_in_very_many_views_are_refused_before_anything_is_written(pool, tmp_path):
+    fill(pool, [0], views=80)
+    same = Examples.create(
+        ids=[b"%d.jpg" % number for number in range(400)],
+        digests=np.repeat(digests([0]), 400, axis=0),
+        labels=[0] * 400,
+        quarantined=None,
+        classes=["cat"],
+    )
+    with pytest.raises(ExamplesError, match="400 examples in 81 views, but only 81 rows"):
+        pool.publish(tmp_path / "set", same, views=80)
     assert not (tmp_path / "set").exists()
 
 
