@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import count
 from pathlib import Path
+from statistics import median
 from typing import Literal
 from unittest.mock import patch
 
@@ -35,7 +36,7 @@ from stages.extract import SetConfig, spec_of
 from store import Pool
 
 BATCH = 32
-ROUNDS = 3
+ROUNDS = 5
 LARGE = 4000, 3000
 CASES = {
     "mobilenet_v2_160": ("mobilenetv2", 160, 4800),
@@ -171,39 +172,41 @@ def _forward_rate(backbone: str, size: int, number: int) -> float:
 
 
 @cache
-def measure(case: str) -> dict[str, float]:
-    """Rates in images/s, the best of some rounds in turn."""
+def measure(case: str) -> list[dict[str, float]]:
+    """Rates in images/s, in each of some rounds in turn."""
     backbone, size, number = CASES[case]
-    rates: dict[str, list[float]] = {"tutorial": [], "ours": [], "decode": [], "forward": []}
-    for _ in range(ROUNDS):
-        rates["tutorial"].append(number / _tutorial(backbone, size, _photographs(number)))
-        rates["decode"].append(_decode_rate(Images(_raw(number)), PixelSpec(image_size=size)))
-        rates["ours"].append(number / _ours(backbone, size, _raw(number)))
-        rates["forward"].append(_forward_rate(backbone, size, number))
-    return {side: max(found) for side, found in rates.items()}
+    folder, raw = _photographs(number), _raw(number)
+    return [
+        {
+            "tutorial": number / _tutorial(backbone, size, folder),
+            "decode": _decode_rate(Images(raw), PixelSpec(image_size=size)),
+            "ours": number / _ours(backbone, size, raw),
+            "forward": _forward_rate(backbone, size, number),
+        }
+        for _ in range(ROUNDS)
+    ]
 
 
 def vs_tutorial(case: str) -> float:
     """How many times faster than the tutorials' way."""
-    rates = measure(case)
-    return rates["ours"] / rates["tutorial"]
+    return median(rates["ours"] / rates["tutorial"] for rates in measure(case))
 
 
 def of_ideal(case: str) -> float:
     """The share of what decoding alone and the forward pass alone, one after the other, allow."""
-    rates = measure(case)
-    return rates["ours"] * (1 / rates["decode"] + 1 / rates["forward"])
+    return median(
+        rates["ours"] * (1 / rates["decode"] + 1 / rates["forward"]) for rates in measure(case)
+    )
 
 
 def fast_decode_12mp() -> float:
     """`decode: fast` against the tutorials' way, from 12-megapixel photographs to features."""
     backbone, size, number = "mobilenetv2", 160, 384
     folder, raw = (make(number, *LARGE) for make in (_photographs, _raw))
-    tutorial, ours = [], []
-    for _ in range(ROUNDS):
-        tutorial.append(_tutorial(backbone, size, folder))
-        ours.append(_ours(backbone, size, raw, decode="fast"))
-    return min(tutorial) / min(ours)
+    return median(
+        _tutorial(backbone, size, folder) / _ours(backbone, size, raw, decode="fast")
+        for _ in range(ROUNDS)
+    )
 
 
 def fast_vs_exact_12mp() -> float:
@@ -214,23 +217,15 @@ def fast_vs_exact_12mp() -> float:
     one idle core in libjpeg, and 14 in `stages.data.eighth`.
     """
     images = Images(_raw(24, *LARGE))
-
-    def decode(mode: Literal["exact", "fast"]) -> float:
-        pixels = PixelSpec(image_size=160, decode=mode)
-        return min(1 / _decode_rate(images, pixels) for _ in range(ROUNDS))
-
-    return decode("exact") / decode("fast")
+    exact, fast = (PixelSpec(image_size=160, decode=mode) for mode in ("exact", "fast"))
+    return median(_decode_rate(images, fast) / _decode_rate(images, exact) for _ in range(ROUNDS))
 
 
 def three_outputs() -> float:
     """Seconds for three outputs of one base over seconds for one."""
     case = ("mobilenetv2", 160, _raw(800))
     three = ("avg", "max", "block_13_expand_relu:avg")
-    one, many = [], []
-    for _ in range(ROUNDS):
-        one.append(_ours(*case))
-        many.append(_ours(*case, outputs=three))
-    return min(many) / min(one)
+    return median(_ours(*case, outputs=three) / _ours(*case) for _ in range(ROUNDS))
 
 
 PEAK = """
