@@ -113,8 +113,9 @@ class Ring:
                 continue
         first = taken % len(self._cqes)
         found = self._cqes[first : first + (asked - taken) % (1 << 32)]
+        whole = bool((found["result"] == found["user_data"]).all())
         self._taken[0] = asked
-        return bool((found["result"] == found["user_data"]).all())
+        return whole
 
     def __del__(self) -> None:
         if hasattr(self, "_cqes") and self.owner == os.getpid():

@@ -1,6 +1,7 @@
 """Encoded bytes to RGB pixels: which formats are read, how, and what is refused before decoding."""
 
 import io
+import logging
 import re
 import struct
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from stages.data import headers
 from stages.errors import DataError
+
+log = logging.getLogger(__name__)
 
 MAX_BYTES = 256 << 20
 MAX_SCANS = 200  # of a progressive JPEG; each costs a pass over all pixels
@@ -116,10 +119,18 @@ def _decode_jpeg(
 
 @cache
 def _eighth() -> Callable[[bytes], NDArray[np.uint8] | None] | None:
-    """A faster decoder of camera files at 1/8, where Numba is installed; libjpeg's pixels."""
+    """A faster decoder of camera files at 1/8, where Numba is installed; libjpeg's pixels.
+
+    It is tried out first: what Numba cannot compile or keep here is no fault of an image.
+    """
     try:
         from stages.data import eighth
+
+        eighth.decode(simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8)))
     except ImportError:
+        return None
+    except Exception as error:  # noqa: BLE001 - of Numba, LLVM or the file system
+        log.warning("decode: fast goes without Numba, which fails here: %s", _one_line(error))
         return None
     return eighth.decode
 

@@ -165,3 +165,17 @@ def test_it_is_used_for_photographs(monkeypatch):
     for side in (0, 25, 26):
         decoding.decode(data, smallest=(side, side))
     assert asked == [data]
+
+
+def test_where_numba_fails_photographs_are_decoded_by_libjpeg(monkeypatch, caplog):
+    def fail(data):
+        raise RuntimeError("no directory to keep what was compiled")
+
+    monkeypatch.setattr(eighth, "decode", fail)
+    decoding._eighth.cache_clear()
+    try:
+        pixels = decoding.decode(encoded(photo(200, 300)), smallest=(25, 25))
+    finally:
+        decoding._eighth.cache_clear()
+    assert pixels.shape == (25, 38, 3)
+    assert "no directory" in caplog.text
