@@ -18,7 +18,6 @@ from store.files import allow_open_files, bytes_of, read_into
 from store.index import Index, Positions, words_of_rows
 from store.manifest import Manifest
 from store.parallel import ordered_map
-from store.ring import thread_ring
 from store.shard import Digests, Shard, Views
 
 Stored = NDArray[Any]
@@ -140,10 +139,13 @@ class Rows:
             yield descriptors[start:stop], places[start:stop], lengths[start:stop]
 
     def _read(self, runs: Runs, rows: NDArray[Any]) -> NDArray[Any]:
+        descriptors, offsets, lengths = (column.tolist() for column in runs)
+        buffer, stops = bytes_of(rows), list(accumulate(lengths))
+        parts = [(buffer[stop - size : stop],) for stop, size in zip(stops, lengths, strict=True)]
         with self._held_open():
-            ring = thread_ring() if len(runs[0]) > 8 else None
-            if not (ring and ring.read(*runs, rows)):
-                self._read_in_turn(runs, rows)
+            # `map`, as at a microsecond for each call a loop in Python would cost a third more.
+            if list(map(os.preadv, descriptors, parts, offsets)) != lengths:
+                self._read_again(descriptors, offsets, parts)
         return rows
 
     @contextmanager
@@ -159,14 +161,6 @@ class Rows:
             with self._lock:
                 self._reading -= 1
                 self._close_unread()
-
-    def _read_in_turn(self, runs: Runs, rows: NDArray[Any]) -> None:
-        descriptors, offsets, lengths = (column.tolist() for column in runs)
-        buffer, stops = bytes_of(rows), list(accumulate(lengths))
-        parts = [(buffer[stop - size : stop],) for stop, size in zip(stops, lengths, strict=True)]
-        # `map`, because at a microsecond for each call a loop in Python would cost a third more.
-        if list(map(os.preadv, descriptors, parts, offsets)) != lengths:
-            self._read_again(descriptors, offsets, parts)
 
     def _read_again(
         self, descriptors: list[int], offsets: list[int], parts: list[tuple[memoryview]]

@@ -1,12 +1,9 @@
 """Encoded bytes to RGB pixels: which formats are read, how, and what is refused before decoding."""
 
 import io
-import logging
 import re
 import struct
-from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,8 +12,6 @@ from numpy.typing import NDArray
 
 from stages.data import headers
 from stages.errors import DataError
-
-log = logging.getLogger(__name__)
 
 MAX_BYTES = 256 << 20
 MAX_SCANS = 200  # of a progressive JPEG; each costs a pass over all pixels
@@ -87,10 +82,6 @@ def _decode_jpeg(
     data: bytes, header: headers.Header, accurate: bool, smallest: tuple[int, int]
 ) -> NDArray[np.uint8]:
     height, width = smallest if header.orientation < 5 else smallest[::-1]
-    if 0 < height <= -(-header.height // 8) and 0 < width <= -(-header.width // 8):
-        decode_eighth = _eighth()
-        if decode_eighth and (small := decode_eighth(data)) is not None:
-            return small
     if (scans := _count_scans(data)) > MAX_SCANS:
         raise UndecodableImageError(f"JPEG of {scans:,} scans; at most {MAX_SCANS} are read")
     if header.channels == 4:
@@ -115,24 +106,6 @@ def _decode_jpeg(
         with suppress(ValueError):  # a warning in the header is always strict
             rgb = simplejpeg.decode_jpeg(data, strict=False, **options)
     return rgb
-
-
-@cache
-def _eighth() -> Callable[[bytes], NDArray[np.uint8] | None] | None:
-    """A faster decoder of camera files at 1/8, where Numba is installed; libjpeg's pixels.
-
-    It is tried out first: what Numba cannot compile or keep here is no fault of an image.
-    """
-    try:
-        from stages.data import eighth
-
-        eighth.decode(simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8)))
-    except ImportError:
-        return None
-    except Exception as error:  # noqa: BLE001 - of Numba, LLVM or the file system
-        log.warning("decode: fast goes without Numba, which fails here: %s", _one_line(error))
-        return None
-    return eighth.decode
 
 
 def _count_scans(data: bytes) -> int:

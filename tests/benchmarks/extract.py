@@ -214,7 +214,7 @@ def fast_vs_exact_12mp() -> float:
 
     They have 2.8 MB each at quality 90, as a phone's have 3 to 5. Decoding at 1/8 is the least that
     gives pixels: all but Huffman decoding is gone then, which is 20.5 of the 35 ms of `exact` on
-    one idle core in libjpeg, and 14 in `stages.data.eighth`.
+    one idle core.
     """
     images = Images(_raw(24, *LARGE))
     exact, fast = (PixelSpec(image_size=160, decode=mode) for mode in ("exact", "fast"))

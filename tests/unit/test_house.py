@@ -19,7 +19,6 @@ HOMES = {  # a library -> the only modules that import it
     "h5py": {"store/columns.py"},
     "dask": {"store/lazy.py", "stages/cluster.py"},
     "distributed": {"stages/cluster.py"},
-    "numba": {"stages/data/eighth.py"},
     "openvino": {"stages/backbones/openvino_engine.py", "stages/heads/export.py"},
     "tensorflow_datasets": {"stages/data/tfds.py"},
 }

@@ -3,6 +3,8 @@
 import json
 import subprocess
 
+import pytest
+
 from tests.benchmarks import tables
 from tests.benchmarks.__main__ import chosen, commit
 
@@ -11,6 +13,12 @@ def test_the_tables_say_what_was_measured():
     document = json.loads(tables.RESULTS.read_text(encoding="utf-8"))
     assert tables.PAGE.read_text(encoding="utf-8") == tables.page(document)
     assert tables.README.read_text(encoding="utf-8") == tables.readme(document["ratios"])
+
+
+@pytest.mark.parametrize("key", tables.AT_LEAST)
+def test_what_was_measured_reaches_its_bar(key):
+    ratios = json.loads(tables.RESULTS.read_text(encoding="utf-8"))["ratios"]
+    assert ratios[key] >= tables.AT_LEAST[key]
 
 
 def test_every_row_can_be_measured_and_every_benchmark_has_a_row():

@@ -130,6 +130,14 @@ def test_scaled_decoding_is_no_smaller_than_asked(smallest):
     assert (height, width) != (200, 300)
 
 
+@pytest.mark.parametrize(("side", "shape"), [(24, (38, 25)), (25, (38, 25)), (26, (75, 50))])
+def test_scaled_decoding_counts_sides_as_they_are_seen(side, shape):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = decode(encoded(photo(200, 300), "JPEG", exif=exif), smallest=(1, side))
+    assert pixels.shape == (*shape, 3)
+
+
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "BMP", "GIF", "WEBP"])
 def test_an_image_cut_at_any_decile_is_refused(image_format):
