@@ -17,18 +17,20 @@ from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.archives import read_npz
 from stages.backbones import canary
 from stages.backbones.machine import cores
 from stages.backbones.trunk import Trunk, padded
 from stages.backbones.weights import cache_directory
+from stages.received import opened
 
 MODEL = "model.xml"
 REFERENCE = "reference.npz"
+MAX_REFERENCE = 256 << 20  # bytes
 # Images per inference; more fall out of the processor's cache: docs/backbones.md, Engines.
 INFERENCE_BATCH = 4
 REQUESTS_PER_STREAM = 2  # the next one is there when a stream becomes free
@@ -38,7 +40,7 @@ SETTINGS = {
     "ENABLE_CPU_PINNING": "NO",  # workers of one machine would all take its first core
 }
 
-DAMAGE = (OSError, RuntimeError, ValueError, KeyError, EOFError, BadZipFile, canary.DriftError)
+DAMAGE = (OSError, RuntimeError, ValueError, KeyError, canary.DriftError)
 
 logger = logging.getLogger(__name__)
 
@@ -108,9 +110,10 @@ class OpenVinoEngine:
     def _load(self, trunk: Trunk, directory: Path, batch_size: int) -> None:
         self._compile(directory, trunk.image_size, batch_size)
         found = self(canary.canary_images(trunk.image_size))
-        with (directory / REFERENCE).open("rb") as file, np.load(file) as kept:
-            for number, features in enumerate(found):
-                canary.check(features, kept[f"arr_{number}"], f"{trunk.backbone} with {self.name}")
+        with opened(directory / REFERENCE, MAX_REFERENCE) as file:
+            kept = read_npz(file, {"<f4"})
+        for number, features in enumerate(found):
+            canary.check(features, kept[f"arr_{number}"], f"{trunk.backbone} with {self.name}")
 
 
 def _number(port: Any) -> int:

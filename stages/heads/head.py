@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import math
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.archives import read_npz
 from stages.errors import DataError
 from stages.heads.config import HeadParams
 from stages.heads.history import History
 from stages.heads.trained import Layer, forward
+from stages.received import opened
 from store import FeatureSpec
 from store.publish import publish_bytes
 
 FORMAT = 1
 WEIGHTS, CARD, HISTORY = FILES = ("weights.npz", "head.json", "history.csv")
+MAX_WEIGHTS = 640 << 20  # bytes of weights.npz; checking that they are finite takes a quarter more
+MAX_TEXT = 16 << 20  # bytes of each other file
 ROWS = 4096  # rows that are answered at once
 
 
@@ -129,7 +132,7 @@ class Head:
             DataError: a file is missing, damaged or does not fit the others.
         """
         try:
-            card = json.loads((directory / CARD).read_bytes())
+            card = json.loads(_read(directory / CARD))
             if card["format"] != FORMAT:
                 raise DataError(f"format {card['format']}, this version reads {FORMAT}")
             arrays = _read_arrays(directory / WEIGHTS, card["weights_sha256"])
@@ -143,7 +146,7 @@ class Head:
                 mean=arrays.get("mean"),
                 scale=arrays.get("scale"),
                 data=tuple(card["data"]),
-                history=History.from_csv((directory / HISTORY).read_text(encoding="utf-8")),
+                history=History.from_csv(_read(directory / HISTORY).decode()),
             )
         except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             mend = "train it again: cryobase train"
@@ -182,19 +185,17 @@ def to_probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
     return probabilities
 
 
+def _read(path: Path) -> bytes:
+    with opened(path, MAX_TEXT) as file:
+        return file.read()
+
+
 def _read_arrays(path: Path, sha256: str) -> dict[str, NDArray[np.float32]]:
-    """The arrays of an npz file whose members are stored, so that none is larger than it looks."""
-    data = path.read_bytes()
-    if _sha256(data) != sha256:
-        raise DataError(f"{path}: its SHA-256 is not the one in {CARD}")
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-            raise DataError(f"{path}: compressed members; expected what Head.save writes")
-    with np.load(io.BytesIO(data), allow_pickle=False) as members:
-        arrays = {name: members[name] for name in members.files}
-    if wrong := [name for name, array in arrays.items() if array.dtype != np.dtype("<f4")]:
-        raise DataError(f"{path}: {wrong[0]} is {arrays[wrong[0]].dtype}, expected float32")
-    return arrays
+    """The arrays of an npz file that somebody else may have written."""
+    with opened(path, MAX_WEIGHTS) as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise DataError(f"{path}: its SHA-256 is not the one in {CARD}")
+        return read_npz(file, {"<f4"})
 
 
 def _sha256(data: bytes) -> str:

@@ -54,10 +54,21 @@ class History:
 
     @classmethod
     def from_csv(cls, text: str) -> "History":
-        """The reverse of `to_csv`."""
+        """The reverse of `to_csv`.
+
+        Raises:
+            ValueError: a line is none that `to_csv` writes.
+        """
+        header, *lines = text.splitlines() or [""]
+        if header.split(",") != ["epoch", *COLUMNS]:
+            raise ValueError(f"a history of other columns than epoch, {', '.join(COLUMNS)}")
         history = cls()
-        for row in csv.DictReader(io.StringIO(text)):
-            history.append({name: float(row[name]) for name in COLUMNS})
+        for line in lines:
+            try:
+                _, *values = map(float, line.split(","))
+                history.append(dict(zip(COLUMNS, values, strict=True)))
+            except ValueError:
+                raise ValueError(f"a line of the history is {line[:40]!r}") from None
         return history
 
 

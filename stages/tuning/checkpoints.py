@@ -3,8 +3,7 @@
 import io
 import json
 import shutil
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.archives import read_npz
+from stages.errors import DataError
+from stages.received import opened
 from store.publish import publish_bytes
 
 Arrays = list[NDArray[Any]]
 Rows = list[dict[str, float]]
 
 NAME = "epoch-{:05}.npz"
+# what weights, optimizers' slots and seeds have; the card is u1
+DTYPES = ("<f4", "<f2", "<i4", "<i8", "<u4", "|u1", "|b1")
+MAX_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +69,12 @@ class Checkpoints:
         """The newest state; None where there is none, or none that can be read."""
         for path in sorted(self.directory.glob("epoch-*.npz"), reverse=True):
             try:
-                return _read(path)
-            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+                state = _read(path)
+                self.weights(state.kept)
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 path.unlink(missing_ok=True)
+            else:
+                return state
         return None
 
     def weights(self, epoch: int) -> Arrays:
@@ -79,19 +87,29 @@ class Checkpoints:
 
 
 def _read(path: Path) -> State:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as members:
-        card = json.loads(members["card"].tobytes())
-        weights, slots = (_series(members, kind) for kind in ("weight", "slot"))
-    return State(card["rows"], weights, slots, card["kept"])
+    with opened(path, MAX_BYTES) as file:
+        arrays = read_npz(file, DTYPES)
+    card = json.loads(arrays["card"].tobytes())
+    rows, kept = card["rows"], card["kept"]
+    numbers = all(isinstance(value, int | float) for row in rows for value in row.values())
+    if not numbers or type(kept) is not int or not 0 <= kept < len(rows):
+        raise DataError(f"{path}: no history, or none with epoch {kept!r:.20}")
+    weights, slots = (_series(arrays, kind) for kind in ("weight", "slot"))
+    return State(rows, weights, slots, kept)
 
 
-def _series(members: Any, kind: str) -> Arrays:
-    return [members[name] for name in sorted(members.files) if name.startswith(kind)]
+def _series(arrays: Mapping[str, NDArray[Any]], kind: str) -> Arrays:
+    return [arrays[name] for name in sorted(arrays) if name.startswith(kind)]
 
 
 def arrays_of(variables: Sequence[Any]) -> Arrays:
     """The values of Keras variables."""
     return [np.asarray(variable.numpy()) for variable in variables]
+
+
+def fit(variables: Sequence[Any], arrays: Arrays) -> bool:
+    """Whether arrays are of the shapes of Keras variables."""
+    return [tuple(each.shape) for each in variables] == [each.shape for each in arrays]
 
 
 def assign(variables: Sequence[Any], arrays: Arrays) -> None:

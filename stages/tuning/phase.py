@@ -143,7 +143,7 @@ class Phase:
             DataError: the loss is no longer finite.
         """
         state = checkpoints.load()
-        if state is None:
+        if state is None or not self._takes(state):
             state = self._state([self.judged(0, math.nan, math.nan)], 0)
             checkpoints.save(state)
         else:
@@ -155,6 +155,10 @@ class Phase:
             checkpoints.save(state)
         saving.assign(self.upper.weights, checkpoints.weights(state.kept))
         return state.rows
+
+    def _takes(self, state: State) -> bool:
+        weights = saving.fit(self.upper.weights, state.weights)
+        return weights and saving.fit(self.optimizer.variables, state.slots)
 
     def _state(self, rows: Rows, kept: int) -> State:
         weights = saving.arrays_of(self.upper.weights)

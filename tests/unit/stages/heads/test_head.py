@@ -147,7 +147,7 @@ def test_compressed_weights_are_refused_unread(tmp_path):
         tmp_path / "head",
         lambda path: np.savez_compressed(path, kernel0=np.zeros((4000, 4000), np.float32)),
     )
-    with pytest.raises(DataError, match="compressed members"):
+    with pytest.raises(DataError, match="is compressed or encrypted"):
         Head.load(tmp_path / "head")
 
 

@@ -1,0 +1,163 @@
+"""Zip files as numpy, Keras and PyTorch write them, and the arrays in numpy's.
+
+Members are stored, so that none is larger than the bytes that are there, and none lies where
+another does. The general readers (`zipfile`, `numpy.load`) believe sizes, inflate, and evaluate a
+header as Python; here both formats are a fixed grammar.
+"""
+
+import math
+import os
+import re
+import struct
+import zlib
+from collections.abc import Collection, Mapping
+from io import BufferedIOBase
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.errors import DataError
+
+# https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.7, 4.3.12 and 4.3.16
+LOCAL = struct.Struct("<4s5H3L2H")
+ENTRY = struct.Struct("<4s6H3L5H2L")
+END = struct.Struct("<4s4H2LH")
+END64_SIZE = 76  # of both records that PyTorch writes before the end, though none needs them
+ENCRYPTED = 1
+STORED = 0
+MAX_DIRECTORY = 1 << 22  # bytes; a member takes about 60
+
+# https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html, version 1.0
+NPY = re.compile(
+    rb"\x93NUMPY\x01\x00(..)"
+    rb"\{'descr': '([<|][a-z]\d)', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:\d{1,18}, ?){0,31}(?:\d{1,18})?)\), \} *\n",
+    re.DOTALL,
+)
+NPY_PREFIX = 10  # bytes before the header's text
+MAX_NPY_HEADER = 1 << 10
+
+
+class Member(NamedTuple):
+    """Where a member's bytes lie in its file, and their CRC-32."""
+
+    offset: int
+    size: int
+    crc: int
+
+
+def members(file: BufferedIOBase) -> dict[str, Member]:
+    """The members of a zip file by name.
+
+    Raises:
+        DataError: it is no zip file, or has members that are compressed, encrypted, overlapping,
+            equally named or beyond the file.
+    """
+    size = file.seek(0, os.SEEK_END)
+    end = max(0, size - END.size)
+    signature, _, _, _, count, length, start, comment = END.unpack(_at(file, end, END.size))
+    if signature != b"PK\5\6" or comment:
+        raise DataError("no zip file, or one that ends early")
+    if length > MAX_DIRECTORY or start + length not in (end, end - END64_SIZE):
+        raise DataError(f"a zip directory of {length:,} bytes at {start:,} of {size:,}")
+    found = _entries(_at(file, start, length), count)
+    if len(found) != count:
+        raise DataError("two members of one name")
+    return _placed(file, found, start)
+
+
+def _entries(directory: bytes, count: int) -> dict[str, tuple[int, int, int]]:
+    """What the directory says of each member: where it begins, its size, its CRC-32."""
+    found, position = {}, 0
+    for _ in range(count):
+        if position + ENTRY.size > len(directory):
+            raise DataError(f"a zip directory of fewer than {count} members")
+        fields = ENTRY.unpack_from(directory, position)
+        signature, _, _, flags, method, _, _, crc, packed, size = fields[:10]
+        *lengths, _, _, _, start = fields[10:]
+        position += ENTRY.size
+        name = directory[position : position + lengths[0]].decode("utf-8", "backslashreplace")
+        if signature != b"PK\1\2":
+            raise DataError(f"a zip directory of other than {count} members")
+        if method != STORED or flags & ENCRYPTED or packed != size:
+            raise DataError(f"{name!r:.80} is compressed or encrypted, expected stored members")
+        found[name] = start, size, crc
+        position += sum(lengths)
+    if position != len(directory):
+        raise DataError(f"a zip directory of other than {count} members")
+    return found
+
+
+def _placed(
+    file: BufferedIOBase, entries: Mapping[str, tuple[int, int, int]], end: int
+) -> dict[str, Member]:
+    found, free = {}, 0
+    for name, (start, size, crc) in sorted(entries.items(), key=lambda item: item[1]):
+        signature, _, flags, method, *_, name_length, extra = LOCAL.unpack(
+            _at(file, start, LOCAL.size)
+        )
+        offset = start + LOCAL.size + name_length + extra
+        named = _at(file, start + LOCAL.size, name_length)
+        if signature != b"PK\3\4" or method != STORED or flags & ENCRYPTED:
+            raise DataError(f"{name!r:.80} does not begin at byte {start:,}")
+        if named.decode("utf-8", "backslashreplace") != name:
+            raise DataError(f"{name!r:.80} has another name at byte {start:,}")
+        if start < free or offset + size > end:
+            raise DataError(f"{name!r:.80} overlaps another member or the end")
+        found[name] = Member(offset, size, crc)
+        free = offset + size
+    return {name: found[name] for name in entries}
+
+
+def read_member(file: BufferedIOBase, name: str, member: Member) -> bytearray:
+    """The bytes of a member.
+
+    Raises:
+        DataError: they do not have its checksum.
+    """
+    data = bytearray(member.size)
+    file.seek(member.offset)
+    if file.readinto(data) != member.size or zlib.crc32(data) != member.crc:
+        raise DataError(f"{name!r:.80} does not have its checksum")
+    return data
+
+
+def read_npz(file: BufferedIOBase, dtypes: Collection[str]) -> dict[str, NDArray[Any]]:
+    """The arrays that `numpy.savez` wrote, by name.
+
+    Args:
+        file: the archive.
+        dtypes: that its arrays may have, as numpy spells them in a file, such as `<f4`.
+
+    Raises:
+        DataError: it is no such archive, or holds anything else.
+    """
+    arrays = {}
+    for name, member in members(file).items():
+        key, dot, suffix = name.rpartition(".")
+        if dot + suffix != ".npy":
+            raise DataError(f"{name!r:.80} is no array")
+        arrays[key] = _array(name, read_member(file, name, member), dtypes)
+    return arrays
+
+
+def _array(name: str, data: bytearray, dtypes: Collection[str]) -> NDArray[Any]:
+    header = NPY.match(data[:MAX_NPY_HEADER])
+    if header is None or header.end() != NPY_PREFIX + int.from_bytes(header[1], "little"):
+        raise DataError(f"{name!r:.80} is no array")
+    spelled, fortran, numbers = (group.decode("ascii") for group in header.group(2, 3, 4))
+    if spelled not in dtypes:
+        raise DataError(f"{name!r:.80} has the type {spelled}, expected {', '.join(dtypes)}")
+    dtype, shape = np.dtype(spelled), tuple(map(int, numbers.replace(",", " ").split()))
+    values = (len(data) - header.end()) / dtype.itemsize
+    if math.prod(shape) != values or max(shape, default=0) > len(data):
+        raise DataError(f"{name!r:.80} has other than the bytes of {shape} values")
+    flat = np.frombuffer(data, dtype, offset=header.end())
+    return flat.reshape(shape, order="F" if fortran == "True" else "C")
+
+
+def _at(file: BufferedIOBase, offset: int, size: int) -> bytes:
+    """Bytes of the file, with zeros where it has ended."""
+    file.seek(offset)
+    return file.read(size).ljust(size, b"\0")
