@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from stages.data import index
+from stages.data import index, patterns
 from stages.data.ingest import Ingest, is_whole
 from stages.data.sources import SOURCES, open_source
 from stages.errors import DataError
@@ -57,9 +57,9 @@ class DownloadConfig:
             raise ValueError(f"source: one of {', '.join(SOURCES)}, not {self.source!r}")
         if self.pattern is not None:
             try:
-                re.compile(self.pattern)
-            except re.error as error:
-                raise ValueError(f"pattern: no regular expression ({error})") from None
+                patterns.check(self.pattern)
+            except ValueError as error:
+                raise ValueError(f"pattern: {error}") from None
         if self.in_place and self.source != "folder":
             raise ValueError(f"in_place: only images of source folder can stay, not {self.source}")
         if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):

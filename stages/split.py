@@ -1,7 +1,6 @@
 """The second stage: say which examples train, which validate, which test."""
 
 import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data import assignment
+from stages.data import assignment, patterns
 from stages.data.raw import RawImages
 from stages.data.splits import PARTS, UNUSED, Splits
 from stages.errors import ConfigError, DataError
@@ -57,9 +56,9 @@ class SplitConfig:
             raise ValueError("order: number goes with by: counts alone")
         if self.group_by is not None:
             try:
-                re.compile(self.group_by)
-            except re.error as error:
-                raise ValueError(f"group_by: no regular expression ({error})") from None
+                patterns.check(self.group_by)
+            except ValueError as error:
+                raise ValueError(f"group_by: {error}") from None
 
 
 def run(config: SplitConfig, *, raw: Path, output: Path) -> Splits:

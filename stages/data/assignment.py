@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.errors import DataError
+from stages.data.patterns import PatternReader
+from stages.errors import ConfigError, DataError
 
 TRAIN, VALIDATION, TEST = range(3)
 UNUSED = -1
@@ -112,16 +113,18 @@ def group_numbers(ids: Sequence[str], pattern: str) -> tuple[NDArray[np.int64], 
     """(n,) numbers into the names of groups that a pattern finds in the ids.
 
     Raises:
-        DataError: an id does not match.
+        ConfigError: it finds nothing in an id, or takes too long.
     """
-    compiled = re.compile(pattern)
     names: dict[str, int] = {}
     numbers = np.empty(len(ids), dtype=np.int64)
-    for position, identifier in enumerate(ids):
-        found = compiled.search(identifier)
-        if not found:
-            raise DataError(f"{identifier}: split.group_by {pattern!r} finds no group in this id")
-        numbers[position] = names.setdefault(found[min(1, compiled.groups)], len(names))
+    with PatternReader("split.group_by", pattern) as reader:
+        for position, found in enumerate(reader.read(ids)):
+            if not found:
+                raise ConfigError(
+                    f"split.group_by: {pattern!r} finds no group in {ids[position]!r}; write one"
+                    " that finds a group in every id"
+                )
+            numbers[position] = names.setdefault(found, len(names))
     return numbers, list(names)
 
 

@@ -4,11 +4,13 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from stages.data.patterns import PatternReader
 from stages.data.source import SourceExample
-from stages.errors import DataError
+from stages.errors import ConfigError, DataError
 from store.examples import encode_id
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ NO_IMAGES = frozenset((
 # fmt: on
 LICENCES = re.compile(r"(?i)(licen[cs]e|copying|copyright|notice|readme|credits|attribution)\b")
 MAX_DEPTH = 64
+READ_TOGETHER = 1000  # names
 HIDDEN = (".", "__MACOSX")
 
 
@@ -42,7 +45,7 @@ class Folder:
     def __init__(self, config: "DownloadConfig", workspace: Path) -> None:
         """`config.path` is the folder; `config.pattern` finds the label in a file name."""
         self._root = Path(config.path)
-        self._pattern = re.compile(config.pattern) if config.pattern else None
+        self._pattern = config.pattern
         self._classes: set[str] = set()
         self._unlabelled = 0
 
@@ -71,6 +74,12 @@ class Folder:
             yield from self._labelled(self._root, tops, "", None)
         if self._unlabelled:
             log.warning("%s: %s files without a label left out", self._root, self._unlabelled)
+        if self._pattern and self._unlabelled and not self._classes:
+            raise ConfigError(
+                f"download.pattern: {self._pattern!r} finds no label in any of the"
+                f" {self._unlabelled:,} file names in {self._root}; write one that does, or none"
+                " where the sub-folders are the labels"
+            )
         if not self._classes:
             raise DataError(
                 f"{self._root}: no class sub-folders with images; put them into <class>/, or set"
@@ -81,12 +90,16 @@ class Folder:
         self, folder: Path, children: "_Children", prefix: str, part: str | None
     ) -> Iterator[SourceExample]:
         if self._pattern:
-            for path, name in _files(folder, children, prefix):
-                if label := _match(self._pattern, os.path.basename(name)):
-                    self._classes.add(label)
-                    yield SourceExample(_text(name), label, part, path)
-                else:
-                    self._unlabelled += 1
+            with PatternReader("download.pattern", self._pattern, group="label") as reader:
+                files = _files(folder, children, prefix)
+                while some := list(islice(files, READ_TOGETHER)):
+                    labels = reader.read([os.path.basename(name) for _, name in some])
+                    for (path, name), label in zip(some, labels, strict=True):
+                        if label:
+                            self._classes.add(_text(label))
+                            yield SourceExample(_text(name), _text(label), part, path)
+                        else:
+                            self._unlabelled += 1
             return
         self._unlabelled += len(children.files)
         for name in children.directories:
@@ -151,14 +164,6 @@ def _as_part(name: str) -> tuple[str, str | None]:
 
 def _names(names: list[str]) -> str:
     return ", ".join(map(_text, names[:5])) + (", …" if len(names) > 5 else "")
-
-
-def _match(pattern: re.Pattern[str], name: str) -> str | None:
-    """The label in a file name: the group `label`, else the first group, else the whole match."""
-    found = pattern.search(name)
-    if not found:
-        return None
-    return _text(found["label" if "label" in pattern.groupindex else min(1, pattern.groups)])
 
 
 def _text(name: str) -> str:

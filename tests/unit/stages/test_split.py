@@ -317,8 +317,9 @@ def test_ids_without_number_or_group_are_errors_that_name_them(tmp_path):
     rows = [*plain(40), ("a/cat.png", "a", "cat", "", "")]
     with pytest.raises(DataError, match=r"a/cat\.png"):
         split(tmp_path, rows, by="counts", train=2, validation=1, test=1, order="number")
-    with pytest.raises(DataError, match=r"a/cat\.png"):
-        split(tmp_path, rows, group_by="([0-9]+)")
+    for pattern in ("([0-9]+)", "([0-9]*)", "(x)?[a-z]"):
+        with pytest.raises(ConfigError, match=r"split\.group_by: .* finds no group in 'a/"):
+            split(tmp_path, rows, group_by=pattern)
 
 
 @pytest.mark.parametrize(

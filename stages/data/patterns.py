@@ -1,0 +1,124 @@
+"""A user's regular expression, tried on names in a child process with a limit of processor time.
+
+`^(a+)+$` takes longer than anybody lives on a name of forty letters, and holds Python's lock
+meanwhile; why a child and no other engine: docs/adr/0015.
+"""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+
+from stages.errors import ConfigError, StageError
+
+MAX_LENGTH = 1000  # characters of a pattern
+SECONDS = 5.0  # of processor time for a pattern, and
+SECONDS_PER_NAME = 0.0001  # an everyday one takes a hundredth of that
+MAX_MEMORY = 1 << 30
+TOO_MUCH_MEMORY = 3  # an exit status
+
+
+def check(pattern: str) -> None:
+    """Refuse what Python's `re` does not take without a word.
+
+    Raises:
+        ValueError: the message says why.
+    """
+    if not 0 < len(pattern) <= MAX_LENGTH:
+        raise ValueError(f"1 to {MAX_LENGTH} characters, not {len(pattern):,}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of meanings that will change
+            re.compile(pattern)
+    except RecursionError:
+        raise ValueError("no regular expression (nested too deeply)") from None
+    except (re.error, OverflowError, ValueError, Warning) as error:
+        raise ValueError(f"no regular expression ({error})") from None
+
+
+class PatternReader:
+    """What a pattern finds in names; the child lives as long as the `with` block."""
+
+    def __init__(self, key: str, pattern: str, *, group: str = "") -> None:
+        """`key` is the pattern's place in params, for messages.
+
+        What is found is the group of the name `group`, else the first group, else all that matches.
+        """
+        self._key = key
+        self._pattern = pattern
+        self._group = group
+
+    def __enter__(self) -> "PatternReader":
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", "-S", "-m", __name__, self._pattern, self._group, str(SECONDS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            process_group=0,  # Ctrl-C is the parent's affair
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.kill()
+        with suppress(BrokenPipeError):
+            self._child.communicate()
+
+    def read(self, names: Sequence[str]) -> list[str]:
+        """What is found in each name; "" where there is nothing.
+
+        Raises:
+            ConfigError: it takes too long, or too much memory.
+        """
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        with suppress(BrokenPipeError):
+            self._child.stdin.write(json.dumps(names).encode() + b"\n")
+            self._child.stdin.flush()
+        answer = self._child.stdout.readline()
+        if not answer.endswith(b"\n"):
+            raise self._failure(max(names, key=len))
+        found: list[str] = json.loads(answer)
+        return found
+
+    def _failure(self, name: str) -> StageError:
+        status = self._child.wait()
+        if status not in (-signal.SIGPROF, TOO_MUCH_MEMORY):
+            return StageError(
+                f"{sys.executable}: does not start for {self._key} (exit status {status}); install"
+                " Cryobase again"
+            )
+        return ConfigError(
+            f"{self._key}: {self._pattern!r:.200} takes too long on names such as {name!r:.100};"
+            " write it without repeats inside of repeats"
+        )
+
+
+def serve(pattern: str, group: str, seconds: float) -> None:
+    """In a child: answer lines of names until there are no more; end by a signal at the limit."""
+    compiled = re.compile(pattern)
+    number = compiled.groupindex.get(group, min(1, compiled.groups))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    with suppress(ValueError, OSError):  # where the system has no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+    for line in sys.stdin.buffer:
+        names = json.loads(line)
+        seconds += SECONDS_PER_NAME * len(names)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        matches = map(compiled.search, names)
+        found = [match[number] or "" if match else "" for match in matches]
+        seconds = signal.setitimer(signal.ITIMER_PROF, 0)[0]
+        sys.stdout.buffer.write(json.dumps(found).encode() + b"\n")
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    try:
+        serve(sys.argv[1], sys.argv[2], float(sys.argv[3]))
+    except (MemoryError, RecursionError):
+        sys.exit(TOO_MUCH_MEMORY)
