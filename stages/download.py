@@ -11,6 +11,7 @@ import numpy as np
 
 from stages.data import index, patterns
 from stages.data.ingest import Ingest, is_whole
+from stages.data.left_out import LeftOut
 from stages.data.sources import SOURCES, open_source
 from stages.errors import DataError
 from stages.outputs import write_table
@@ -19,6 +20,8 @@ from store.publish import make_directory
 log = logging.getLogger(__name__)
 
 QUARANTINE = "quarantined.csv"
+LEFT_OUT = "left_out.csv"
+RULES = "2"  # of what is an image: a pinned archive that was read by older ones is read again
 SHOWN = 10  # quarantined images named in the log
 
 
@@ -92,6 +95,8 @@ def run(config: DownloadConfig, *, output: Path) -> DownloadSummary:
     found, new = _as_before(config, output), 0
     if found is None:
         found, new = _bring_up_to_date(config, output)
+    else:
+        log.info("the archive is in already; what it has beside images: %s", output / LEFT_OUT)
     bad = np.flatnonzero(found.quarantined)
     log.info(
         "found %s images of %s classes, %s of them new",
@@ -117,23 +122,29 @@ def _identity(config: DownloadConfig) -> dict[str, str | None]:
     """What decides the images of a pinned archive on a server; other sources may have changed."""
     if config.source != "archive" or config.url is None or config.sha256 is None:
         return {}
-    return {"archive": config.sha256, "pattern": config.pattern}
+    return {"archive": config.sha256, "pattern": config.pattern, "rules": RULES}
 
 
 def _bring_up_to_date(config: DownloadConfig, output: Path) -> tuple[index.Index, int]:
     ingest = Ingest(output, in_place=config.path if config.in_place else None)
     with open_source(config, output.with_name(f"{output.name}.incoming")) as source:
         found = replace(ingest.run(source), source=_identity(config))
+        leaves = source.left_out
     bad = np.flatnonzero(found.quarantined)
-    _refuse_nothing(config, found, bad)
+    _refuse_nothing(config, found, bad, leaves)
     _write_quarantine(output, found, bad)
+    write_table(output / LEFT_OUT, ("path", "reason"), leaves.rows())
+    _say_left_out(output, leaves)
     index.write(output, found)
     return found, ingest.decoded
 
 
-def _refuse_nothing(config: DownloadConfig, found: index.Index, bad: np.ndarray) -> None:
+def _refuse_nothing(
+    config: DownloadConfig, found: index.Index, bad: np.ndarray, leaves: LeftOut
+) -> None:
     if len(found.ids) == 0:
-        raise DataError(f"{config.path}: no images; put some there or set download.path")
+        beside = f" (left out: {leaves})" if leaves.counts else ""
+        raise DataError(f"{config.path}: no images{beside}; put some there or set download.path")
     if len(bad) == len(found.ids):
         name, reason = _named(found, int(bad[0]))
         raise DataError(
@@ -149,6 +160,12 @@ def _named(found: index.Index, position: int) -> tuple[str, str]:
 def _write_quarantine(output: Path, found: index.Index, bad: np.ndarray) -> None:
     rows = (_named(found, int(position)) for position in bad)
     write_table(output / QUARANTINE, ("id", "reason"), rows)
+
+
+def _say_left_out(output: Path, leaves: LeftOut) -> None:
+    level = logging.WARNING if leaves.may_be_images else logging.INFO
+    if leaves.counts:
+        log.log(level, "left out: %s; all are listed in %s", leaves, output / LEFT_OUT)
 
 
 def _say_quarantined(output: Path, found: index.Index, bad: np.ndarray) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.data.folder import Folder
+from stages.data.left_out import LeftOut
 from stages.data.packs import open_regular
 from stages.data.source import SourceExample
 from stages.data.unpack import unpack
@@ -25,6 +26,7 @@ class Archive:
         self._config = config
         self._workspace = workspace
         self._folder: Folder
+        self.left_out = LeftOut()
 
     def __enter__(self) -> "Archive":
         from stages.data.fetch import check_sha256, fetch  # the network's libraries load slowly
@@ -41,12 +43,14 @@ class Archive:
         shutil.rmtree(unpacked, ignore_errors=True)  # of a run that was killed
         unpacked.mkdir(parents=True)
         try:
-            unpack(archive, unpacked)
+            unpack(archive, unpacked, self.left_out)
         except BaseException:
             shutil.rmtree(unpacked)
             raise
         root = _below_wrapping(unpacked)
         self._folder = Folder(dataclasses.replace(config, path=str(root)), self._workspace)
+        self.left_out.strip(f"{root.relative_to(unpacked)}/")
+        self._folder.left_out = self.left_out
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:

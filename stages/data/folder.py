@@ -2,12 +2,14 @@
 
 import logging
 import os
-import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from stages.data import left_out
+from stages.data.left_out import LeftOut
+from stages.data.packs import open_regular
 from stages.data.patterns import PatternReader
 from stages.data.source import SourceExample
 from stages.errors import ConfigError, DataError
@@ -26,17 +28,8 @@ PART_NAMES = {
     "val": "validation",
     "test": "test",
 }
-# fmt: off
-NO_IMAGES = frozenset((
-    ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml",
-    ".ini", ".html", ".htm", ".pdf", ".doc", ".docx", ".rtf", ".db", ".py", ".ipynb", ".sh", ".log",
-    ".mat", ".npy", ".npz", ".pkl", ".h5", ".dvc", ".sha256", ".md5",
-))
-# fmt: on
-LICENCES = re.compile(r"(?i)(licen[cs]e|copying|copyright|notice|readme|credits|attribution)\b")
 MAX_DEPTH = 64
 READ_TOGETHER = 1000  # names
-HIDDEN = (".", "__MACOSX")
 
 
 class Folder:
@@ -44,10 +37,10 @@ class Folder:
 
     def __init__(self, config: "DownloadConfig", workspace: Path) -> None:
         """`config.path` is the folder; `config.pattern` finds the label in a file name."""
+        self.left_out = LeftOut()
         self._root = Path(config.path)
         self._pattern = config.pattern
         self._classes: set[str] = set()
-        self._unlabelled = 0
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -61,23 +54,22 @@ class Folder:
         """
         if not self._root.is_dir():
             raise DataError(f"{self._root}: no such folder; put images there or set download.path")
-        tops = _children(self._root)
+        tops = children(self._root, "", self.left_out)
         parts = {name: part for name, part in map(_as_part, tops.directories) if part}
         others = [name for name in tops.directories if name not in parts]
         if "train" in parts.values() and (len(parts) > 1 or not others):
-            if others:
-                log.warning("%s: beside train and test, left out: %s", self._root, _names(others))
+            self._leave_out_beside(tops.files, others)
             for name, part in parts.items():
-                folder = self._root / name
-                yield from self._labelled(folder, _children(folder), f"{name}/", part)
+                folder, prefix = self._root / name, f"{name}/"
+                found = children(folder, prefix, self.left_out)
+                yield from self._labelled(folder, found, prefix, part)
         else:
             yield from self._labelled(self._root, tops, "", None)
-        if self._unlabelled:
-            log.warning("%s: %s files without a label left out", self._root, self._unlabelled)
-        if self._pattern and self._unlabelled and not self._classes:
+        unlabelled = self.left_out.counts[left_out.NO_LABEL]
+        if self._pattern and unlabelled and not self._classes:
             raise ConfigError(
                 f"download.pattern: {self._pattern!r} finds no label in any of the"
-                f" {self._unlabelled:,} file names in {self._root}; write one that does, or none"
+                f" {unlabelled:,} file names in {self._root}; write one that does, or none"
                 " where the sub-folders are the labels"
             )
         if not self._classes:
@@ -86,42 +78,60 @@ class Folder:
                 " download.pattern where the file names hold the labels"
             )
 
+    def _leave_out_beside(self, names: list[str], folders: list[str]) -> None:
+        """Note every file that is in none of the parts' folders."""
+        if folders:
+            log.warning("%s: beside train and test, left out: %s", self._root, _names(folders))
+        for name in names:
+            self.left_out.add(text(name), left_out.NO_PART)
+        for name in folders:
+            for _, inner in files(self._root / name, f"{name}/", self.left_out):
+                self.left_out.add(text(inner), left_out.NO_PART)
+
     def _labelled(
-        self, folder: Path, children: "_Children", prefix: str, part: str | None
+        self, folder: Path, found: "Children", prefix: str, part: str | None
     ) -> Iterator[SourceExample]:
         if self._pattern:
             with PatternReader("download.pattern", self._pattern, group="label") as reader:
-                files = _files(folder, children, prefix)
-                while some := list(islice(files, READ_TOGETHER)):
+                named = files(folder, prefix, self.left_out, found)
+                while some := list(islice(named, READ_TOGETHER)):
                     labels = reader.read([os.path.basename(name) for _, name in some])
                     for (path, name), label in zip(some, labels, strict=True):
                         if label:
-                            self._classes.add(_text(label))
-                            yield SourceExample(_text(name), _text(label), part, path)
+                            self._classes.add(text(label))
+                            yield SourceExample(text(name), text(label), part, path)
                         else:
-                            self._unlabelled += 1
+                            self.left_out.add(text(name), left_out.NO_LABEL)
             return
-        self._unlabelled += len(children.files)
-        for name in children.directories:
-            label = _text(name)
+        for name in found.files:
+            self.left_out.add(text(prefix + name), left_out.NO_CLASS)
+        for name in found.directories:
+            label = text(name)
             self._classes.add(label)
-            inside = folder / name
-            for path, inner in _files(inside, _children(inside), f"{prefix}{name}/"):
-                yield SourceExample(_text(inner), label, part, path)
+            for path, inner in files(folder / name, f"{prefix}{name}/", self.left_out):
+                yield SourceExample(text(inner), label, part, path)
 
 
-class _Children(NamedTuple):
+class Children(NamedTuple):
+    """Names in a directory, in the order of their bytes."""
+
     directories: list[str]
     files: list[str]
 
 
-def _children(folder: Path) -> _Children:
-    """Names in a directory, in the order of their bytes, without what is hidden or no image."""
-    found = _Children([], [])
+def children(folder: Path, prefix: str, leaves: LeftOut) -> Children:
+    """What a directory has of folders and of files that may be images; the rest goes to `leaves`.
+
+    Raises:
+        DataError: it cannot be listed: nobody knows how many images would be missing.
+    """
+    found = Children([], [])
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                _sort_in(entry, found)
+                if reason := _sort_in(entry, found):
+                    slash = "/" if reason in left_out.OF_FOLDERS else ""
+                    leaves.add(text(prefix + entry.name) + slash, reason)
     except OSError as error:
         raise DataError(
             f"{folder}: cannot be listed ({os.strerror(error.errno or 0)}); check its permissions"
@@ -131,31 +141,48 @@ def _children(folder: Path) -> _Children:
     return found
 
 
-def _sort_in(entry: os.DirEntry[str], found: _Children) -> None:
-    if entry.name.startswith(HIDDEN):
-        return
-    if entry.is_dir(follow_symlinks=False):
+def _sort_in(entry: os.DirEntry[str], found: Children) -> str:
+    """Put an entry where it belongs, or give the reason why it belongs nowhere."""
+    if entry.is_dir():
+        if reason := left_out.of_folder(entry.name):
+            return reason
+        if entry.is_symlink():  # could lead out of the folder, or round in a circle
+            return left_out.FOLDER_LINK
         found.directories.append(entry.name)
-    elif entry.is_dir():  # could lead out of the folder, or round in a circle
-        log.warning("%s: a link to a folder is not followed", _text(entry.path))
-    elif not is_licence(entry.name):
-        found.files.append(entry.name)
+        return ""
+    if reason := left_out.of_file(entry.name, lambda: beginning(Path(entry.path))):
+        return reason
+    found.files.append(entry.name)
+    return ""
 
 
-def _files(folder: Path, children: _Children, prefix: str) -> Iterator[tuple[Path, str]]:
-    """Every file below a folder that may be an image, with its name below the root."""
+def files(
+    folder: Path, prefix: str, leaves: LeftOut, found: Children | None = None
+) -> Iterator[tuple[Path, str]]:
+    """Every file below a folder that may be an image, with its name below the root.
+
+    Args:
+        folder: where to look.
+        prefix: its name below the root, with a slash; "" for the root.
+        leaves: notes what is left out.
+        found: what the folder itself has, where that is known already.
+    """
     if prefix.count("/") > MAX_DEPTH:
         raise DataError(f"{folder}: more than {MAX_DEPTH} folders deep; move the images up")
-    for name in children.files:
+    found = found or children(folder, prefix, leaves)
+    for name in found.files:
         yield folder / name, prefix + name
-    for name in children.directories:
-        inside = folder / name
-        yield from _files(inside, _children(inside), f"{prefix}{name}/")
+    for name in found.directories:
+        yield from files(folder / name, f"{prefix}{name}/", leaves)
 
 
-def is_licence(name: str) -> bool:
-    """Whether a file goes along with images without being one: a licence, a note, a table."""
-    return os.path.splitext(name)[1].lower() in NO_IMAGES or bool(LICENCES.match(name))
+def beginning(path: Path) -> bytes:
+    """The first bytes of a file; none of one that cannot be read."""
+    try:
+        with os.fdopen(open_regular(path, follow=True), "rb") as file:
+            return file.read(left_out.BEGINNING)
+    except (DataError, OSError):
+        return b""
 
 
 def _as_part(name: str) -> tuple[str, str | None]:
@@ -163,9 +190,9 @@ def _as_part(name: str) -> tuple[str, str | None]:
 
 
 def _names(names: list[str]) -> str:
-    return ", ".join(map(_text, names[:5])) + (", …" if len(names) > 5 else "")
+    return ", ".join(map(text, names[:5])) + (", …" if len(names) > 5 else "")
 
 
-def _text(name: str) -> str:
+def text(name: str) -> str:
     """A file name as ids and classes have it: UTF-8, other bytes escaped."""
     return encode_id(name).decode()

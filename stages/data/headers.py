@@ -10,6 +10,10 @@ EXIF_ORIENTATION = 0x0112
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers of a JPEG
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "BMP": "bmp", "WEBP": "webp"}
 
+BEGINNINGS = re.compile(
+    rb"(?s)\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|RIFF.{4}WEBP"
+)
+
 # Beginnings of files that people put among images; the words become reasons of quarantine.
 KNOWN_BEGINNINGS = [
     (rb"\A\s*\Z", "empty file"),
@@ -62,6 +66,11 @@ def read(data: bytes) -> Header | None:
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return _read_webp(data)
     return None
+
+
+def begins_as_image(start: bytes) -> bool:
+    """Whether the first bytes of a file, 32 or more, are those of a format that is read here."""
+    return bool(BEGINNINGS.match(start))
 
 
 def describe(data: bytes) -> str:

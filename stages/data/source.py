@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from stages.data.left_out import LeftOut
+
 
 @dataclass(frozen=True)
 class SourceExample:
@@ -17,7 +19,13 @@ class SourceExample:
 
 
 class Source(Protocol):
-    """Where a dataset comes from. `DownloadConfig` says what each of them needs."""
+    """Where a dataset comes from. `DownloadConfig` says what each of them needs.
+
+    Attributes:
+        left_out: what it has beside its examples, known once `examples` is exhausted.
+    """
+
+    left_out: LeftOut
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from stages.data.digests import DigestTable
 from stages.data.folder import PART_NAMES
+from stages.data.left_out import NO_LABEL, LeftOut
 from stages.data.png import encode_png
 from stages.data.source import SourceExample
 from stages.errors import DataError
@@ -31,6 +32,7 @@ class Tfds:
 
     def __init__(self, config: "DownloadConfig", workspace: Path) -> None:
         """`config.name`, `config.data_dir`, `config.splits` and `config.label` say which."""
+        self.left_out = LeftOut()
         self._config = config
         self._classes: tuple[str, ...] = ()
         self._seen = DigestTable()
@@ -57,23 +59,20 @@ class Tfds:
         self._classes = tuple(
             encode_id(text).decode() for text in builder.info.features[label].names
         )
-        unlabelled = 0
         for part, expression in self._splits(builder).items():
             for record in _records(tfds, builder, expression, [image, label, name]):
-                number = int(record[label])
+                number, data = int(record[label]), _encoded(record[image])
+                whole = expression if part == ALL else part
                 if not 0 <= number < len(self._classes):
-                    unlabelled += 1
+                    identifier = self._identify(whole, data, record.get(name))
+                    self.left_out.add(identifier, NO_LABEL)
                     continue
-                data = _encoded(record[image])
-                prefix = f"{expression if part == ALL else part}/{self._classes[number]}"
                 yield SourceExample(
-                    self._identify(prefix, data, record.get(name)),
+                    self._identify(f"{whole}/{self._classes[number]}", data, record.get(name)),
                     self._classes[number],
                     None if part == ALL else part,
                     data,
                 )
-        if unlabelled:
-            log.warning("%s: %s examples without a label left out", builder.info.name, unlabelled)
 
     def _builder(self, tfds: Any) -> Any:
         config = self._config

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from stages.data import tar
-from stages.data.folder import is_licence
+from stages.data import left_out, tar
+from stages.data.left_out import LeftOut
 from stages.data.packs import open_regular
 from stages.errors import DataError
+from store.examples import encode_id
 
 MAX_MEMBERS = 3_000_000
 MAX_UNPACKED = 1 << 40
@@ -49,8 +50,10 @@ class Member:
     content: IO[bytes]
 
 
-def unpack(archive: Path, directory: Path) -> int:
+def unpack(archive: Path, directory: Path, leaves: LeftOut) -> int:
     """Unpack a .tar, .tar.gz or .zip into an empty directory; the number of files.
+
+    What is left out of a folder is not even written: `leaves` has it.
 
     Raises:
         HostileArchiveError: a name leads out of the directory, a member is no regular file, two
@@ -68,13 +71,36 @@ def unpack(archive: Path, directory: Path) -> int:
     count = 0
     with _members(archive) as members:
         for member in members:
-            parts = split_name(archive, member.name)
-            if not any(part.startswith((".", "__MACOSX")) for part in parts) and not is_licence(
-                parts[-1]
-            ):
-                _write(member, directory.joinpath(*parts))
+            parts, start = split_name(archive, member.name), _Start(member)
+            if where := _left_out(parts, start):
+                leaves.add_once(*where)
+            else:
+                _write(member, start.read(), directory.joinpath(*parts))
                 count += 1
     return count
+
+
+class _Start:
+    """The first bytes of a member, kept: a stream gives them once."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+        self._bytes: bytes | None = None
+
+    def read(self) -> bytes:
+        if self._bytes is None:
+            self._bytes = self._member.content.read(min(left_out.BEGINNING, self._member.size))
+        return self._bytes
+
+
+def _left_out(parts: list[str], start: _Start) -> tuple[str, str] | None:
+    """(what of a member's path is left out, why), or None: it may be an image."""
+    for depth, folder in enumerate(parts[:-1], 1):
+        if reason := left_out.of_folder(folder):
+            return encode_id("/".join(parts[:depth])).decode() + "/", reason
+    if reason := left_out.of_file(parts[-1], start.read):
+        return encode_id("/".join(parts)).decode(), reason
+    return None
 
 
 def split_name(archive: Path, name: str) -> list[str]:
@@ -148,11 +174,14 @@ def _key(name: str) -> bytes:
     return hashlib.blake2b(os.fsencode(name), digest_size=16).digest()
 
 
-def _write(member: Member, path: Path) -> None:
+def _write(member: Member, start: bytes, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags, 0o644), "wb") as file:
-        left = member.size
+        file.write(start)
+        left = member.size - len(start)
+        if not start and left:
+            raise EOFError(f"{member.name} ends early")
         while left:
             block = member.content.read(min(BLOCK, left))
             if not block:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.folder import is_licence
+from stages.data.folder import files
+from stages.data.left_out import LeftOut
 from stages.data.pixels import PixelSpec, UndecodableImageError, load
 from stages.errors import DataError
 from stages.heads.graft import graft_onto
@@ -106,10 +107,10 @@ class Classifier:
 
 
 def image_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files named, and those in the directories named, at any depth, without hidden ones.
+    """The files named, and those in the directories named that may be images, at any depth.
 
     Raises:
-        DataError: there is no such file or directory.
+        DataError: there is no such file or directory, or it cannot be listed.
     """
     for path in paths:
         if not path.exists():
@@ -117,7 +118,7 @@ def image_files(paths: Iterable[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        for found in sorted(path.rglob("*")):
-            hidden = any(part.startswith(".") for part in found.relative_to(path).parts)
-            if found.is_file() and not hidden and not is_licence(found.name):
-                yield found
+        leaves = LeftOut()
+        yield from sorted(found for found, _ in files(path, "", leaves))
+        if leaves.counts:
+            logger.info("%s: left out, as download does: %s", path, leaves)

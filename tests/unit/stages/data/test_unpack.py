@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from stages.data import tar, unpack
+from stages.data.left_out import LeftOut
 from stages.data.unpack import HostileArchiveError
 from stages.data.unpack import unpack as unpack_archive
 from stages.errors import DataError
@@ -69,7 +70,7 @@ def attempt(tmp_path, data):
     target.mkdir(parents=True, exist_ok=True)
     error = None
     try:
-        unpack_archive(archive, target)
+        unpack_archive(archive, target, LeftOut())
     except DataError as caught:
         error = caught
         assert "\n" not in str(error)
