@@ -16,14 +16,14 @@ from typing import Any, Self
 
 from store.errors import ConflictError, IntegrityError, SpecError, StorageError, StoreNotFoundError
 from store.files import MEND, read_file
-from store.manifest_text import files, parse, values
+from store.manifest_text import files
 from store.publish import publish_bytes, storage_errors
 from store.spec import FeatureSpec, canonical_json
+from store.text import MAX_BYTES, MAX_VALUES, at_least, parse_json
 
 FORMAT = "cryobase-features"
 SCHEMA = 1
-MAX_BYTES = 1 << 23
-MAX_VALUES = 200_000  # what parsing costs: 8 MiB of brackets take seconds and a gigabyte
+MAX_KEYS = 16
 MAX_SHARD = 1 << 28
 MAX_EXAMPLES = 1 << 32
 MAX_RANK = 31  # HDF5 knows 32 dimensions, and rows are one
@@ -139,9 +139,9 @@ class Manifest:
             StorageError: nobody would read it again, because it is too large.
         """
         data = self._to_bytes()
-        if len(data) > MAX_BYTES or values(data) > MAX_VALUES:
+        if len(data) > MAX_BYTES or at_least(data) > MAX_VALUES:
             fact = f"a manifest of {len(self.shards)} shards has {len(data)} bytes and"
-            limit = f"{values(data)} values, at most {MAX_BYTES} and {MAX_VALUES} are read"
+            limit = f"{at_least(data)} values, at most {MAX_BYTES} and {MAX_VALUES} are read"
             raise StorageError(errno.EFBIG, f"{fact} {limit}; use another pool")
         return data
 
@@ -162,8 +162,7 @@ class Manifest:
             IntegrityError: a torn, altered or foreign file, or one of a newer schema.
         """
         try:
-            _check(values(data) <= MAX_VALUES, f"number of values, at most {MAX_VALUES}")
-            value = parse(data)
+            value = parse_json(data, floats=False, keys=MAX_KEYS)
             _check(isinstance(value, dict) and value.get("format") == FORMAT, "format")
             if type(value.get("schema")) is int and value["schema"] > SCHEMA:
                 raise IntegrityError(

@@ -5,8 +5,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from store.files import read_file
-from store.manifest import MAX_BYTES, Manifest, manifest_path, versions
+from store.manifest import Manifest, manifest_path, versions
 from store.publish import TEMPORARY_PREFIX, remove
+from store.text import MAX_BYTES
 
 LEASE = 3600.0
 _KINDS = ("shard-", "examples-", "canary-", TEMPORARY_PREFIX)
