@@ -12,7 +12,7 @@ from store.index import words_of_rows
 from store.manifest import Manifest, commit, load
 from store.publish import share
 from store.reader import FeatureSet
-from store.rows import Rows
+from store.shard import Shard
 
 if TYPE_CHECKING:
     from store.pool import Pool
@@ -41,17 +41,21 @@ def adopt(pool: "Pool", directory: Path) -> int:
         return 0
     if manifest.spec != pool.spec or not manifest.published or not manifest.shards:
         return 0
-    if not _lacks(pool, Rows(directory, manifest)):
+    if not _lacks(pool, directory, manifest):
         return 0
     log.info("verifying %s before adopting its rows", directory)
     verified = FeatureSet.open(directory, full=True)
     return _take(pool, verified)
 
 
-def _lacks(pool: "Pool", rows: Rows) -> bool:
-    index = pool.snapshot().index
-    keys = (words_of_rows(digests, views) for _, digests, views in rows.key_blocks())
-    return any((index.find(block) < 0).any() for block in keys)
+def _lacks(pool: "Pool", directory: Path, manifest: Manifest) -> bool:
+    """Whether there is a row to take, by keys that nobody has verified yet."""
+    index, shape = pool.snapshot().index, manifest.feature_shape or ()
+    for info in manifest.shards:
+        shard = Shard(directory, info, manifest.spec.dtype, shape)
+        if (index.find(words_of_rows(*shard.keys())) < 0).any():
+            return True
+    return False
 
 
 def _take(pool: "Pool", feature_set: FeatureSet) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.errors import IntegrityError
-from store.files import MEND, bytes_of, open_regular, read_into, sha256_of
+from store.files import MEND, bytes_of, digest_of, open_regular, read_into
 from store.manifest import MAX_RANK, FileInfo
 
 _MAX_HEADER = 1024
@@ -40,7 +40,7 @@ def load_canary(directory: Path, info: FileInfo) -> NDArray[np.float32]:
         shape, start = _header(os.pread(descriptor, _MAX_HEADER, 0), path)
         if any(side < 1 for side in shape) or 4 * prod(shape) != size - start:
             raise IntegrityError(f"{path}: {size} bytes do not hold float32 of {shape}; {MEND}")
-        if sha256_of(descriptor) != info.sha256:
+        if digest_of(descriptor) != info.sha256:
             raise IntegrityError(f"{path}: its SHA-256 is not the manifest's; {MEND}")
         features = np.empty(shape, "<f4")
         read_into(descriptor, bytes_of(features), start, path)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from store import verified
 from store.columns import MAX_STRING, build, inspect
 from store.errors import ExamplesError, IntegrityError, StoreError, UnknownExampleError
-from store.files import MEND, bytes_of, open_regular, read_into, sha256_of
+from store.files import MEND, bytes_of, open_regular, read_into
 from store.index import BLOCK, Index, Positions, words_of_strings
 from store.manifest import FileInfo
 from store.spec import canonical_json
@@ -177,7 +178,7 @@ class ExamplesFile:
         directory: Where it lies.
         info: What the manifest says of it.
         classes: The names of the classes, which are in the manifest.
-        full: Whether to check its SHA-256, before HDF5 sees any byte.
+        full: Whether to check its SHA-256 even if this machine has done so.
 
     Raises:
         StoreNotFoundError: it is not there.
@@ -191,8 +192,7 @@ class ExamplesFile:
         self._descriptor = open_regular(self.path)
         if os.fstat(self._descriptor).st_size != info.size:
             raise IntegrityError(f"{self.path}: not the size that the manifest says; {MEND}")
-        if full and sha256_of(self._descriptor) != info.sha256:
-            raise IntegrityError(f"{self.path}: its SHA-256 is not the manifest's; {MEND}")
+        verified.check([(self._descriptor, self.path, info.sha256)], anew=full)
         self._columns = columns = inspect(self._descriptor, self.path, COLUMNS)
         kinds = [columns[name].dtype.kind + str(columns[name].shape[1:]) for name in COLUMNS]
         if kinds != ["S()", "u(32,)", "i()", "u()"]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from store.errors import IntegrityError, StorageError, StoreNotFoundError
 
+_BLOCK = 1 << 18
 MEND = "restore it, or rebuild it with `cryobase store repair`"
 
 
@@ -73,13 +74,15 @@ def read_file(path: Path, limit: int) -> bytes:
         os.close(descriptor)
 
 
-def sha256_of(descriptor: int) -> str:
-    """SHA-256 of all bytes of an open file, as 64 hex digits; its position is left alone."""
-    digest, offset = hashlib.sha256(), 0
-    while block := os.pread(descriptor, 1 << 20, offset):
-        digest.update(block)
-        offset += len(block)
-    return digest.hexdigest()
+def digest_of(descriptor: int, algorithm: str = "sha256") -> str:
+    """The digest of an open file's bytes as hexadecimal digits; its position is left alone."""
+    state = hashlib.new(algorithm, usedforsecurity=False)
+    # Up to its size: a file that somebody makes longer all the time has no end.
+    buffer, offset, size = memoryview(bytearray(_BLOCK)), 0, os.fstat(descriptor).st_size
+    while count := os.preadv(descriptor, [buffer[: size - offset]], offset):
+        state.update(buffer[:count])
+        offset += count
+    return state.hexdigest()
 
 
 def bytes_of(array: NDArray[Any]) -> memoryview:

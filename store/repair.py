@@ -41,9 +41,10 @@ def damages(directory: Path, manifest: Manifest, *, full: bool = True) -> list[D
     found = []
     for info in manifest.shards:
         try:
-            shard = Shard(directory, info, manifest.spec.dtype, manifest.feature_shape or ())
-            if full:
-                shard.verify()
+            shard = Shard(
+                directory, info, manifest.spec.dtype, manifest.feature_shape or (), full=full
+            )
+            shard.keys(0, 0)
         except StoreError as error:
             found.append(Damage(info, str(error)))
     return found

@@ -13,6 +13,7 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
+from store import verified
 from store.errors import StorageError
 from store.files import allow_open_files, bytes_of, read_into
 from store.index import Index, Positions, words_of_rows
@@ -31,10 +32,13 @@ _READERS, _AHEAD = 2, 2  # threads that read ahead, and batches that each is ahe
 class Rows:
     """All rows of a manifest's shards, in its order, numbered from 0.
 
+    Every shard's SHA-256 is right: it was checked when this machine read the file first, and is
+    whenever its stat has changed since.
+
     Args:
         directory: Where the shards lie.
         manifest: Which ones.
-        full: Whether to check their SHA-256.
+        full: Whether to check them byte by byte all the same, and their rows.
     """
 
     def __init__(self, directory: Path, manifest: Manifest, *, full: bool = False) -> None:
@@ -46,6 +50,8 @@ class Rows:
             Shard(directory, info, manifest.spec.dtype, self.feature_shape, full=full)
             for info in manifest.shards
         ]
+        if not full:
+            verified.check([(one.descriptor, one.path, one.info.sha256) for one in self.shards])
         counts = np.array([shard.info.rows for shard in self.shards], np.int64)
         self.starts: Positions = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._closed = False

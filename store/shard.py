@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import time
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from store import verified
 from store.columns import build, inspect
 from store.errors import IntegrityError
 from store.files import MEND, bytes_of, open_regular, read_into
@@ -76,12 +79,15 @@ def finite_rows(features: NDArray[Any]) -> NDArray[np.bool_]:
 class Shard:
     """A shard, opened for reading. What lies at its path later on no longer matters.
 
+    HDF5 looks into it once somebody asks for what is in it: by then its SHA-256 should be checked,
+    here with `full`, or for many shards at once by `Rows`.
+
     Args:
         directory: Where it lies.
         info: What the manifest says of it.
         dtype: The spec's dtype.
         feature_shape: The shape of one row.
-        full: Whether to check every byte as `verify` does, before HDF5 sees any.
+        full: Whether to check every byte, as `verify` does.
 
     Raises:
         StoreNotFoundError: it is not there.
@@ -99,25 +105,37 @@ class Shard:
     ) -> None:
         self.path = directory / info.name
         self.info = info
+        self.dtype, self.feature_shape = np.dtype(dtype).newbyteorder("<"), feature_shape
         self.descriptor = open_regular(self.path)
         try:
-            data = self._read_all() if full else None
             self._check_size()
-            columns = inspect(self.descriptor, self.path, COLUMNS)
+            if full:
+                self.verify()
         except BaseException:
             self.close()
             raise
-        rows = info.rows
-        self.dtype, self.feature_shape = np.dtype(dtype).newbyteorder("<"), feature_shape
-        expected = [(self.dtype, (rows, *feature_shape)), (np.dtype("u1"), (rows, 32))]
+
+    @property
+    def offset(self) -> int:
+        """The byte at which the features begin.
+
+        Raises:
+            IntegrityError: the file has other columns than a shard of the manifest.
+        """
+        return self._offsets[0]
+
+    @cached_property
+    def _offsets(self) -> tuple[int, int, int]:
+        """Where features, digests and views begin."""
+        columns = inspect(self.descriptor, self.path, COLUMNS)
+        rows = self.info.rows
+        expected = [(self.dtype, (rows, *self.feature_shape)), (np.dtype("u1"), (rows, 32))]
         expected.append((np.dtype("<u2"), (rows,)))
         found = [(columns[name].dtype, columns[name].shape) for name in COLUMNS]
         if found != expected:
-            self.close()
             raise IntegrityError(f"{self.path}: holds {found}, expected {expected}; {MEND}")
-        self.offset, self._digests, self._views = (columns[name].offset for name in COLUMNS)
-        if data is not None:
-            self._check_rows(data)
+        features, digests, views = (columns[name].offset for name in COLUMNS)
+        return features, digests, views
 
     def _check_size(self) -> None:
         size = os.fstat(self.descriptor).st_size
@@ -129,6 +147,7 @@ class Shard:
     def _read_all(self) -> NDArray[np.uint8]:
         """All bytes; their SHA-256 is right."""
         self._check_size()
+        before, started = os.fstat(self.descriptor), time.time_ns()
         data, digest = np.empty(self.info.size, np.uint8), hashlib.sha256()
         for start in range(0, len(data), _BLOCK):
             block = data[start : start + _BLOCK].data
@@ -136,14 +155,16 @@ class Shard:
             digest.update(block)
         if digest.hexdigest() != self.info.sha256:
             raise IntegrityError(f"{self.path}: its SHA-256 is not the manifest's; {MEND}")
+        verified.remember(self.descriptor, before, started, self.info.sha256)
         return data
 
     def keys(self, start: int = 0, stop: int | None = None) -> tuple[Digests, Views]:
         """(n, 32) digests and (n,) views of rows start to stop, of all by default."""
         count = (self.info.rows if stop is None else stop) - start
         digests, views = np.empty((count, 32), np.uint8), np.empty(count, np.dtype("<u2"))
-        read_into(self.descriptor, bytes_of(digests), self._digests + 32 * start, self.path)
-        read_into(self.descriptor, bytes_of(views), self._views + 2 * start, self.path)
+        _, first_digest, first_view = self._offsets
+        read_into(self.descriptor, bytes_of(digests), first_digest + 32 * start, self.path)
+        read_into(self.descriptor, bytes_of(views), first_view + 2 * start, self.path)
         return digests, views
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
@@ -165,9 +186,10 @@ class Shard:
 
     def _check_rows(self, data: NDArray[np.uint8]) -> None:
         rows, row_bytes = self.info.rows, self.dtype.itemsize * prod(self.feature_shape)
-        features = data[self.offset :][: rows * row_bytes].view(self.dtype).reshape(rows, -1)
-        digests = data[self._digests :][: rows * 32].reshape(rows, 32)
-        views = data[self._views :][: rows * 2].view("<u2")
+        first, first_digest, first_view = self._offsets
+        features = data[first:][: rows * row_bytes].view(self.dtype).reshape(rows, -1)
+        digests = data[first_digest:][: rows * 32].reshape(rows, 32)
+        views = data[first_view:][: rows * 2].view("<u2")
         step, total = max(1, _BLOCK // row_bytes), 0
         for start in range(0, rows, step):
             block = slice(start, start + step)

@@ -40,7 +40,7 @@ def import_set(source: Path, target: Path) -> FeatureSet:
         for info in manifest.files:
             copied.append(target / info.name)
             copy(source / info.name, target / info.name, info.size)
-        FeatureSet(target, manifest, full=True).close()
+        received = FeatureSet(target, manifest, full=True)
         with storage_errors(target):
             sync_directory(target)  # a power cut must not leave the manifest alone
         publish_bytes(target, manifest_path(target, 1).name, manifest.to_bytes())
@@ -48,4 +48,4 @@ def import_set(source: Path, target: Path) -> FeatureSet:
         for path in copied:
             remove(path)
         raise
-    return FeatureSet(target, manifest)
+    return received

@@ -25,8 +25,8 @@ from stages.archives import read_npz
 from stages.backbones import canary
 from stages.backbones.machine import cores
 from stages.backbones.trunk import Trunk, padded
-from stages.backbones.weights import cache_directory
 from stages.received import opened
+from store.verified import cache_directory
 
 MODEL = "model.xml"
 REFERENCE = "reference.npz"

@@ -11,6 +11,7 @@ from stages.backbones.build import resolve
 from stages.backbones.frameworks import load_keras
 from stages.backbones.table import BACKBONES, Backbone
 from stages.errors import MissingWeightsError
+from store.verified import cache_directory
 
 SUFFIXES = (".h5", ".keras", ".pth")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -44,14 +45,6 @@ def locate_weights(backbone: str, weights: str, *, image_size: int | None = None
     else:
         path = _given(backbone, Path(weights).expanduser())
     return WeightsFile(path, _sha256(path))
-
-
-def cache_directory() -> Path:
-    """Where files that can be made again are kept: `$CRYOBASE_CACHE`, else the user's cache."""
-    own = os.environ.get("CRYOBASE_CACHE")
-    if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cryobase"
 
 
 def _given(backbone: str, path: Path) -> Path:
