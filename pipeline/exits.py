@@ -2,13 +2,14 @@
 
 from pipeline.params import ParamsError
 from stages.backbones.canary import DriftError
-from stages.errors import ConfigError, MissingWeightsError, StageError
+from stages.errors import ConfigError, MissingWeightsError, NetworkError, StageError
 from store.errors import StoreError
 
 EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (ParamsError, 2),
     (ConfigError, 2),
     (MissingWeightsError, 5),
+    (NetworkError, 5),
     (DriftError, 4),
     (StageError, 3),
     (StoreError, 4),

@@ -10,7 +10,11 @@ class DataError(StageError, ValueError):
 
 
 class MissingWeightsError(StageError, FileNotFoundError):
-    """Weights or a network are missing; the message says which file to put where (exit code 5)."""
+    """Weights are missing; the message says which file to put where (exit code 5)."""
+
+
+class NetworkError(StageError):
+    """There is no network, or a server that cannot be read; trying later may help (exit code 5)."""
 
 
 class ConfigError(StageError, ValueError):

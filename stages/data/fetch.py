@@ -1,21 +1,23 @@
 """Fetching one large file over HTTP: streamed, resumed, and believed only by its SHA-256."""
 
 import hashlib
-import http.client
 import json
 import logging
 import os
 import re
 import shutil
+import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.errors import DataError
+import requests
+import urllib3
+
+from stages.errors import DataError, NetworkError
 
 log = logging.getLogger(__name__)
 
@@ -23,18 +25,21 @@ BLOCK = 1 << 20
 MAX_BYTES = 1 << 40
 ATTEMPTS = 5  # in a row that bring less than PROGRESS
 PROGRESS = 1 << 20  # bytes
+MAX_REDIRECTS = 10
 SAY_EVERY = 10.0  # seconds
 CONTENT_RANGE = re.compile(r"\Abytes ([0-9]{1,18})-[0-9]{1,18}/(?:[0-9]{1,18}|\*)\Z")
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP errors that may be gone the next time
+PROXY_WANTS_PASSWORD = 407
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
     """How long to wait, in seconds, for a server."""
 
-    silence: float = 30.0  # until a byte comes
-    crawl: float = 60.0  # at less than CRAWL bytes a second
+    silence: float = 10.0  # until a byte comes
+    crawl: float = 20.0  # at less than CRAWL bytes a second
     pause: float = 1.0  # before the second attempt, doubled each time
+    outage: float = 45.0  # without a new byte, whatever the cause
 
 
 CRAWL = 1024
@@ -49,7 +54,8 @@ def fetch(url: str, sha256: str | None, directory: Path, patience: Patience = PA
     """Fetch `url` into `directory`, going on where an interrupted run stopped.
 
     Raises:
-        DataError: it cannot be had, or is not what `sha256` says; without a `sha256` the message
+        NetworkError: there is no network, or a server that cannot be read.
+        DataError: it is not there, or is not what `sha256` says; without a `sha256` the message
             gives the value to pin, and the file stays for the next run.
     """
     check_url(url)
@@ -70,8 +76,13 @@ def fetch(url: str, sha256: str | None, directory: Path, patience: Patience = PA
 
 def check_url(url: str) -> None:
     """Refuse anything but http and https."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        url.encode()
+        parts = urllib.parse.urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that are not closed, a port beyond all, no text
+        usable = False
+    if not usable:
         raise DataError(
             f"download.url: http or https, not {url!r}; a local archive is download.path"
         )
@@ -103,10 +114,33 @@ class _Transfer:
         self._url = url
         self._state_path = directory / f"{name}.json"
         self._patience = patience
-        self._opener = _opener()
+        self._last_byte = time.monotonic()
+        self._given_up = False
 
     def complete(self) -> bool:
-        """Fetch what is missing; whether any of it was there before."""
+        """Fetch what is missing; whether any of it was there before.
+
+        In a thread: neither looking up a name nor a header that drips can be given a time limit.
+        """
+        result: Future[bool] = Future()
+        self._last_byte = time.monotonic()
+        threading.Thread(target=self._complete_into, args=(result,), daemon=True).start()
+        while True:
+            left = self._last_byte + self._patience.outage - time.monotonic()
+            try:
+                return result.result(timeout=max(0, left))
+            except TimeoutError:
+                if time.monotonic() - self._last_byte >= self._patience.outage:
+                    self._given_up = True
+                    raise self._outage("no answer in time") from None
+
+    def _complete_into(self, result: "Future[bool]") -> None:
+        try:
+            result.set_result(self._complete())
+        except BaseException as error:  # noqa: BLE001 - raised by who waits
+            result.set_exception(error)
+
+    def _complete(self) -> bool:
         resumed = self._have() > 0
         if self._state().get("complete"):
             return resumed
@@ -118,16 +152,19 @@ class _Transfer:
                 break
             except _TransferError as error:
                 failures = 0 if self._have() - before >= PROGRESS else failures + 1
-                if failures >= ATTEMPTS:
-                    raise DataError(
-                        f"{self._url}: {error}, after {ATTEMPTS} attempts; {self._have():,} bytes"
-                        " are kept: run `cryobase download` again to go on"
-                    ) from None
+                if failures >= ATTEMPTS or self._given_up:
+                    raise self._outage(f"{error}, after {failures} attempts") from None
                 resumed = True
                 log.warning("%s: %s; trying again", self._url, error)
                 time.sleep(self._patience.pause * 2 ** max(0, failures - 1))
         self._remember(self._state() | {"complete": True})
         return resumed
+
+    def _outage(self, reason: str) -> NetworkError:
+        return NetworkError(
+            f"{self._url}: {reason}; {self._have():,} bytes are kept: check the network, and run"
+            " `cryobase download` again to go on"
+        )
 
     def forget(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -135,27 +172,56 @@ class _Transfer:
 
     def _attempt(self, have: int) -> None:
         state = self._state()
-        headers = {"Accept-Encoding": "identity", "User-Agent": "cryobase"}
+        headers = {
+            "Accept-Encoding": "identity",
+            "User-Agent": "cryobase",
+        }
         if have:
             headers["Range"] = f"bytes={have}-"
             if validator := state.get("validator"):
                 headers["If-Range"] = validator
-        request = urllib.request.Request(self._url, headers=headers)
         try:
-            with self._opener.open(request, timeout=self._patience.silence) as response:
+            with self._open(headers) as response:
+                if response.status_code not in (200, 206):
+                    self._refuse(response)
                 self._receive(response, have)
-        except urllib.error.HTTPError as error:
-            error.close()
-            said = " ".join(f"the server says {error.code} {error.reason}".split())
-            if error.code == 416:  # the file has become shorter than our part
-                self.forget()
-            elif error.code not in PASSING:
-                raise DataError(f"{self._url}: {said}; check download.url") from None
-            raise _TransferError(said) from None
-        except (OSError, http.client.HTTPException) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            if isinstance(error, ValueError):  # of requests: an address that is none
+                raise DataError(f"{self._url}: {_cause(error)}; check download.url") from None
             raise _TransferError(_cause(error)) from None
 
-    def _receive(self, response: Any, have: int) -> None:
+    def _open(self, headers: dict[str, str]) -> requests.Response:
+        """The answer to the last of a chain of redirects."""
+        url, silence = self._url, self._patience.silence
+        for _ in range(MAX_REDIRECTS + 1):
+            session = requests.Session()  # a new one, as a kept connection may just be dying
+            session.auth = _send_no_password  # else one of ~/.netrc goes along
+            response = session.get(
+                url, headers=headers, stream=True, allow_redirects=False, timeout=(silence, silence)
+            )
+            if not response.is_redirect:
+                return response
+            response.close()
+            url = redirected(url, response.headers["Location"])
+        raise DataError(
+            f"{self._url}: redirects ({response.status_code}) more than {MAX_REDIRECTS} times;"
+            " check download.url"
+        )
+
+    def _refuse(self, response: requests.Response) -> None:
+        said = f"the server says {response.status_code} {_one_line(response.reason or '')}".strip()
+        if response.status_code == 416:  # the file has become shorter than our part
+            self.forget()
+        elif response.status_code == PROXY_WANTS_PASSWORD:
+            raise NetworkError(
+                f"{self._url}: the proxy asks for a password; set HTTP_PROXY and HTTPS_PROXY to"
+                " http://USER:PASSWORD@HOST:PORT"
+            )
+        elif response.status_code not in PASSING:
+            raise DataError(f"{self._url}: {said}; check download.url")
+        raise _TransferError(said)
+
+    def _receive(self, response: requests.Response, have: int) -> None:
         start = _start(response, have)
         length = response.headers.get("Content-Length", "")
         expected = int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
@@ -172,12 +238,15 @@ class _Transfer:
         if expected is not None and received < expected:
             raise _TransferError(f"the connection ended after {received:,} of {expected:,} bytes")
 
-    def _copy(self, response: Any, file: Any, start: int) -> int:
+    def _copy(self, response: requests.Response, file: Any, start: int) -> int:
         received, began, said = 0, time.monotonic(), time.monotonic()
         # read1 returns what has come; read would wait for the whole block, however slowly it drips
-        while block := response.read1(BLOCK):
+        while block := response.raw.read1(BLOCK, decode_content=False):
+            if self._given_up:
+                raise _TransferError("given up")
             file.write(block)
             received += len(block)
+            self._last_byte = time.monotonic()
             self._refuse_too_much(start + received, 0)
             elapsed = time.monotonic() - began
             if elapsed > self._patience.crawl and received < CRAWL * elapsed:
@@ -212,9 +281,9 @@ class _Transfer:
         self._state_path.write_text(json.dumps(state))
 
 
-def _start(response: Any, have: int) -> int:
+def _start(response: requests.Response, have: int) -> int:
     """Where the bytes that come now belong: a server may answer with the whole file instead."""
-    if response.status != 206:
+    if response.status_code != 206:
         return 0
     found = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
     if not found or int(found[1]) != have:
@@ -222,44 +291,43 @@ def _start(response: Any, have: int) -> int:
     return have
 
 
-class _CarefulRedirects(urllib.request.HTTPRedirectHandler):
-    """Redirects go to http or https, and never from https back to http."""
+def redirected(url: str, location: str) -> str:
+    """Where a redirect leads: to http or https, and never from https back to http.
 
-    def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
-        target = urllib.parse.urljoin(req.full_url, headers.get("Location") or "")
-        scheme = urllib.parse.urlsplit(target).scheme
-        if scheme not in ("http", "https") or (req.type == "https" and scheme == "http"):
-            fp.close()
-            raise DataError(
-                f"{req.full_url}: redirects to {target[:200]!r}; only http and https are followed,"
-                " and never from https to http: check download.url"
-            )
-        return super().http_error_302(req, fp, code, msg, headers)
+    Raises:
+        DataError: it leads elsewhere.
+    """
+    target = urllib.parse.urljoin(url, location)
+    scheme = urllib.parse.urlsplit(target).scheme
+    if scheme not in ("http", "https") or (url.startswith("https:") and scheme == "http"):
+        raise DataError(
+            f"{url}: redirects to {target[:200]!r}; only http and https are followed, and never"
+            " from https to http: check download.url"
+        )
+    return target
 
-    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
-
-def _opener() -> urllib.request.OpenerDirector:
-    """An opener that knows HTTP and nothing else: no file:, ftp: or data:."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-        _CarefulRedirects(),
-    ):
-        opener.add_handler(handler)
-    return opener
+def _send_no_password(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
 
 
 def _cause(error: Exception) -> str:
-    reason = getattr(error, "reason", error)
-    if isinstance(reason, TimeoutError):
+    """The innermost reason of what requests wraps in what urllib3 wraps."""
+    seen: BaseException = error
+    while inner := next((i for i in _within(seen) if isinstance(i, BaseException)), None):
+        seen = inner
+    timeouts = (TimeoutError, urllib3.exceptions.TimeoutError, requests.Timeout)
+    if isinstance(error, timeouts) or isinstance(seen, timeouts):
         return "no answer in time"
-    return " ".join(str(reason).split())[:120] or type(reason).__name__
+    return _one_line(str(seen)) or type(seen).__name__
+
+
+def _within(error: BaseException) -> tuple[Any, ...]:
+    return (getattr(error, "reason", None), *error.args)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:120]
 
 
 def _sha256(path: Path) -> str:

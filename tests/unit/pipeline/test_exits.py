@@ -5,7 +5,7 @@ import pytest
 from pipeline.exits import exit_code
 from pipeline.params import ParamsError
 from stages.backbones.canary import DriftError
-from stages.errors import ConfigError, DataError, MissingWeightsError, StageError
+from stages.errors import ConfigError, DataError, MissingWeightsError, NetworkError, StageError
 from store import IntegrityError, MissingRowsError, StoreError
 
 
@@ -21,6 +21,7 @@ from store import IntegrityError, MissingRowsError, StoreError
         (IntegrityError, 4),
         (MissingRowsError, 4),
         (MissingWeightsError, 5),
+        (NetworkError, 5),
         (RuntimeError, 1),
     ],
 )
