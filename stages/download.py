@@ -4,12 +4,14 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from stages.data import index, patterns
+from stages.data import doubts, index, patterns
 from stages.data.ingest import Ingest, is_whole
 from stages.data.left_out import LeftOut
 from stages.data.sources import SOURCES, open_source
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 
 QUARANTINE = "quarantined.csv"
 LEFT_OUT = "left_out.csv"
+CONFLICTS = "conflicts.csv"
 RULES = "2"  # of what is an image: a pinned archive that was read by older ones is read again
 SHOWN = 10  # quarantined images named in the log
 
@@ -103,6 +106,7 @@ def run(config: DownloadConfig, *, output: Path) -> DownloadSummary:
         f"{len(found.ids):,}", f"{len(found.classes):,}", f"{new:,}",
     )  # fmt: skip
     _say_quarantined(output, found, bad)
+    _say_doubts(config, output, found)
     return DownloadSummary(len(found.ids), len(found.classes), new, len(bad))
 
 
@@ -134,6 +138,7 @@ def _bring_up_to_date(config: DownloadConfig, output: Path) -> tuple[index.Index
     _refuse_nothing(config, found, bad, leaves)
     _write_quarantine(output, found, bad)
     write_table(output / LEFT_OUT, ("path", "reason"), leaves.rows())
+    write_table(output / CONFLICTS, ("digest", "id", "label"), doubts.conflicts(found))
     _say_left_out(output, leaves)
     index.write(output, found)
     return found, ingest.decoded
@@ -176,3 +181,29 @@ def _say_quarantined(output: Path, found: index.Index, bad: np.ndarray) -> None:
         log.warning("  %s: %s", *_named(found, int(position)))
     if len(bad) > SHOWN:
         log.warning("  and %s more", f"{len(bad) - SHOWN:,}")
+
+
+def _say_doubts(config: DownloadConfig, output: Path, found: index.Index) -> None:
+    """Labels that contradict each other, and classes that look like a mistake."""
+    by_digest = groupby(doubts.conflicts(found), key=itemgetter(0))
+    groups = [[f"{id_} ({label})" for _, id_, label in group] for _, group in by_digest]
+    if groups:
+        log.warning(
+            "%s stand under different labels with equal bytes, listed in %s; keep one of each:",
+            f"{len(groups):,}", output / CONFLICTS,
+        )  # fmt: skip
+    for group in groups[:SHOWN]:
+        log.warning("  %s%s", " and ".join(group[:2]), ", …" if len(group) > 2 else "")
+    if len(groups) > SHOWN:
+        log.warning("  and %s more", f"{len(groups) - SHOWN:,}")
+    for line in doubts.of_classes(found, _other_folder(config)):
+        log.warning("%s", line)
+
+
+def _other_folder(config: DownloadConfig) -> str | None:
+    """How to have classes read from another folder, "{}", where they are the names of folders."""
+    if config.pattern is not None or config.source not in ("folder", "archive"):
+        return None
+    if config.source == "folder":
+        return f"set download.path to {Path(config.path, '{}')}"
+    return "unpack the archive, and set download.source to folder and download.path to its {}"
