@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 Preprocessing = Literal["own", "caffe", "torch", "symmetric", "unit", "lite", "identity"]
 
-# what specs may differ in and still be computed by one forward pass
-FREE_WITHIN_A_PASS = {"output", "dtype", "augmentation"}
-
 logger = logging.getLogger(__name__)
 
 
@@ -250,7 +247,7 @@ def _computed(
 
 
 def _views_wanted(config: ExtractConfig, name: str, weights_sha256: str) -> dict[FeatureSpec, int]:
-    """The specs that one trunk's pass can serve, the set's own first, and their highest views."""
+    """The specs that one forward pass can serve, the set's own first, and their highest views."""
     chosen = config.sets[name]
     own = _spec(chosen, weights_sha256)
     wanted = {own: chosen.views}
@@ -258,7 +255,7 @@ def _views_wanted(config: ExtractConfig, name: str, weights_sha256: str) -> dict
         if (candidate.backbone, candidate.weights) != (chosen.backbone, chosen.weights):
             continue
         spec = _spec(candidate, weights_sha256)
-        if set(own.differences(spec)) <= FREE_WITHIN_A_PASS and candidate.size == chosen.size:
+        if spec.pass_key() == own.pass_key():
             wanted[spec] = max(candidate.views, wanted.get(spec, 0))
     return wanted
 

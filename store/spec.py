@@ -65,6 +65,15 @@ class FeatureSpec:
         """SHA-256 of the canonical JSON, as 64 hex digits; the name of the spec's pool."""
         return hashlib.sha256(canonical_json(self.to_json())).hexdigest()
 
+    def pass_key(self) -> tuple[Any, ...]:
+        """What decides a base's feature maps of an image: specs of one key share a forward pass.
+
+        Free are what is taken of the maps, how it is stored, and how views are drawn, for each view
+        of each policy goes through the base by itself.
+        """
+        free = ("output", "dtype", "augmentation")
+        return tuple(getattr(self, f.name) for f in fields(self) if f.name not in free)
+
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object."""
         return asdict(self)

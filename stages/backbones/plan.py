@@ -36,11 +36,22 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """Keys that the same targets lack, so that one forward pass serves them all."""
+    """Keys that the same targets lack, so that one forward pass serves them all.
+
+    Raises:
+        ValueError: the targets' rows are not those of one pass; a pool would get another's.
+    """
 
     targets: tuple[Target, ...]
     positions: Positions  # in RawImages
     views: Views
+
+    def __post_init__(self) -> None:
+        specs = [target.spec for target in self.targets]
+        policies = {spec.augmentation for spec in specs} if self.views.any() else set()
+        if len({spec.pass_key() for spec in specs}) > 1 or len(policies) > 1:
+            different = ", ".join(specs[0].differences(specs[-1]))
+            raise ValueError(f"one pass for sets that differ in {different}")
 
     @property
     def outputs(self) -> list[str]:

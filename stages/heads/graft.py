@@ -13,8 +13,6 @@ from stages.errors import DataError, MissingWeightsError
 from stages.heads.head import Head
 from store import FeatureSpec
 
-FREE_WITHIN_A_BASE = {"output", "dtype", "augmentation"}
-
 
 def graft_onto(
     head: Head, weights: str | Sequence[str], *, preprocessing: str | None = None
@@ -40,7 +38,7 @@ def graft_onto(
     places = [weights] if isinstance(weights, str) else weights
     bases: list[list[FeatureSpec]] = []
     for spec in head.specs:
-        if bases and set(bases[-1][0].differences(spec)) <= FREE_WITHIN_A_BASE:
+        if bases and bases[-1][0].pass_key() == spec.pass_key():
             bases[-1].append(spec)
         else:
             bases.append([spec])

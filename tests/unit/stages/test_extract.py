@@ -4,19 +4,22 @@ import dataclasses
 import hashlib
 import logging
 import shutil
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
 from stages import download, extract
 from stages.backbones import canary, engines, passes
+from stages.backbones.plan import Images, Pass, Target
 from stages.backbones.weights import WeightsFile
 from stages.data.augment import Augmentation, augment
 from stages.data.pixels import PixelSpec, load
 from stages.errors import DataError
 from stages.extract import ExtractConfig, SetConfig
-from store import FeatureSet
-from tests.images import write_folder
+from store import FeatureSet, Pool
+from tests.images import picture, write_folder
 
 SIZE = 32
 POLICY = Augmentation(rotation=20, horizontal_flip=True)
@@ -150,6 +153,79 @@ def test_siblings_share_a_pass_and_publish_only_their_own(work):
     assert run(work, "b", config).computed == 0
     assert run(work, "c", config).computed == 0
     check(work, "b", "max")
+
+
+class Sees(Means):
+    """An engine whose rows show the pixels and the trunk that they were computed by."""
+
+    def __init__(self, trunk, outputs, batch_size):
+        super().__init__(trunk, outputs, batch_size)
+        parts = (trunk.backbone, trunk.weights.sha256, trunk.preprocessing, str(trunk.image_size))
+        self.trunk = np.frombuffer(hashlib.sha256("".join(parts).encode()).digest(), "u1") / 255
+
+    def __call__(self, batch):
+        rows = batch[:, ::4, ::4][:, :8, :8].reshape(len(batch), -1)
+        trunk = np.tile(self.trunk, (len(batch), 1))
+        return [np.hstack([rows, trunk]).astype("f4") for _ in self.outputs]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"aspect": "crop"},
+        {"aspect": "pad"},
+        {"resize": "nearest"},
+        {"decode": "fast"},
+        {"preprocessing": "unit"},
+        {"image_size": 64},
+        {"weights": "other.h5"},
+        {"backbone": "mobilenetv2"},
+        {"output": "max", "aspect": "crop"},
+    ],
+    ids=str,
+)
+def test_a_sibling_that_sees_other_pixels_gets_none_of_the_rows(work, monkeypatch, change):
+    """Extracted side by side, in either order, both have the rows that each has alone."""
+    monkeypatch.setitem(engines.ENGINES, "tensorflow", Sees)
+    sha256 = {"imagenet": "0" * 64, "other.h5": "1" * 64}
+    monkeypatch.setattr(
+        extract, "locate_weights", lambda _, name, **__: WeightsFile(work / name, sha256[name])
+    )
+    shutil.rmtree(work / "images")
+    photograph = cv2.resize(picture(1, 0), (240, 160))
+    (work / "images" / "red").mkdir(parents=True)
+    cv2.imwrite(str(work / "images" / "red" / "0.jpg"), photograph)
+    fetch(work)
+    both = sets(plain={"dtype": "float32"}, other={"dtype": "float32"} | change)
+
+    def rows(name, config_sets):
+        run(work, name, config_sets)
+        return FeatureSet.open(work / "features" / name, full=True).arrays()[0]
+
+    alone = {}
+    for name, one in both.items():
+        alone[name] = rows(name, {name: one})
+        shutil.rmtree(work / "pool")
+        shutil.rmtree(work / "features")
+    assert not np.array_equal(alone["plain"], alone["other"])
+    for order in (["plain", "other"], ["other", "plain"]):
+        for name in order:
+            assert np.array_equal(rows(name, both), alone[name])
+        shutil.rmtree(work / "pool")
+        shutil.rmtree(work / "features")
+
+
+def test_one_pass_for_sets_that_cannot_share_it_is_refused(work):
+    fetch(work)
+    specs = [extract.spec_of(one) for one in sets(a={}, b={"aspect": "crop"}).values()]
+    targets = tuple(Target(Pool(work / "pool", spec), 0) for spec in specs)
+    with pytest.raises(ValueError, match="one pass for sets that differ in aspect"):
+        passes.compute(targets, Images(work / "raw"), None, engine="tensorflow", batch_size=4)
+    policies = [replace(specs[0], augmentation=text) for text in ("{}", '{"zoom": 0.1}')]
+    targets = tuple(Target(Pool(work / "pool", spec), 1) for spec in policies)
+    Pass(targets, np.zeros(1, "i8"), np.zeros(1, "u2"))
+    with pytest.raises(ValueError, match="differ in augmentation"):
+        Pass(targets, np.zeros(1, "i8"), np.ones(1, "u2"))
 
 
 def test_one_more_output_computes_only_that_one(work):

@@ -33,6 +33,12 @@ def test_the_fingerprint_is_stable():
     assert canonical_json({"b": 1, "a": "é"}) == b'{"a":"\\u00e9","b":1}'
 
 
+@pytest.mark.parametrize("field", OTHERS)
+def test_specs_share_a_pass_but_for_output_dtype_and_augmentation(field):
+    shares = spec().pass_key() == spec(**{field: OTHERS[field]}).pass_key()
+    assert shares == (field in {"output", "dtype", "augmentation"})
+
+
 def test_json_round_trip():
     assert FeatureSpec.from_json(spec().to_json()) == spec()
 
