@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.backbones.frameworks import load_keras, load_tensorflow
 from stages.data.raw import RawImages
 from stages.data.splits import Splits
 from stages.errors import ConfigError, DataError
@@ -155,8 +156,8 @@ def _fingerprint(
     config: FinetuneRun, policy: str, start: "Start", images: RawImages, split: Splits
 ) -> str:
     """What the weights after each epoch depend on: epochs of another run are never taken up."""
-    import keras
-    import tensorflow as tf
+    keras = load_keras()
+    tf = load_tensorflow()
 
     no_effect = ("final", "imagenet_labels", "tensorboard", "smoothing")
     asked = {k: v for k, v in dataclasses.asdict(config).items() if k not in no_effect}

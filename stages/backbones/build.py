@@ -84,7 +84,7 @@ def _load(backbone: str, base: Any, weights_file: Path) -> None:
 
 
 def _output(base: Any, backbone: str, name: str) -> Any:
-    from keras import layers
+    layers = load_keras().layers
 
     layer, _, pooling = name.rpartition(":")
     if not layer and pooling not in POOLINGS:

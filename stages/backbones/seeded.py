@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from stages.backbones.build import build
 from stages.backbones.canary import probes
+from stages.backbones.frameworks import load_keras
 from stages.backbones.table import BACKBONES
 
 VERSION = 1
@@ -40,7 +41,7 @@ def make(backbone: str, path: Path) -> None:
 
 
 def seeded_base(backbone: str) -> Any:
-    import keras
+    keras = load_keras()
 
     row = BACKBONES[backbone]
     size = max(PROBE_SIZE, row.smallest)
@@ -55,7 +56,7 @@ def seeded_base(backbone: str) -> Any:
 
 
 def _draw_kernels(model: Any) -> None:
-    import keras
+    keras = load_keras()
 
     random = np.random.default_rng(0)
     for layer in model.layers:
@@ -73,7 +74,7 @@ def _draw_kernels(model: Any) -> None:
 
 def _settle(model: Any, norms: list[Any], images: NDArray[np.float32]) -> None:
     """Set the moving statistics to those of one batch; nothing is dropped while they are taken."""
-    import keras
+    keras = load_keras()
 
     for layer in model.layers:
         if isinstance(layer, keras.layers.Dropout):

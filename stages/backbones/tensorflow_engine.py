@@ -6,6 +6,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.backbones.frameworks import load_tensorflow
 from stages.backbones.trunk import Trunk, padded
 
 
@@ -17,7 +18,7 @@ class TensorFlowEngine:
 
     def __init__(self, trunk: Trunk, outputs: Sequence[str], batch_size: int) -> None:
         model = trunk.model(outputs)
-        import tensorflow as tf  # after Keras, which keeps it quiet
+        tf = load_tensorflow()
 
         self.shapes = [tuple(tensor.shape[1:]) for tensor in model.outputs]
         self._batch_size = batch_size

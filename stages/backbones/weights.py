@@ -8,7 +8,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from stages.backbones.build import resolve
-from stages.backbones.frameworks import load_keras
+from stages.backbones.frameworks import keras_home, load_keras
 from stages.backbones.table import BACKBONES, Backbone
 from stages.errors import MissingWeightsError
 from store.verified import cache_directory
@@ -104,8 +104,7 @@ def _packaged(backbone: str, row: Backbone) -> Path:
 def _downloaded(backbone: str, url: str, checksum: str) -> Path:
     """The file in Keras' cache, so that Keras and Cryobase share one copy."""
     name = Path(urlsplit(url).path).name
-    home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
-    path = home / "models" / name
+    path = keras_home() / "models" / name
     if path.is_file():
         return path
     keras = load_keras()

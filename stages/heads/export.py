@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stages.backbones.frameworks import load_keras
 from stages.data.raw import RawImages
 from stages.errors import ConfigError
 from stages.heads.card import model_card
@@ -115,7 +116,7 @@ def _write_keras(model: Any, path: Path) -> None:
 
 
 def _run_keras(path: Path, images: Floats) -> Floats:
-    import keras
+    keras = load_keras()
 
     return np.asarray(keras.models.load_model(path, safe_mode=True)(images, training=False))
 

@@ -123,7 +123,7 @@ def graft(backbone: Any, head: Head) -> Any:
 
 
 def _logits(x: Any, head: Head) -> Any:
-    from keras import layers
+    layers = load_keras().layers
 
     if head.mean is not None and head.scale is not None:
         # no Normalization: tf2onnx makes its mean and variance inputs of the model

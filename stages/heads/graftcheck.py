@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.backbones.frameworks import load_keras
 from stages.backbones.preprocessing import PREPROCESSINGS
 from stages.data.pixels import PixelSpec, load
 from stages.data.raw import RawImages
@@ -122,7 +123,7 @@ def _cause(model: Any, head: Head, samples: Samples, reference: Reference) -> st
 
 def first_difference(model: Any, right: Any, pixels: Floats) -> str | None:
     """The first operation, in the order of the graph, whose output is not that of `right`."""
-    import keras
+    keras = load_keras()
 
     mine = {operation.name: operation for operation in model.operations}
     theirs = [operation for operation in right.operations if not _is_input(operation)]
@@ -151,7 +152,7 @@ def _is_input(operation: Any) -> bool:
 
 
 def _logits(model: Any, pixels: Floats) -> Floats:
-    import keras
+    keras = load_keras()
 
     return np.asarray(_run(keras.Model(model.inputs[0], model.get_layer("logits").output), pixels))
 

@@ -5,10 +5,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
+from stages.backbones.frameworks import load_tensorflow
 from stages.heads.optimizers import UPDATES
 from stages.heads.stack import StackShape
+
+tf = load_tensorflow()
 
 
 @lru_cache(maxsize=64)

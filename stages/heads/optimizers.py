@@ -7,6 +7,8 @@ column, and gives new weights and slots. Weight decay is decoupled and the same 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from stages.backbones.frameworks import load_tensorflow
+
 Update = Callable[..., tuple[Any, list[Any]]]
 
 EPSILON = 1e-7
@@ -16,7 +18,7 @@ RHO = 0.9
 
 def adam(w: Any, g: Any, slots: Sequence[Any], *, step: Any, rate: Any, momentum: Any) -> Any:
     """Kingma and Ba, 2015, in the efficient order of section 2, as `keras.optimizers.Adam`."""
-    import tensorflow as tf
+    tf = load_tensorflow()
 
     m, v = slots
     m = m + (g - m) * (1 - BETA_1)
@@ -33,7 +35,7 @@ def sgd(w: Any, g: Any, slots: Sequence[Any], *, step: Any, rate: Any, momentum:
 
 def rmsprop(w: Any, g: Any, slots: Sequence[Any], *, step: Any, rate: Any, momentum: Any) -> Any:
     """Hinton's RMSprop, neither centred nor with momentum, as `keras.optimizers.RMSprop`."""
-    import tensorflow as tf
+    tf = load_tensorflow()
 
     v = RHO * slots[0] + (1 - RHO) * g * g
     return w - rate * g / tf.sqrt(v + EPSILON), [v]

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
+from stages.backbones.frameworks import load_tensorflow
 from stages.heads.config import HeadParams
 from stages.heads.history import History
 from stages.heads.kernel import judge, trainer
@@ -14,6 +14,8 @@ from stages.heads.optimizers import UPDATES
 from stages.heads.rows import Floats, Task, weigh_classes
 from stages.heads.stack import Stack
 from stages.heads.trained import Layer, Trained
+
+tf = load_tensorflow()
 
 
 class Places:

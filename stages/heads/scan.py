@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.backbones.frameworks import load_tensorflow
 from stages.heads.config import HeadParams
 from stages.heads.places import Places
 from stages.heads.rows import READ, Batch, Floats, Task, ahead, fit_scale
@@ -83,7 +84,7 @@ def _pieces(
     x: Floats, labels: NDArray[np.int32], rows: int, scale: tuple[Floats, Floats] | None
 ) -> Iterator[tuple[Any, Any, int]]:
     """Rows in pieces of a fixed size, the last one filled up with zeros, and how many are real."""
-    import tensorflow as tf
+    tf = load_tensorflow()
 
     for start in range(0, len(x), rows):
         part = x[start : start + rows]

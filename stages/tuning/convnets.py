@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stages.backbones.frameworks import forget_names, load_keras
+
 
 @dataclass(frozen=True, kw_only=True)
 class Convnet:
@@ -57,8 +59,6 @@ def build(name: str, *, image_size: int | None = None, seed: int = 0) -> Any:
     Returns:
         A `keras.Model` from RGB pixels (b, size, size, 3) in 0 to 255 to features (b, width).
     """
-    from stages.backbones.frameworks import forget_names, load_keras
-
     keras = load_keras()
     forget_names()
     keras.utils.set_random_seed(seed)
@@ -81,7 +81,7 @@ def _luma(pixels: Any) -> Any:
 
 
 def _features(row: Convnet) -> Any:
-    from keras import layers
+    layers = load_keras().layers
 
     if row.features == "flatten":
         return layers.Flatten(name="features")

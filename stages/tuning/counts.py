@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stages.backbones.build import build
+from stages.backbones.frameworks import load_keras
 from stages.extract import SetConfig
 from stages.heads.config import HeadConfig, expand
 from stages.heads.graft import graft
@@ -112,7 +113,7 @@ def _head(new: NewHead, base: Any, classes: Sequence[str]) -> Any:
 
 def _alone(new: NewHead, shape: tuple[int, ...], classes: Sequence[str]) -> Any:
     """The head as a model of its own, on features."""
-    import keras
+    keras = load_keras()
 
     features = keras.Input(shape, name="features")
     return graft(keras.Model(features, [features]), untrained(new, shape, classes, seed=0))

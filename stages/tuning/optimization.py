@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stages.backbones.frameworks import load_keras, load_tensorflow
+
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
@@ -30,7 +32,7 @@ class OptimizerSettings:
 
     def build(self, *, scaled: bool) -> Any:
         """The optimizer; `scaled` wraps it for float16, whose small gradients vanish otherwise."""
-        import keras
+        keras = load_keras()
 
         kinds = {
             "adam": keras.optimizers.Adam,
@@ -74,7 +76,7 @@ def compiled_step(
         factors: for each of these, the multiple of the optimizer's rate.
         scaled: whether the optimizer scales the loss.
     """
-    import tensorflow as tf
+    tf = load_tensorflow()
 
     variables = upper.trainable_variables
     slowed = [(v, factor) for v, factor in zip(variables, factors, strict=True) if factor != 1]
@@ -99,7 +101,7 @@ def compiled_step(
 
 def inference(model: Any) -> Any:
     """A compiled function of a batch: the model's float32 output, nothing dropped."""
-    import tensorflow as tf
+    tf = load_tensorflow()
 
     def answer(inputs: Any) -> Any:
         return tf.cast(model(inputs, training=False), tf.float32)
@@ -109,7 +111,7 @@ def inference(model: Any) -> Any:
 
 def cross_entropy(logits: Any, labels: Any) -> Any:
     """(b,) losses of logits (b, classes), or (b, 1) of a sigmoid unit."""
-    import tensorflow as tf
+    tf = load_tensorflow()
 
     if logits.shape[-1] == 1:
         targets = tf.cast(labels, tf.float32)[:, None]

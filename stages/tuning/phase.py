@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.backbones.frameworks import load_keras
 from stages.data.stream import Batch, ImageStream, shuffled
 from stages.errors import DataError
 from stages.tuning import checkpoints as saving
@@ -213,7 +214,7 @@ class Phase:
 
 def logits_model(model: Any) -> Any:
     """The same model up to its logits."""
-    import keras
+    keras = load_keras()
 
     return keras.Model(model.inputs[0], model.get_layer("logits").output)
 

@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
+from stages.backbones.frameworks import dtype_policy, load_tensorflow
+
 HALVES = ("mixed_float16", "mixed_bfloat16")
 
 
@@ -17,16 +19,8 @@ def precision(policy: str) -> Iterator[str]:
     Yields:
         The policy that is in force, never `auto`.
     """
-    from stages.backbones.frameworks import load_keras
-
-    keras = load_keras()
     if policy == "auto":
-        import tensorflow as tf
-
-        policy = "mixed_float16" if tf.config.list_physical_devices("GPU") else "float32"
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
+        gpus = load_tensorflow().config.list_physical_devices("GPU")
+        policy = "mixed_float16" if gpus else "float32"
+    with dtype_policy(policy):
         yield policy
-    finally:
-        keras.config.set_dtype_policy(before)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.backbones.build import build
+from stages.backbones.frameworks import load_keras
 from stages.backbones.table import BACKBONES
 from stages.backbones.weights import WeightsFile, locate_weights
 from stages.data.pixels import PixelSpec
@@ -130,7 +131,7 @@ def from_head(directory: Path, weights: str) -> Start:
         DataError: the head is damaged.
         MissingWeightsError: the weights cannot be found, or are not those of its features.
     """
-    import keras
+    keras = load_keras()
 
     head = Head.load(directory)
     spec = head.specs[0]

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from stages.backbones.frameworks import load_tensorflow
 from stages.tuning.checkpoints import Rows
 
 CURVES = {"train": "", "validation": "val_"}  # directory -> prefix of the history's columns
@@ -16,7 +17,7 @@ def log(rows: Rows, directory: Path) -> None:
     `tf.summary.scalar` and Keras' callback are refused where TensorBoard is not installed;
     `tf.summary.write` is what they call, and TensorFlow's own.
     """
-    import tensorflow as tf
+    tf = load_tensorflow()
 
     shutil.rmtree(directory, ignore_errors=True)  # TensorBoard would draw both runs as one
     for name, prefix in CURVES.items():
@@ -29,7 +30,7 @@ def log(rows: Rows, directory: Path) -> None:
 
 
 def _write(curve: str, value: float, epoch: int) -> None:
-    import tensorflow as tf
+    tf = load_tensorflow()
 
     scalars: Any = tf.compat.v1.SummaryMetadata()
     scalars.plugin_data.plugin_name = "scalars"

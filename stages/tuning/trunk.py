@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from stages.backbones.frameworks import load_keras
 from stages.errors import ConfigError
 
 
@@ -39,7 +40,7 @@ def cuts(model: Any) -> list[Cut]:
 
     Only outputs of layers are offered, not of bare operations: these have no name that lasts.
     """
-    import keras
+    keras = load_keras()
 
     found = []
     below: set[str] = set()
@@ -82,7 +83,7 @@ def at(model: Any, layer: str, learning: set[str]) -> Cut:
 
 def split(model: Any, cut: Cut) -> tuple[Any, Any]:
     """The models below (None at the input) and above a cut; they share the layers of the whole."""
-    import keras
+    keras = load_keras()
 
     if not cut.layer:
         return None, model
@@ -93,7 +94,7 @@ def split(model: Any, cut: Cut) -> tuple[Any, Any]:
 
 def _operations(model: Any) -> Iterator[tuple[Any, list[Any], Any]]:
     """Operation, inputs and output of every node, each after those that it needs."""
-    import keras
+    keras = load_keras()
 
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for node in model._nodes_by_depth[depth]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from stages.backbones.frameworks import load_keras
 from stages.errors import ConfigError
 
 
@@ -25,7 +26,7 @@ def unfreeze(
     Raises:
         ConfigError: there is no such layer.
     """
-    import keras
+    keras = load_keras()
 
     chosen = {layer.name for layer in _chosen(base, rule)}
     base.trainable = True

@@ -1,6 +1,9 @@
 """The design's rules on who may import whom, and how long a module may be."""
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +22,9 @@ HOMES = {  # a library -> the only modules that import it
     "h5py": {"store/columns.py"},
     "dask": {"store/lazy.py", "stages/cluster.py"},
     "distributed": {"stages/cluster.py"},
+    "keras": {"stages/backbones/frameworks.py"},  # which pins all that changes values
+    "tensorflow": {"stages/backbones/frameworks.py"},
+    "keras_hub": {"stages/backbones/hub.py"},
     "openvino": {"stages/backbones/openvino_engine.py", "stages/heads/export.py"},
     "tensorflow_datasets": {"stages/data/tfds.py"},
 }
@@ -41,3 +47,14 @@ def test_imports_run_from_pipeline_to_stages_to_store(path):
     for library, homes in HOMES.items():
         assert library not in names or str(place) in homes
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+def test_a_stage_takes_hostile_variables_away_before_any_library_reads_them():
+    """Importing `stages` does it, so it holds for every module and for libraries yet to come."""
+    code = (
+        "import os, sys, stages;"
+        "assert not {'TF_ENABLE_ONEDNN_OPTS', 'OPENCV_IPP'} & set(os.environ);"
+        "assert not {'numpy', 'cv2', 'tensorflow', 'openvino'} & set(sys.modules)"
+    )
+    hostile = {"TF_ENABLE_ONEDNN_OPTS": "0", "OPENCV_IPP": "disabled"}
+    subprocess.run([sys.executable, "-c", code], env=os.environ | hostile, check=True)
