@@ -168,7 +168,7 @@ def finetune(
         one = params.extract.sets.get(run.set)  # none for a run that starts from no head
         start: dict[str, Any] = {
             "weights": one.weights if one else None,
-            "head": layout.models(run.set) / run.head if one else None,
+            "head": layout.head(run.set, run.head) if one else None,
         }
         if plan:
             tables.show(stage.plan(run, raw=layout.raw, splits=layout.splits, **start))
@@ -199,6 +199,7 @@ def report() -> None:
         sets={key: layout.results(key) for key in params.inputs},
         runs={key: layout.tuned_results(key) for key in params.finetune.runs},
         ladders={key: layout.ladder(key) for key in params.extract.sets},
+        select=params.evaluate.select,
         output=layout.report,
     )
     for what, path in (("report", layout.report / "index.html"), ("heads", layout.root / "models")):

@@ -1,8 +1,7 @@
 """`cryobase heads …`: which is best, how they train together, how far to trust them, export."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,8 +10,9 @@ from pipeline.layout import Layout
 
 if TYPE_CHECKING:
     from pipeline.params import Params
+    from stages.heads.standing import Standing
 
-PARTS = ("validation", "test")
+PARTS = ("validation", "train", "test")  # whose images the model is checked on, the first with any
 CHECKED = 64  # real images on which the model must give the head's stored answers
 
 app = typer.Typer(help="Compare heads, plan their training, export the best.", no_args_is_help=True)
@@ -27,21 +27,38 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 @app.command()
 def ls(
     sort: Annotated[
-        str, typer.Option(help="A validation score; the best comes first.")
-    ] = "accuracy",
+        str | None, typer.Option(help="A score; the best comes first. By default evaluate.select.")
+    ] = None,
     json: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """List the heads of all sets, ordered by a score on the validation split."""
     from pipeline.params import ParamsError, load
+    from stages.heads import standing
 
     layout = Layout.here()
-    rows = [row for name in load(layout.params).inputs for row in _scored(layout, name)]
-    if rows and sort not in rows[0]:
-        known = ", ".join(key for key in rows[0] if key not in ("set", "head", "test"))
-        raise ParamsError(f"heads ls --sort: no score {sort!r}; known: {known}")
-    lower_is_better = sort in ("log_loss", "ece")
-    rows.sort(key=lambda row: (row[sort] if lower_is_better else -row[sort], row["log_loss"]))
+    params = load(layout.params)
+    select = sort or params.evaluate.select
+    heads = {
+        (name, head): result
+        for name in params.inputs
+        for head, result in _standing(layout, name).heads.items()
+    }
+    known = list(dict.fromkeys(key for result in heads.values() for key in result.judged))
+    if known and select not in known:
+        raise ParamsError(f"heads ls --sort: no score {select!r}; known: {', '.join(known)}")
+    ordered = sorted(heads, key=lambda pair: standing.rank(heads[pair].parts, select, *pair))
+    parts = {pair: standing.judging(result.parts) for pair, result in heads.items()}
+    rows = [
+        {
+            "set": name,
+            "head": head,
+            **({"part": parts[name, head]} if "train" in parts.values() else {}),
+            **{score: heads[name, head].judged.get(score) for score in known},
+            "test": heads[name, head].parts.get("test", {}).get("accuracy"),
+        }
+        for name, head in ordered
+    ]
     tables.show(rows, as_json=json, as_csv=csv)
 
 
@@ -98,7 +115,7 @@ def evidence(
         features=_features(layout, load(layout.params), name),
         splits=layout.splits,
         models=layout.models(name),
-        best=_metrics(layout, name)["best"],
+        best=_standing(layout, name).best,
         output=output,
     )
     tables.print_json(found)
@@ -118,26 +135,30 @@ def export(
     ] = None,
 ) -> None:
     """Graft a head onto its backbone, check it on real images, and write the model."""
-    from pipeline.params import load
+    from pipeline.params import ParamsError, load
     from stages.data.splits import Splits
     from stages.heads.export import export as write
 
     layout = Layout.here()
     params = load(layout.params)
     features = _features(layout, params, name)
-    metrics = _metrics(layout, name)
-    chosen = head or str(metrics["best"])
-    scores = {part: found for part, found in metrics["heads"][chosen].items() if part in PARTS}
+    found = _standing(layout, name)
+    chosen = head or found.best
+    if chosen not in found.heads:
+        known = ", ".join(found.heads)
+        raise ParamsError(f"heads export: no head {chosen!r} of {name}; known: {known}")
+    split = Splits.open(layout.splits)
+    images = next(ids for part in PARTS if len(ids := split.ids(part)))
     for path in write(
         f"{name}/{chosen}",
-        head=layout.models(name) / chosen,
+        head=layout.head(name, chosen),
         weights=[params.extract.sets[one].weights for one in params.inputs[name]],
         features=features,
         raw=layout.raw,
-        ids=list(Splits.open(layout.splits).ids("validation")[:CHECKED]),
-        scores=scores,
+        ids=list(images[:CHECKED]),
+        scores=found.heads[chosen].parts,
         formats=formats or ["keras"],
-        output=output or layout.root / "export" / name / chosen,
+        output=output or layout.export(name, chosen),
     ):
         typer.echo(str(path))
 
@@ -150,23 +171,7 @@ def _features(layout: Layout, params: "Params", name: str) -> list[Path]:
     return layout.features_of(params.inputs[name])
 
 
-def _metrics(layout: Layout, name: str) -> Any:
-    from stages.errors import DataError
+def _standing(layout: Layout, name: str) -> "Standing":
+    from stages.heads import standing
 
-    path = layout.results(name) / "metrics.json"
-    if not path.exists():
-        raise DataError(f"{path}: no such file; run: cryobase evaluate {name}")
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _scored(layout: Layout, name: str) -> list[dict[str, Any]]:
-    heads = _metrics(layout, name)["heads"]
-    return [
-        {
-            "set": name,
-            "head": head,
-            **found["validation"],
-            "test": found.get("test", {}).get("accuracy", ""),
-        }
-        for head, found in heads.items()
-    ]
+    return standing.read(layout.results(name), f"run: cryobase evaluate {name}")

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from store.text import below
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -49,30 +51,45 @@ class Layout:
         return self.shared / "epochs"
 
     def features(self, name: str) -> Path:
-        return self.root / "features" / name
+        return self._below("features", name)
 
     def features_of(self, names: Iterable[str]) -> list[Path]:
         """Of the sets that stand side by side, as `Params.inputs` names them."""
         return [self.features(name) for name in names]
 
     def models(self, name: str) -> Path:
-        return self.root / "models" / name
+        return self._below("models", name)
+
+    def head(self, name: str, head: str) -> Path:
+        return self._below("models", name, head)
+
+    def export(self, name: str, head: str) -> Path:
+        return self._below("export", name, head)
 
     def results(self, name: str) -> Path:
-        return self.root / "results" / name
+        return self._below("results", name)
 
     def tuned(self, run: str) -> Path:
-        return self.root / "tuned" / run
+        return self._below("tuned", run)
 
     def tuned_results(self, run: str) -> Path:
-        return self.root / "results" / "tuned" / run
+        return self._below("results", "tuned", run)
 
     def ladder(self, name: str) -> Path:
-        return self.root / "ladder" / name
+        return self._below("ladder", name)
 
     @property
     def report(self) -> Path:
         return self.root / "report"
+
+    def _below(self, *names: str) -> Path:
+        """A directory of the checkout, whatever names come from params, files or a command line."""
+        try:
+            return below(self.root, *names)
+        except ValueError as error:
+            from pipeline.params import ParamsError  # which loads what every stage is configured by
+
+            raise ParamsError(f"{error}; name a set, head or run of params.yaml") from None
 
 
 def _git_root(start: Path) -> Path:

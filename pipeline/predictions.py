@@ -1,6 +1,5 @@
 """`cryobase predict`: the model to use, and its answers as a table, JSON or CSV."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,9 @@ from pipeline import tables
 from pipeline.layout import Layout
 from pipeline.params import Params, load
 from stages.errors import DataError
+from stages.heads import standing
 from stages.heads.predict import Classifier, image_files
+from stages.heads.standing import MissingResultsError
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Answers:
 
 
 def of_head(layout: Layout, paths: Sequence[Path], *, model: Path | None, top: int) -> Answers:
-    """The likeliest classes by a trained head, or by the one with the best validation accuracy.
+    """The likeliest classes by a trained head, by default the best one, see `evaluate.select`.
 
     Raises:
         DataError: no file, or no head.
@@ -85,17 +86,21 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _best_head(layout: Layout, params: Params) -> Path:
-    """The head with the best validation accuracy of all sets."""
-    candidates: list[tuple[float, Path]] = []
+    """The best head of all sets, by `evaluate.select`."""
+    found = []
     for name in params.inputs:
-        path = layout.results(name) / "metrics.json"
-        if path.exists():
-            metrics = json.loads(path.read_text(encoding="utf-8"))
-            scores = metrics["heads"][metrics["best"]]["validation"]
-            candidates.append((scores.get("accuracy", 0.0), layout.models(name) / metrics["best"]))
-    if not candidates:
+        try:
+            heads = standing.read(layout.results(name), f"run: cryobase evaluate {name}").heads
+        except MissingResultsError:
+            continue
+        found += [
+            (standing.rank(result.parts, params.evaluate.select, name, head), name, head)
+            for head, result in heads.items()
+        ]
+    if not found:
         raise DataError("predict: no evaluated head; run: dvc repro, or name one with --model")
-    return max(candidates)[1]
+    _, name, head = min(found)
+    return layout.head(name, head)
 
 
 def _row(path: Path, found: Sequence[tuple[str, float]]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Stage: score the heads of a set, choose by validation, score the chosen one on the test split."""
+"""Stage: score the heads of a set, choose by validation, score the chosen one on the test split.
+
+A part without images has no scores, here and in whatever is written.
+"""
 
 import json
 import logging
@@ -10,16 +13,15 @@ from typing import Any, Literal
 
 from stages.data.splits import Splits
 from stages.errors import ConfigError, DataError
-from stages.heads import finished, metrics, plots
+from stages.heads import finished, metrics, plots, standing
 from stages.heads.answers import answer
 from stages.heads.head import CARD, Head
 from stages.heads.metrics import Predictions
 from stages.heads.side_by_side import Paths, SideBySide
+from stages.heads.standing import Score
 from stages.outputs import write_table, write_text
 
 logger = logging.getLogger(__name__)
-
-Score = Literal["accuracy", "f1_macro", "log_loss"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,8 @@ class EvaluateConfig:
 
     Attributes:
         final: whose test score is computed: `best` (by validation), or a list of heads.
-        select: the validation score that chooses; ties go to the lower log loss, then to the name.
+        select: the score that chooses, on validation images; ties go to the lower log loss, then to
+            the name. Where nothing validates, training images choose, with a warning.
         top_k: how many guesses count for top-k accuracy, where there are more classes.
     """
 
@@ -65,24 +68,34 @@ def run(
     """
     rows, split = SideBySide.open(features), Splits.open(splits)
     heads = _load(models, rows, split, name)
-    validation = answer(heads, rows, rows.having(split.ids("validation")))
-    found = {head: {"validation": _scores(validation[head], config)} for head in heads}
-    ranked = _rank(found, config)
+    final = _final(config, heads)
+    judge = _judge(rows, split, heads, name)
+    answers = {judge: answer(heads, rows, rows.having(split.ids(judge)))}
+    found = {
+        head: {judge: metrics.scores(predictions, config.top_k)}
+        for head, predictions in answers[judge].items()
+    }
+    ranked = standing.ranked(found, config.select)
     best = ranked[0]
-    final = _final(config, best, heads)
-    test = answer({head: heads[head] for head in final}, rows, rows.having(split.ids("test")))
-    for head, predictions in test.items():
-        found[head]["test"] = _scores(predictions, config)
+    final = [best] if final is None else final
+    tested = rows.having(split.ids("test"))
+    if len(tested):
+        answers["test"] = answer({head: heads[head] for head in final}, rows, tested)
+        for head, predictions in answers["test"].items():
+            found[head]["test"] = metrics.scores(predictions, config.top_k)
     _clear(output)
     for head in heads:
-        parts = {"validation": validation[head]} | ({"test": test[head]} if head in test else {})
-        _write_head(output / "heads" / head, heads[head], parts, head)
+        parts = {part: every[head] for part, every in answers.items() if head in every}
+        _write_head(output / "heads" / head, heads[head], parts, drawn=head in final)
     training = finished.told(models)
     entries = {head: _entry(heads[head], found[head], training.get(head)) for head in ranked}
     document = {"best": best, "heads": entries}
-    _write_set(output, document, heads, best, test.get(best, validation[best]))
-    told = ", ".join(f"{part} {scores.get('accuracy')}" for part, scores in found[best].items())
+    judged = answers.get("test", {}).get(best, answers[judge][best])
+    _write_set(output, document, heads, judged, judge)
+    told = ", ".join(f"{part} {scores['accuracy']}" for part, scores in found[best].items())
     logger.info("%s: best of %d heads is %s, accuracy on %s", name, len(heads), best, told)
+    if not len(tested):
+        logger.info("%s: no test images, so no test scores; raise split.test for some", name)
     return document
 
 
@@ -97,30 +110,28 @@ def _load(models: Path, rows: SideBySide, split: Splits, name: str) -> dict[str,
     return heads
 
 
-def _scores(predictions: Predictions, config: EvaluateConfig) -> dict[str, float]:
-    return metrics.scores(predictions, config.top_k) if len(predictions.labels) else {}
+def _judge(rows: SideBySide, split: Splits, heads: Mapping[str, Head], name: str) -> str:
+    """The part that chooses: validation, or train where nothing validates."""
+    if len(rows.having(split.ids("validation"))):
+        return "validation"
+    if not len(rows.having(split.ids("train"))):
+        raise DataError(f"{name}: neither validation nor training images; run: cryobase split")
+    if len(heads) > 1:
+        logger.warning(
+            "%s: no validation images, so the best of %d heads is chosen by its answers on training"
+            " images, which favours overfitting; raise split.validation, or compare by folds:"
+            " cryobase heads evidence %s",
+            name,
+            len(heads),
+            name,
+        )
+    return "train"
 
 
-def _rank(
-    found: Mapping[str, Mapping[str, Mapping[str, float]]], config: EvaluateConfig
-) -> list[str]:
-    """The heads by validation, best first; a single one needs no validation images."""
-    if len(found) == 1:
-        return list(found)
-    if not all(parts["validation"] for parts in found.values()):
-        raise DataError("evaluate: no validation images to choose by; raise split.validation")
-
-    def rank(head: str) -> tuple[float, float, str]:
-        scores = found[head]["validation"]
-        sign = 1 if config.select == "log_loss" else -1
-        return sign * scores[config.select], scores["log_loss"], head
-
-    return sorted(found, key=rank)
-
-
-def _final(config: EvaluateConfig, best: str, heads: Mapping[str, Head]) -> Sequence[str]:
+def _final(config: EvaluateConfig, heads: Mapping[str, Head]) -> Sequence[str] | None:
+    """The heads whose test scores are computed; None is the best one."""
     if config.final == "best":
-        return [best]
+        return None
     if unknown := [head for head in config.final if head not in heads]:
         raise ConfigError(f"evaluate.final: no head {unknown[0]!r}; known: {', '.join(heads)}")
     return config.final
@@ -143,23 +154,25 @@ def _clear(output: Path) -> None:
         shutil.rmtree(path.parent)
 
 
-def _write_head(directory: Path, head: Head, parts: Mapping[str, Predictions], title: str) -> None:
+def _write_head(
+    directory: Path, head: Head, parts: Mapping[str, Predictions], *, drawn: bool
+) -> None:
     directory.mkdir(parents=True)
     write_table(
         directory / "predictions.csv",
         ("id", "part", "label", "predicted", "probability"),
         (row for part, predictions in parts.items() for row in _prediction_rows(part, predictions)),
     )
-    judged = parts.get("test", parts["validation"])
+    judged = list(parts.values())[-1]  # of test images, if the head has seen some
     table = metrics.class_table(judged)
     write_table(directory / "classes.csv", list(table[0]), (row.values() for row in table))
     counts = metrics.confusion(judged)
     rows = ([name, *row] for name, row in zip(head.classes, counts.tolist(), strict=True))
     write_table(directory / "confusion.csv", ("true \\ predicted", *head.classes), rows)
-    if "test" in parts:
+    if drawn:
         if len(head.history):
-            plots.learning_curves(directory / "curves.svg", head.history, title)
-        plots.confusion_matrix(directory / "confusion.svg", counts, head.classes, title)
+            plots.learning_curves(directory / "curves.svg", head.history, directory.name)
+        plots.confusion_matrix(directory / "confusion.svg", counts, head.classes, directory.name)
         error = metrics.calibration_error(judged)
         plots.reliability_plot(directory / "reliability.svg", metrics.reliability(judged), error)
 
@@ -180,15 +193,16 @@ def _write_set(
     output: Path,
     document: Mapping[str, Any],
     heads: Mapping[str, Head],
-    best: str,
     judged: Predictions,
+    judge: str,
 ) -> None:
+    best = document["best"]
     output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=2) + "\n"
     write_text(output / "metrics.json", text)
-    columns = list(next(iter(document["heads"].values()))["validation"])
+    columns = list(document["heads"][best][judge])
     rows = (
-        (head, *(entry["validation"].get(column, "") for column in columns))
+        (head, *(entry[judge].get(column, "") for column in columns))
         for head, entry in document["heads"].items()
     )
     write_table(output / "heads" / "leaderboard.csv", ("head", *columns), rows)

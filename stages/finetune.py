@@ -64,7 +64,7 @@ def run(
         What `metrics.json` says.
 
     Raises:
-        DataError: images and head do not have the same classes, or there is nothing to judge by.
+        DataError: images and head do not have the same classes, or there are no training images.
         ConfigError: the unfreeze rule or the trunk names no layer.
         GraftError: the head does not fit its backbone; nothing was trained.
         MissingWeightsError: the base's weights cannot be found.
@@ -73,9 +73,8 @@ def run(
     from stages.tuning.precision import precision
 
     images, split = RawImages.open(raw), Splits.open(splits)
-    for part in ("train", "validation"):
-        if not len(split.ids(part)):
-            raise DataError(f"{splits}: no {part} images; raise split.{part} and split again")
+    if not len(split.ids("train")):
+        raise DataError(f"{splits}: no train images; raise split.train, then run: cryobase split")
     if config.start == "head":
         if weights is None or head is None or features is None:
             raise ConfigError("finetune: start: head needs a head, its weights and its feature set")

@@ -1,7 +1,6 @@
 """The report: one self-contained page, and the same tables as CSV."""
 
 import base64
-import json
 import logging
 import re
 import shutil
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import DataError
+from stages.heads import standing
+from stages.heads.standing import MissingResultsError, Score
 from stages.outputs import replace, write_table, write_text
 
 PICTURES = "pictures"
@@ -19,10 +20,7 @@ logger = logging.getLogger(__name__)
 
 TEMPLATE = Path(__file__).with_name("report.html")
 SCORES = ("accuracy", "f1_macro", "log_loss")
-HEADS = (
-    *("set", "head", "best", "training"),
-    *(f"{part} {score}" for part in ("validation", "test") for score in SCORES),
-)
+FIRST = ("set", "head", "best", "training")
 EPOCHS = ("kept epoch", "overfitting from")
 TUNED = ("run", "model", "part", *SCORES, *EPOCHS)
 
@@ -41,6 +39,7 @@ def run(
     runs: Mapping[str, Path],
     output: Path,
     ladders: Mapping[str, Path] | None = None,
+    select: Score = "accuracy",
 ) -> None:
     """Write `index.html`, `heads.csv`, `finetune.csv`, and the pictures that no stage declares.
 
@@ -50,18 +49,22 @@ def run(
         runs: the results directory of each fine-tuning run, by name.
         output: the report's directory.
         ladders: where `cryobase ladder` writes for each feature set, whether it has or not.
+        select: the score that orders the heads, see `EvaluateConfig.select`.
 
     Results that are not here, because a colleague pulled only a part, are left out with a warning.
 
     Raises:
         DataError: there are no results of any set or run.
     """
-    heads = sorted(_head_rows(sets), key=lambda row: -row["validation accuracy"])
+    heads = _head_rows(sets, select)
     tuned = list(_tuned_rows(runs))
     if (sets or runs) and not (heads or tuned):
         raise DataError("report: no results; run: cryobase evaluate")
     output.mkdir(parents=True, exist_ok=True)
-    write_table(output / "heads.csv", HEADS, (row.values() for row in heads))
+    columns = (
+        list(heads[0]) if heads else [*FIRST, *_scores("validation", {}), *_scores("test", {})]
+    )
+    write_table(output / "heads.csv", columns, (row.values() for row in heads))
     write_table(output / "finetune.csv", TUNED, (row.values() for row in tuned))
     drawn = {**sets, **{f"tuned/{name}": path for name, path in runs.items()}}
     declared = _pictures(drawn, "*.svg")
@@ -72,6 +75,7 @@ def run(
     _copy(others, output / PICTURES)
     page = _page(
         title=config.title,
+        select=select.replace("_", " "),
         heads=heads,
         trained=_trained(heads),
         tuned=tuned,
@@ -84,17 +88,32 @@ def run(
         )
 
 
-def _head_rows(sets: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
+def _head_rows(sets: Mapping[str, Path], select: Score) -> list[dict[str, Any]]:
+    """A row per head of any set, the best first; a score that is not there is blank."""
+    found = {}
     for name, directory in sets.items():
-        metrics = _metrics(directory, f"cryobase evaluate {name}")
-        for head, parts in metrics.get("heads", {}).items():
-            row: dict[str, Any] = {"set": name, "head": head}
-            row["best"] = "yes" if head == metrics["best"] else ""
-            row["training"] = parts.get("training", "")
-            for part in ("validation", "test"):
-                for score in SCORES:
-                    row[f"{part} {score}"] = parts.get(part, {}).get(score, "")
-            yield row
+        try:
+            found[name] = standing.read(directory, f"run: cryobase evaluate {name}")
+        except MissingResultsError as error:
+            logger.warning("%s; so it is not in the report", error)
+    every = [(name, head) for name, one in found.items() for head in one.heads]
+    every.sort(key=lambda pair: standing.rank(found[pair[0]].heads[pair[1]].parts, select, *pair))
+    judged = [standing.judging(found[name].heads[head].parts) for name, head in every]
+    shown = ["validation", *(["train"] if "train" in judged else []), "test"]
+    rows = []
+    for name, head in every:
+        result = found[name].heads[head]
+        best = "yes" if head == found[name].best else ""
+        row: dict[str, Any] = {"set": name, "head": head, "best": best}
+        row["training"] = result.training
+        for part in shown:
+            row |= _scores(part, result.parts.get(part, {}))
+        rows.append(row)
+    return rows
+
+
+def _scores(part: str, scores: Mapping[str, float]) -> dict[str, Any]:
+    return {f"{part} {score}": scores.get(score, "") for score in SCORES}
 
 
 def _trained(heads: list[dict[str, Any]]) -> dict[str, dict[str, list[str]]]:
@@ -110,24 +129,22 @@ def _trained(heads: list[dict[str, Any]]) -> dict[str, dict[str, list[str]]]:
 def _tuned_rows(runs: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
     """The model before, between and after its phases; the last row says where it overfits."""
     for name, directory in runs.items():
-        metrics = _metrics(directory, f"cryobase finetune {name}")
-        phases = [model for model in metrics if model.startswith("phase_")]
+        mend = f"run: cryobase finetune {name}"
+        try:
+            metrics = standing.read_document(directory, mend)
+        except MissingResultsError as error:
+            logger.warning("%s; so it is not in the report", error)
+            continue
+        phases = [model for model in metrics if re.fullmatch(r"phase_[0-9]{1,4}", model)]
         for model in ("start", *phases, "tuned"):
-            for part, scores in metrics.get(model, {}).items():
-                row = {"run": name, "model": model, "part": part}
-                row |= {score: scores[score] for score in SCORES} | dict.fromkeys(EPOCHS, "")
+            for part, scores in standing.parts_of(directory, metrics.get(model, {}), mend).items():
+                row: dict[str, Any] = {"run": name, "model": model, "part": part}
+                row |= {score: scores.get(score, "") for score in SCORES}
+                row |= dict.fromkeys(EPOCHS, "")
                 if model == "tuned":
                     known = {key: metrics.get(key.replace(" ", "_")) for key in EPOCHS}
-                    row |= {key: epoch for key, epoch in known.items() if epoch is not None}
+                    row |= {key: epoch for key, epoch in known.items() if isinstance(epoch, int)}
                 yield row
-
-
-def _metrics(directory: Path, mend: str) -> Any:
-    try:
-        return json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        logger.warning("%s: no metrics.json, so not in the report; run: %s", directory, mend)
-        return {}
 
 
 def _pictures(directories: Mapping[str, Path], *patterns: str) -> list[tuple[str, Path]]:

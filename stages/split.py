@@ -46,8 +46,8 @@ class SplitConfig:
     def __post_init__(self) -> None:
         shares = {"train": self.train, "validation": self.validation, "test": self.test}
         for key, share in shares.items():
-            if not share >= 0 or (key != "test" and share == 0):
-                raise ValueError(f"{key}: more than 0{' or 0' * (key == 'test')}, not {share}")
+            if not share >= 0 or (key == "train" and share == 0):
+                raise ValueError(f"{key}: more than 0{' or 0' * (key != 'train')}, not {share}")
             if self.by == "counts" and share != int(share):
                 raise ValueError(f"{key}: by counts a whole number per class, not {share}")
         if self.by != "counts" and abs(sum(shares.values()) - 1) > 1e-6:
@@ -73,7 +73,7 @@ def run(config: SplitConfig, *, raw: Path, output: Path) -> Splits:
     _refuse_poor_classes(images, usable)
     part = assign(config, images, usable)
     counts = _count(images, usable, part)
-    _check_parts(counts)
+    _check_parts(config, counts)
     chosen = part != UNUSED
     splits = Splits(images.examples.ids[usable[chosen]], part[chosen])
     splits.write(output, counts)
@@ -180,16 +180,25 @@ def _count(
     ]
 
 
-def _check_parts(counts: list[dict[str, str | int]]) -> None:
+def _check_parts(config: SplitConfig, counts: list[dict[str, str | int]]) -> None:
     for row in counts:
         if not row["train"]:
             raise DataError(
                 f"class {row['class']!r} is missing from train; add images to it, change"
                 " split.seed, or set split.by: counts"
             )
-    for part in ("validation", "test"):
+    for part, asked in (("validation", config.validation), ("test", config.test)):
         missing = [str(row["class"]) for row in counts if not row[part]]
-        if len(missing) == len(counts) and part == "validation":
+        if len(missing) < len(counts):
+            if missing:
+                log.warning("classes without an example in %s: %s", part, _listed(missing))
+        elif part == "validation" and asked:
             raise DataError("no example validates; raise split.validation or add images")
-        if missing and len(missing) < len(counts):
-            log.warning("classes without an example in %s: %s", part, ", ".join(missing))
+        elif part == "validation":
+            log.warning("no example validates: no head stops early, and training images choose")
+        elif asked:
+            log.warning("no example tests, so nothing will have a test score")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" * (len(names) > NAMED))

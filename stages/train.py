@@ -84,6 +84,12 @@ def run(
     if missing:
         views = max(heads[head].views for head in missing)
         task = task_of(rows, split, views, executor)
+        if not len(task.validation):
+            logger.warning(
+                "%s: no validation images, so no head stops early, and each keeps its last epoch's"
+                " weights; raise split.validation",
+                name,
+            )
         for head, trained in train(task, {head: heads[head] for head in missing}).items():
             saved = _head(heads[head], trained, rows, data, f"{name}: {head}")
             finished.keep(cache, fingerprints[head], saved)

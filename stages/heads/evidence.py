@@ -25,6 +25,7 @@ from stages.outputs import write_table, write_text
 logger = logging.getLogger(__name__)
 
 FRACTIONS = (0.0625, 0.125, 0.25, 0.5, 1.0)
+FIFTH = 5
 FEWEST = 8  # training rows per class below which no fraction is tried
 
 
@@ -118,21 +119,29 @@ def _fold(stored: SideBySide, seen: Positions, config: Evidence, seed: int) -> N
     return folds(examples.labels[seen], examples.digests[seen], config.folds, seed)
 
 
-def _fractions(parts: Mapping[str, Positions], rows: Rows) -> Sequence[float]:
+def _fractions(learnt: Positions, rows: Rows) -> Sequence[float]:
     fewest = FEWEST * len(rows.classes)
-    return [f for f in FRACTIONS if f * len(parts["train"]) >= fewest] or [1.0]
+    return [f for f in FRACTIONS if f * len(learnt) >= fewest] or [1.0]
 
 
-def _write_folds(path: Path, tries: Sequence[OutOfFold]) -> dict[str, dict[str, float]]:
+def _held_out(rows: Rows, train: Positions) -> tuple[Positions, Positions]:
+    """Four fifths of the training rows and the other fifth, of every class as many."""
+    order = np.random.Generator(np.random.Philox(key=[rows.key, 13])).permutation(train)
+    order = order[np.argsort(rows.labels[order], kind="stable")]
+    held = np.arange(len(order)) % FIFTH == FIFTH - 1
+    return np.sort(order[~held]), np.sort(order[held])
+
+
+def _write_folds(path: Path, tries: Sequence[OutOfFold]) -> dict[str, dict[str, float | None]]:
     """One row per head: mean and deviation of the accuracy over all folds, best first."""
-    table = {}
+    table: dict[str, dict[str, float | None]] = {}
     for head in tries[0].probabilities:
         accuracies = np.concatenate([one.accuracies(head) for one in tries])
         table[head] = {
             "accuracy": round(float(accuracies.mean()), 6),
-            "deviation": round(float(accuracies.std(ddof=1)), 6),
+            "deviation": round(float(accuracies.std(ddof=1)), 6) if len(accuracies) > 1 else None,
         }
-    table = dict(sorted(table.items(), key=lambda item: (-item[1]["accuracy"], item[0])))
+    table = dict(sorted(table.items(), key=lambda item: (-(item[1]["accuracy"] or 0), item[0])))
     rows = ((head, *row.values()) for head, row in table.items())
     write_table(path, ("head", "accuracy", "deviation"), rows)
     return table
@@ -142,9 +151,11 @@ def _write_curve(
     output: Path, rows: Rows, parts: Mapping[str, Positions], params: HeadParams
 ) -> dict[str, Any]:
     """The learning curve, and what the last doubling of the data brought."""
-    judged = parts["validation"] if len(parts["validation"]) else parts["train"]
-    fractions = _fractions(parts, rows)
-    curve = list(learning_curve(rows, parts["train"], judged, params, fractions))
+    learnt, judged = parts["train"], parts["validation"]
+    if not len(judged):  # then a fifth of the training rows is not learnt from
+        learnt, judged = _held_out(rows, learnt)
+    fractions = _fractions(learnt, rows)
+    curve = list(learning_curve(rows, learnt, judged, params, fractions))
     write_table(output / "learning_curve.csv", ("images", "accuracy"), curve)
     plots.data_curve(output / "learning_curve.svg", curve)
     summary: dict[str, Any] = {"images": [n for n, _ in curve], "accuracy": [a for _, a in curve]}

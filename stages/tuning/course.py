@@ -65,7 +65,7 @@ class Told:
         rows: one per epoch, counted on through all phases from 0: phase (from 1), epoch, loss,
             accuracy, val_loss, val_accuracy.
         kept: the epoch of each phase whose weights were kept.
-        between: validation scores after each phase but the last.
+        between: validation scores after each phase but the last; empty where nothing validates.
         trunks: by number of the phase, what was stored and what that changed.
     """
 
@@ -122,6 +122,10 @@ def train(
         seed=config.seed,
     )
     check_joined(start, stream, data.split.ids("train"))
+    if not len(data.split.ids("validation")):
+        logger.warning(
+            "no validation images, so each phase keeps its last epoch; raise split.validation"
+        )
     told = Told()
     for number, phase in enumerate(config.phases, start=1):
         if number > 1:
@@ -252,4 +256,4 @@ def _optimizer(phase: "PhaseConfig") -> OptimizerSettings:
 def _scores_now(start: Start, stream: ImageStream, split: Splits) -> dict[str, float]:
     model = tuned.TunedModel(start.model, start.head.classes, start.pixels)
     found = tuned.answers({"now": model}, stream, split.ids("validation"))
-    return tuned.scores_of(found)["now"]
+    return tuned.scores_of(found).get("now", {})

@@ -61,11 +61,10 @@ def write(
         augmentation=config.augmentation,
         seed=config.seed,
     )
-    parts = ["validation", *(["test"] if config.final and len(split.ids("test")) else [])]
-    found = {part: tuned.answers(pair, stream, split.ids(part)) for part in parts}
+    found = {part: tuned.answers(pair, stream, split.ids(part)) for part in _parts(config, split)}
     scores: dict[str, Any] = {name: {} for name in pair}
-    for part in parts:
-        for name, each in tuned.scores_of(found[part]).items():
+    for part, answers in found.items():
+        for name, each in tuned.scores_of(answers).items():
             scores[name][part] = each
     document = scores | _summary(told)
     output.mkdir(parents=True, exist_ok=True)
@@ -76,21 +75,31 @@ def write(
         told=told,
         stream=stream,
         split=split,
-        predictions=found["validation"]["tuned"],
+        predictions=next(iter(found.values()))["tuned"],
     )
     text = json.dumps(document, indent=2) + "\n"
     write_text(output / "metrics.json", text)
     return document
 
 
-def _summary(told: Told) -> dict[str, Any]:
-    between = {
-        f"phase_{number}": {"validation": scores}
+def _parts(config: "FinetuneRun", split: Splits) -> list[str]:
+    """The parts that judge: those that have images, and train where no other has any."""
+    parts = ["validation", *(["test"] if config.final else [])]
+    return [part for part in parts if len(split.ids(part))] or ["train"]
+
+
+def _between(told: Told) -> dict[str, Any]:
+    """Scores after each phase but the last; a part without images has none."""
+    return {
+        f"phase_{number}": {"validation": scores} if scores else {}
         for number, scores in enumerate(told.between, start=1)
     }
+
+
+def _summary(told: Told) -> dict[str, Any]:
     trunks = {"trunk": {f"phase_{number}": one for number, one in told.trunks.items()}}
     return {
-        **between,
+        **_between(told),
         **(trunks if told.trunks else {}),
         "epochs": len(told.rows) - 1,
         "kept_epoch": told.kept[-1],
@@ -99,8 +108,7 @@ def _summary(told: Told) -> dict[str, Any]:
 
 
 def _write_tables(output: Path, scores: Mapping[str, Any], told: Told) -> None:
-    between = {f"phase_{k}": {"validation": each} for k, each in enumerate(told.between, start=1)}
-    ordered = {"start": scores["start"], **between, "tuned": scores["tuned"]}
+    ordered = {"start": scores["start"], **_between(told), "tuned": scores["tuned"]}
     table = [
         {"model": model, "part": part, **values}
         for model, parts in ordered.items()

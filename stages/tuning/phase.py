@@ -185,7 +185,10 @@ class Phase:
         return self.examples.batches_per_epoch()
 
     def judged(self, epoch: int, loss: float, accuracy: float) -> dict[str, float]:
-        """The history's row of an epoch, with validation loss and accuracy as they are now."""
+        """The history's row of an epoch, with validation loss and accuracy as they are now.
+
+        They are NaN where nothing validates.
+        """
         total, right, seen = 0.0, 0, 0
         for inputs, labels in self._validation():
             logits = self._answer(inputs)
@@ -193,7 +196,8 @@ class Phase:
             right += int((_predicted(logits.numpy()) == labels).sum())
             seen += len(labels)
         row = {"epoch": epoch, "loss": loss, "accuracy": accuracy}
-        return row | {"val_loss": total / seen, "val_accuracy": right / seen}
+        values = (total / seen, right / seen) if seen else (math.nan, math.nan)
+        return row | dict(zip(("val_loss", "val_accuracy"), values, strict=True))
 
     def _validation(self) -> Iterator[Batch]:
         """Batches for the learning part; what the frozen part says of them is computed once."""
@@ -237,13 +241,16 @@ def place_of_cut(whole: Any, base: Any, layer: str | None) -> trunk.Cut:
 
 
 def kept_epoch(rows: Rows, keep: Keep) -> int:
-    """The epoch, counted in rows from 0, whose weights are kept; the first of equals."""
+    """The epoch, counted in rows from 0, whose weights are kept; the first of equals.
+
+    Where nothing validates it is the last.
+    """
     losses = [row["val_loss"] for row in rows]
-    if keep == "last":
+    if keep == "last" or not np.isfinite(losses).any():
         return len(rows) - 1
     if keep == "smoothed":
-        return 1 + int(np.argmin(smoothed(losses[1:])))
-    return int(np.argmin(losses))
+        return 1 + int(np.nanargmin(smoothed(losses[1:])))
+    return int(np.nanargmin(losses))
 
 
 def smoothed(values: list[float], factor: float = SMOOTHING) -> list[float]:
@@ -283,10 +290,6 @@ def _predicted(logits: NDArray[Any]) -> NDArray[Any]:
 
 
 def _tell(row: dict[str, float], plan: Plan) -> None:
-    logger.info(
-        "epoch %d: loss %.4f, validation loss %.4f, validation accuracy %.4f",
-        plan.first + row["epoch"],
-        row["loss"],
-        row["val_loss"],
-        row["val_accuracy"],
-    )
+    names = {"loss": "loss", "val_loss": "validation loss", "val_accuracy": "validation accuracy"}
+    told = (f"{name} {row[key]:.4f}" for key, name in names.items() if math.isfinite(row[key]))
+    logger.info("epoch %d: %s", plan.first + row["epoch"], ", ".join(told))

@@ -86,7 +86,9 @@ def save_card(directory: Path, classes: tuple[str, ...], pixels: PixelSpec) -> N
 def answers(
     models: Mapping[str, TunedModel], stream: ImageStream, ids: NDArray[np.bytes_]
 ) -> dict[str, Predictions]:
-    """What several models say of the same plain images, each decoded once."""
+    """What several models say of the same plain images, each decoded once; of none, nothing."""
+    if not len(ids):
+        return {}
     found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in models}
     for images, _ in stream.plain.batches(ids):
         for name, model in models.items():

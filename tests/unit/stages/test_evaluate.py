@@ -4,11 +4,12 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score
 
 from stages import evaluate, train
-from stages.data.splits import Splits
+from stages.data.splits import PARTS, Splits
 from stages.errors import ConfigError, DataError
 from stages.evaluate import EvaluateConfig
 from stages.heads.config import HeadConfig
@@ -204,21 +205,82 @@ def test_top_k_must_be_positive():
         EvaluateConfig(top_k=0)
 
 
-def test_without_validation_images_only_a_single_head_can_be_best(tmp_path):
-    rows = publish(tmp_path, *blobs(90, 4, 3), classes=("cat", "dog", "emu"))
-    split(tmp_path, rows, fractions=(0.7, 0.0, 0.3))
+@pytest.fixture(scope="module")
+def unvalidated(tmp_path_factory):
+    """Two heads of a set of which no image validates."""
+    root = tmp_path_factory.mktemp("unvalidated")
+    rows = publish(root, *blobs(90, 4, 3), classes=("cat", "dog", "emu"))
+    split(root, rows, fractions=(0.7, 0.0, 0.3))
+    train.run(
+        TrainConfig(heads=HEADS),
+        "set",
+        features=root / "features",
+        splits=root / "splits",
+        cache=root / "cache",
+        output=root / "models",
+    )
+    return root
 
-    def results(**heads):
-        train.run(
-            TrainConfig(heads=heads),
-            "set",
-            features=tmp_path / "features",
-            splits=tmp_path / "splits",
-            cache=tmp_path / "cache",
-            output=tmp_path / "models",
-        )
-        return run(tmp_path, tmp_path / "results")
 
-    assert results(a=HeadConfig(epochs=2))["heads"]["a"]["test"]["accuracy"] > 0
-    with pytest.raises(DataError, match="no validation images"):
-        results(a=HeadConfig(epochs=2), b=HeadConfig(epochs=1))
+def test_without_validation_images_training_images_choose_with_a_warning(
+    unvalidated, tmp_path, caplog
+):
+    document = run(unvalidated, tmp_path / "results")
+    assert document["best"] == "good"
+    assert "no validation images" in caplog.text
+    assert {head: set(parts) & {"validation", "train", "test"} for head, parts in
+            document["heads"].items()} == {"good": {"train", "test"}, "bad": {"train"}}  # fmt: skip
+    assert "accuracy" in table(tmp_path / "results/heads/leaderboard.csv")[0]
+    assert {row["part"] for row in table(tmp_path / "results/heads/good/predictions.csv")} == {
+        "train", "test"
+    }  # fmt: skip
+
+
+def resplit(root, tmp_path, **parts):
+    """The same set, heads and training images, with other ids to judge by."""
+    before = Splits.open(root / "splits")
+    kept = {"train": before.ids("train"), **parts}
+    ids = np.concatenate(list(kept.values()))
+    part = np.concatenate([np.full(len(v), PARTS.index(k), np.int8) for k, v in kept.items()])
+    order = np.argsort(ids)
+    (tmp_path / "features").symlink_to(root / "features")
+    after = Splits(ids[order], part[order])
+    after.write(tmp_path / "splits", [{"part": name, "images": 0} for name in PARTS])
+    train.run(
+        TrainConfig(heads=HEADS),
+        "set",
+        features=tmp_path / "features",
+        splits=tmp_path / "splits",
+        cache=tmp_path / "cache",
+        output=tmp_path / "models",
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("kept", ["nothing", "one image", "one class"])
+def test_a_poor_test_part_has_a_score_or_none_but_never_nan(root, tmp_path, kept):
+    """Whatever is written of it: metrics, tables and pictures."""
+    rows, before = FeatureSet.open(root / "features"), Splits.open(root / "splits")
+    ids = before.ids("test")
+    labels = rows.examples.labels[rows.examples.positions(ids)]
+    some = {"nothing": ids[:0], "one image": ids[:1], "one class": ids[labels == 1]}[kept]
+    made = resplit(root, tmp_path, validation=before.ids("validation"), test=some)
+    document = run(made, tmp_path / "results", EvaluateConfig(top_k=2, final=("good", "bad")))
+    for parts in document["heads"].values():
+        assert ("test" in parts) == (kept != "nothing")
+    for path in (tmp_path / "results").rglob("*.*"):
+        if path.suffix != ".svg":
+            assert "nan" not in path.read_text().lower()
+    assert (tmp_path / "results/heads/bad/confusion.svg").exists()
+
+
+@pytest.mark.parametrize("kept", ["one image", "one class"])
+def test_a_poor_validation_part_chooses_all_the_same(root, tmp_path, kept):
+    rows, before = FeatureSet.open(root / "features"), Splits.open(root / "splits")
+    ids = before.ids("validation")
+    labels = rows.examples.labels[rows.examples.positions(ids)]
+    some = {"one image": ids[:1], "one class": ids[labels == 1]}[kept]
+    made = resplit(root, tmp_path, validation=some)
+    document = run(made, tmp_path / "results")
+    assert document["heads"][document["best"]]["validation"]["log_loss"] >= 0
+    assert "nan" not in (tmp_path / "results/metrics.json").read_text().lower()

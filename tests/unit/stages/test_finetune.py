@@ -11,7 +11,7 @@ import pytest
 from stages import extract, finetune, train
 from stages.backbones.labels import imagenet_labels
 from stages.data.raw import RawImages
-from stages.data.splits import Splits
+from stages.data.splits import PARTS, Splits
 from stages.errors import ConfigError, DataError, MissingWeightsError
 from stages.finetune import FinetuneRun, Phase
 from stages.heads.config import HeadConfig
@@ -393,3 +393,23 @@ def test_a_tampered_model_is_refused(root):
 def test_a_run_that_means_nothing_is_refused(values, key):
     with pytest.raises(ValueError, match=key):
         FinetuneRun(**values)
+
+
+@pytest.mark.parametrize("empty", ["validation", "validation and test"])
+def test_without_validation_images_the_last_epoch_is_kept_and_scored_on_others(
+    root, tmp_path, empty
+):
+    before = Splits.open(root / "splits")
+    kept = before.part == 0 if "test" in empty else before.part != 1
+    after = Splits(before.all_ids[kept], before.part[kept])
+    after.write(tmp_path / "splits", [{"part": part, "images": 0} for part in PARTS])
+    run = scratch(epochs=2, then=(Phase(epochs=1),), final=True)
+    place = {"output": tmp_path / "tuned", "results": tmp_path / "results"}
+    document = tune(root, run, "unvalidated", splits=tmp_path / "splits", **place)
+    judged = {"train"} if "test" in empty else {"test"}
+    assert set(document["tuned"]) == set(document["start"]) == judged
+    assert document["phase_1"] == {}
+    assert document["kept_epoch"] == 3
+    for name in ("metrics.json", "comparison.csv", "history.csv"):
+        assert "nan" not in (tmp_path / "results" / name).read_text().lower()
+    assert {path.name for path in (tmp_path / "results").glob("*.svg")} == set(PICTURES)

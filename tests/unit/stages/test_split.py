@@ -104,6 +104,12 @@ def test_no_test_part(tmp_path):
     assert len(Splits.open(tmp_path / "splits").ids("test")) == 0
 
 
+def test_no_validation_part(tmp_path, caplog):
+    parts = split(tmp_path, plain(300), train=0.8, validation=0, test=0.2)
+    assert set(parts.values()) == {"train", "test"}
+    assert "no example validates" in caplog.text
+
+
 @pytest.mark.fault(15)
 @given(
     images=st.lists(st.integers(0, 40), max_size=100),
@@ -324,7 +330,8 @@ def test_ids_without_number_or_group_are_errors_that_name_them(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "key"),
-    [({"train": 0.5}, "train, validation and test"), ({"validation": 0}, "validation"),
+    [({"train": 0.5}, "train, validation and test"), ({"validation": -0.1}, "validation"),
+     ({"train": 0, "validation": 0.9}, "train"),
      ({"train": float("nan")}, "train"), ({"test": -0.1, "train": 1}, "test"),
      ({"by": "counts"}, "train"), ({"group_by": "("}, "group_by"), ({"order": "number"}, "order")],
 )  # fmt: skip

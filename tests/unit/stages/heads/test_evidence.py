@@ -117,3 +117,28 @@ def test_the_doubt_is_the_negated_margin():
 def test_settings_that_mean_nothing_are_refused(values):
     with pytest.raises(ValueError, match=next(iter(values))):
         Evidence(**values)
+
+
+def test_without_validation_and_test_images_a_fifth_of_the_others_judges(tmp_path):
+    """No head is judged by rows that it has learnt, and nothing is NaN."""
+    rows = publish(tmp_path, *blobs(200, 8, 2), classes=("a", "b"))
+    split(tmp_path, rows, fractions=(1, 0, 0))
+    places = {"features": tmp_path / "features", "splits": tmp_path / "splits"}
+    train.run(
+        TrainConfig(heads={"ridge": HeadConfig(kind="ridge")}),
+        "set",
+        cache=tmp_path / "cache",
+        output=tmp_path / "models",
+        **places,
+    )
+    summary = investigate(
+        Evidence(folds=2),
+        models=tmp_path / "models",
+        best="ridge",
+        output=tmp_path / "evidence",
+        **places,
+    )
+    assert summary["learning_curve"]["images"][-1] == 160
+    assert summary["leaks"] == 0
+    for path in (tmp_path / "evidence").glob("*.[cj]s*"):
+        assert "nan" not in path.read_text().lower()

@@ -1,0 +1,164 @@
+"""How the heads of a set stand: what `evaluate` wrote of them, read back, and who is better.
+
+Whoever ranks heads does it here: `evaluate`, `predict`, `cryobase heads ls`, the report.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from stages.errors import DataError
+from store.errors import StoreError, StoreNotFoundError
+from store.text import component, read_json
+
+METRICS = "metrics.json"
+MAX_BYTES = 1 << 26
+PARTS = ("validation", "train", "test")
+VERBS = ("trained", "reused")
+
+Score = Literal["accuracy", "f1_macro", "log_loss"]
+Scores = Mapping[str, float]
+LOWER_IS_BETTER = frozenset(("log_loss", "ece"))
+
+
+def judging(parts: Mapping[str, Any]) -> str | None:
+    """The part whose scores choose: validation, or where nothing validates, train; never test."""
+    return next((part for part in ("validation", "train") if parts.get(part)), None)
+
+
+def rank(parts: Mapping[str, Scores], select: str, *names: str) -> tuple[Any, ...]:
+    """A key that sorts heads, the best first.
+
+    By the score that is asked for, on the part that judges, then by the lower log loss, then by
+    name. What has no such score comes last.
+
+    Args:
+        parts: the head's scores, by part of the data.
+        select: a score, see `EvaluateConfig.select`.
+        names: of the head, its set first where there are several.
+    """
+    part = judging(parts)
+    scores = parts[part] if part else {}
+    chosen, loss = scores.get(select), scores.get("log_loss", math.inf)
+    if chosen is None:
+        return True, 0.0, loss, *names
+    return False, chosen if select in LOWER_IS_BETTER else -chosen, loss, *names
+
+
+def ranked(found: Mapping[str, Mapping[str, Scores]], select: str) -> list[str]:
+    """The names of the heads of one set, the best first, see `rank`."""
+    return sorted(found, key=lambda name: rank(found[name], select, name))
+
+
+@dataclass(frozen=True)
+class HeadResult:
+    """What `evaluate` found of one head.
+
+    Attributes:
+        parts: scores by part of the data; a part without images is not there.
+        training: `trained` or `reused`, or empty.
+    """
+
+    parts: Mapping[str, Scores]
+    training: str = ""
+
+    @property
+    def judged(self) -> Scores:
+        """The scores that choose, see `judging`."""
+        part = judging(self.parts)
+        return self.parts[part] if part else {}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The heads of one set.
+
+    Attributes:
+        best: the name of the one that was chosen.
+        heads: all of them by name.
+    """
+
+    best: str
+    heads: Mapping[str, HeadResult]
+
+
+def read(results: Path, mend: str) -> Standing:
+    """What `evaluate` wrote into a directory of results, which may come from somebody else.
+
+    Raises:
+        DataError: nothing is there (a `MissingResultsError`), or not what `evaluate` writes.
+    """
+    document = read_document(results, mend)
+    try:
+        heads = {component(name): _result(entry) for name, entry in document["heads"].items()}
+        best = component(document["best"])
+        return Standing(best, {best: heads[best], **heads})
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _unusable(results / METRICS, error, mend) from None
+
+
+class MissingResultsError(DataError):
+    """There is no metrics.json."""
+
+
+def read_document(results: Path, mend: str) -> dict[str, Any]:
+    """The `metrics.json` of a directory of results, which may come from somebody else.
+
+    Raises:
+        DataError: nothing is there (a `MissingResultsError`), or it is no object of JSON.
+    """
+    path = results / METRICS
+    try:
+        return _object("it", read_json(path, MAX_BYTES))
+    except StoreNotFoundError:
+        raise MissingResultsError(f"{path}: no such file; {mend}") from None
+    except (StoreError, TypeError, ValueError) as error:
+        raise _unusable(path, error, mend) from None
+
+
+def parts_of(results: Path, entry: Any, mend: str) -> dict[str, Scores]:
+    """The scores by part in one entry of the `metrics.json` of a directory.
+
+    Raises:
+        DataError: it is no such entry.
+    """
+    try:
+        return _parts(entry)
+    except (TypeError, ValueError) as error:
+        raise _unusable(results / METRICS, error, mend) from None
+
+
+def _parts(entry: Any) -> dict[str, Scores]:
+    """Scores by part; what is null or empty is left out."""
+    entry = _object("an entry", entry)
+    parts = {part: _numbers(_object(part, entry.get(part) or {})) for part in PARTS}
+    return {part: scores for part, scores in parts.items() if scores}
+
+
+def _result(entry: Any) -> HeadResult:
+    parts = _parts(entry)
+    training = entry.get("training", "")
+    if training not in ("", *VERBS):
+        raise ValueError(f"training is {training!r:.40}, not one of {', '.join(VERBS)}")
+    return HeadResult(parts, training)
+
+
+def _numbers(scores: dict[str, Any]) -> dict[str, float]:
+    known = {name: value for name, value in scores.items() if value is not None}
+    for name, value in known.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{name!r:.40} is no number")
+    return known
+
+
+def _object(what: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{what} is no object")
+    return value
+
+
+def _unusable(path: Path, error: Exception, mend: str) -> DataError:
+    reason = f"without {error}" if isinstance(error, KeyError) else str(error)
+    return DataError(f"{path}: not what Cryobase writes ({reason}); remove it, then {mend}")
