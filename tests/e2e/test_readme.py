@@ -87,7 +87,9 @@ def test_every_block_that_must_leave_something_exists():
 
 def test_extras_that_are_named_exist():
     declared = (ROOT / "pyproject.toml").read_text()
-    for extras in re.findall(r"\.\[([a-z,-]+)\]", README):
+    named = re.findall(r"\.\[([a-z,-]+)\]", README)
+    assert named
+    for extras in named:
         for extra in extras.split(","):
             assert re.search(rf"^{extra} = \[", declared, flags=re.MULTILINE), extra
 

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stages import download, evaluate, extract, split, train
@@ -33,7 +34,7 @@ def run_all(config: DownloadConfig, root: Path, pool: Path) -> dict:
     small = extract.SetConfig(backbone="efficientnet_lite0", weights="none", image_size=32)
     sets = extract.ExtractConfig(engine="tensorflow", sets={"small": small})
     extract.run(sets, "small", raw=raw, pool=pool, output=features)
-    heads = train.TrainConfig(heads={"linear": HeadConfig(kind="linear", epochs=3)})
+    heads = train.TrainConfig(heads={"ridge": HeadConfig(kind="ridge")})
     models = root / "models"
     train.run(heads, "small", features=features, splits=splits, cache=root / "heads", output=models)
     return evaluate.run(
@@ -44,6 +45,12 @@ def run_all(config: DownloadConfig, root: Path, pool: Path) -> dict:
         models=models,
         output=root / "results",
     )
+
+
+def right(metrics: dict) -> float:
+    """The share of right answers on validation and test images; by chance it is a third."""
+    scores = metrics["heads"]["ridge"]
+    return (scores["validation"]["accuracy"] + scores["test"]["accuracy"]) / 2
 
 
 def write_source(kind: str, root: Path) -> DownloadConfig:
@@ -69,7 +76,7 @@ def write_source(kind: str, root: Path) -> DownloadConfig:
 @pytest.mark.parametrize("kind", ["folder", "in_place", "flat", "archive"])
 def test_folders_and_archives_run_to_the_end(tmp_path, pool, kind):
     metrics = run_all(write_source(kind, tmp_path), tmp_path, pool)
-    assert metrics["heads"]["linear"]["validation"]["accuracy"] >= 0
+    assert right(metrics) > 0.5
     rows = FeatureSet.open(tmp_path / "features", full=True)
     assert rows.classes == tuple(sorted(CLASSES))
     assert len(rows) == 60
@@ -85,7 +92,7 @@ def test_an_archive_from_a_faulty_server_runs_to_the_end(tmp_path, pool, server)
         lambda handler: good(handler, data, etag='"2"'),
     ]
     config = replace(config, path="requirements.lock", url=server.url)
-    assert "linear" in run_all(config, tmp_path, pool)["heads"]
+    assert right(run_all(config, tmp_path, pool)) > 0.5
 
 
 @pytest.mark.filterwarnings("ignore:::etils.*", "ignore::DeprecationWarning")
@@ -95,7 +102,7 @@ def test_a_built_tfds_dataset_runs_to_the_end(tmp_path, pool):
     builder = MadePictures(data_dir=tmp_path / "tfds")
     builder.download_and_prepare()
     config = DownloadConfig(source="tfds", name="made_pictures", data_dir=str(tmp_path / "tfds"))
-    assert "linear" in run_all(config, tmp_path, pool)["heads"]
+    assert right(run_all(config, tmp_path, pool)) > 0.5
     raw = RawImages.open(tmp_path / "data" / "raw")
     assert len(raw) == 60
     assert set(raw.parts.tolist()) == {b"train", b"test"}
@@ -110,8 +117,10 @@ def test_the_sample_runs_to_the_end(tmp_path, pool, monkeypatch):
         lambda self: (example for n, example in enumerate(whole(self)) if n % 25 == 0),
     )
     metrics = run_all(DownloadConfig(), tmp_path, pool)
-    assert metrics["heads"]["linear"]["validation"]["accuracy"] >= 0
-    assert len(FeatureSet.open(tmp_path / "features").classes) == 10
+    assert "accuracy" in metrics["heads"]["ridge"]["test"]  # too few digits to learn from
+    rows = FeatureSet.open(tmp_path / "features")
+    assert rows.classes == tuple("0123456789")
+    assert np.bincount(rows.labels()).tolist() == [20] * 10
 
 
 def test_rows_do_not_depend_on_names_labels_or_the_source(tmp_path, pool):

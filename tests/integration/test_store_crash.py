@@ -69,12 +69,15 @@ def assert_sound(root: Path, told: bytes) -> None:
 
 
 def assert_resumes(root: Path) -> None:
-    computed = len(Pool(root / "pool", spec()).missing(digests(NUMBERS))[0])
+    pool = root / "pool" / spec().fingerprint
+    before = set(pool.glob("shard-*"))
+    missing = len(Pool(root / "pool", spec()).missing(digests(NUMBERS))[0])
     told = in_child(lambda target: extract(root, target))
     assert told.endswith(b"published")
     assert_sound(root, told)
-    assert len(Pool(root / "pool", spec())) == len(NUMBERS)
-    assert 0 <= computed <= len(NUMBERS)
+    shards = Pool(root / "pool", spec()).manifest().shards
+    assert sum(shard.rows for shard in shards) == len(NUMBERS)
+    assert sum(shard.rows for shard in shards if pool / shard.name not in before) == missing
     Pool(root / "pool", spec()).sweep(lease=-1)
     for directory in (root / "pool" / spec().fingerprint, root / "set"):
         version, manifest = load(directory)

@@ -106,6 +106,7 @@ def test_a_grafted_head_is_tuned_and_both_models_are_scored_on_the_same_images(r
     ]  # fmt: skip
     epochs = read(root / "results/head/history.csv")
     assert [row["epoch"] for row in epochs] == ["0", "1", "2"]
+    assert len({row["val_loss"] for row in epochs}) == 3  # something was learnt
     for picture in PICTURES:
         assert (root / "results/head" / picture).read_text().startswith("<?xml")
 
