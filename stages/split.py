@@ -1,7 +1,7 @@
 """The second stage: say which examples train, which validate, which test."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +33,8 @@ class SplitConfig:
         group_by: A regular expression that finds a group in an id: its first group, else all that
             matches. Examples of one group stay together.
         seed: Another seed is another split.
+        stratify: Keep every class in train, also one of a single image, and in the other parts
+            where its share comes to half an image; see `assignment.stratified`.
     """
 
     by: Literal["auto", "fractions", "counts", "source"] = "auto"
@@ -42,6 +44,7 @@ class SplitConfig:
     order: Literal["hash", "number"] = "hash"
     group_by: str | None = None
     seed: int = 0
+    stratify: bool = False
 
     def __post_init__(self) -> None:
         shares = {"train": self.train, "validation": self.validation, "test": self.test}
@@ -54,6 +57,8 @@ class SplitConfig:
             raise ValueError(f"train, validation and test: sum to 1, not {sum(shares.values()):g}")
         if self.order == "number" and self.by != "counts":
             raise ValueError("order: number goes with by: counts alone")
+        if self.stratify and self.by == "counts":
+            raise ValueError("stratify: by counts every class has its numbers; leave stratify out")
         if self.group_by is not None:
             try:
                 patterns.check(self.group_by)
@@ -70,10 +75,11 @@ def run(config: SplitConfig, *, raw: Path, output: Path) -> Splits:
     """
     images = RawImages.open(raw)
     usable = np.flatnonzero(~images.examples.quarantined)
-    _refuse_poor_classes(images, usable)
+    _refuse_poor_classes(config, images, usable)
     part = assign(config, images, usable)
     counts = _count(images, usable, part)
-    _check_parts(config, counts)
+    _check_train(config, images, usable, counts)
+    _check_judges(config, counts)
     chosen = part != UNUSED
     splits = Splits(images.examples.ids[usable[chosen]], part[chosen])
     splits.write(output, counts)
@@ -103,9 +109,34 @@ def assign(config: SplitConfig, images: RawImages, usable: NDArray[np.intp]) -> 
     published = len(np.unique(own[own != UNUSED])) > 1  # a lone train folder divides nothing
     if config.by == "source" and not published:
         raise ConfigError("split.by: this source has no split of its own; set split.by: fractions")
+    labels = images.examples.labels[usable]
+    divide = _Division(config.stratify, place, units, labels)
     if config.by == "fractions" or not published:
-        return assignment.by_fractions(place, config.validation, config.test)[units]
-    return _own(config, own, units, place, ids)
+        return divide(np.ones(len(ids), np.bool_), config.validation, config.test)
+    return _own(config, own, units, divide, ids)
+
+
+@dataclass(frozen=True, eq=False)
+class _Division:
+    """Divides some of the examples by hash, in every class or on the whole."""
+
+    stratify: bool
+    place: NDArray[np.uint64]
+    units: NDArray[np.int64]
+    labels: NDArray[np.int32]
+
+    def __call__(
+        self, chosen: NDArray[np.bool_], validation: float, test: float
+    ) -> NDArray[np.int8]:
+        """(k,) the part of every chosen example."""
+        units = self.units[chosen]
+        if self.stratify and len(units):
+            there, units = np.unique(units, return_inverse=True)
+            labels = self.labels[chosen]
+            parts = assignment.stratified(self.place[there], units, labels, validation, test)
+        else:
+            parts = assignment.by_fractions(self.place, validation, test)
+        return parts[units]
 
 
 def _order(
@@ -125,17 +156,15 @@ def _own(
     config: SplitConfig,
     own: NDArray[np.int8],
     units: NDArray[np.int64],
-    place: NDArray[np.uint64],
+    divide: _Division,
     ids: NDArray[np.bytes_],
 ) -> NDArray[np.int8]:
     """The source's split as it is; what it leaves open is filled in by hash."""
     part = own.copy()
     if not np.any(own == VALIDATION):
         share = config.validation / (config.train + config.validation)
-        carved = assignment.by_fractions(place, share, 0)[units]
-        part[own == TRAIN] = carved[own == TRAIN]
-    hashed = assignment.by_fractions(place, config.validation, config.test)[units]
-    part[own == UNUSED] = hashed[own == UNUSED]
+        part[own == TRAIN] = divide(own == TRAIN, share, 0)
+    part[own == UNUSED] = divide(own == UNUSED, config.validation, config.test)
     leaks = assignment.leave_out_leaks(part, units)
     if np.any(leaks):
         named = ", ".join(identifier.decode() for identifier in ids[leaks][:NAMED])
@@ -148,17 +177,23 @@ def _own(
     return part
 
 
-def _refuse_poor_classes(images: RawImages, usable: NDArray[np.intp]) -> None:
+def _refuse_poor_classes(config: SplitConfig, images: RawImages, usable: NDArray[np.intp]) -> None:
     classes = images.examples.classes
     if len(classes) < 2:
         raise DataError(f"data/raw: one class only, {classes[0]!r}; a classifier needs two")
     counts = np.bincount(images.examples.labels[usable], minlength=len(classes))
     for name, count in zip(classes, counts, strict=True):
-        if count < 2:
+        if count == 0:
             raise DataError(
-                f"class {name!r} has {'no usable image' if count == 0 else 'one usable image'},"
-                " at least 2 are needed, one to train on and one to judge by; add images to it or"
-                " remove its folder"
+                f"class {name!r} has no usable image; add images to it, or remove its folder"
+            )
+        if count == 1 and not config.stratify:
+            by_counts = config.by == "counts"
+            mend = "split: {by: fractions, stratify: true}" if by_counts else "split.stratify: true"
+            raise DataError(
+                f"class {name!r} has one usable image, at least 2 are needed, one to train on and"
+                f" one to judge by; add images to it, remove its folder, or set {mend}, which"
+                " trains on it alone"
             )
 
 
@@ -180,13 +215,30 @@ def _count(
     ]
 
 
-def _check_parts(config: SplitConfig, counts: list[dict[str, str | int]]) -> None:
-    for row in counts:
-        if not row["train"]:
-            raise DataError(
-                f"class {row['class']!r} is missing from train; add images to it, change"
-                " split.seed, or set split.by: counts"
-            )
+def _check_train(
+    config: SplitConfig,
+    images: RawImages,
+    usable: NDArray[np.intp],
+    counts: list[dict[str, str | int]],
+) -> None:
+    """Refuse a split that leaves a class out of train, and name what would keep it there."""
+    missing = next((row for row in counts if not row["train"]), None)
+    if missing is None:
+        return
+    label = images.examples.classes.index(str(missing["class"]))
+    for change in ({"stratify": True}, {"stratify": True, "by": "fractions"}):
+        part = assign(replace(config, **change), images, usable)
+        if np.any(part[images.examples.labels[usable] == label] == TRAIN):
+            break
+    keys = " and ".join(f"split.{key}: {str(value).lower()}" for key, value in change.items())
+    where = ", ".join(f"{missing[part]} in {part}" for part in PARTS[1:] if missing[part])
+    raise DataError(
+        f"class {missing['class']!r} is missing from train ({where or 'left out of all parts'});"
+        f" set {keys}, or add images of it to train"
+    )
+
+
+def _check_judges(config: SplitConfig, counts: list[dict[str, str | int]]) -> None:
     for part, asked in (("validation", config.validation), ("test", config.test)):
         missing = [str(row["class"]) for row in counts if not row[part]]
         if len(missing) < len(counts):

@@ -62,6 +62,55 @@ def by_fractions(place: NDArray[np.uint64], validation: float, test: float) -> N
     return part
 
 
+def stratified(
+    place: NDArray[np.uint64],
+    units: NDArray[np.int64],
+    labels: NDArray[np.int32],
+    validation: float,
+    test: float,
+) -> NDArray[np.int8]:
+    """(m,) parts as of `by_fractions`, but with stand-ins where that leaves a class out of a part.
+
+    Every class trains: one without a training unit gets the highest of its places. A class with so
+    many units that its share of a part comes to half a unit or more stands in that part too: the
+    lowest of its training places does, if another one still trains.
+
+    Only stand-ins ever move when images are added: back to where their own place puts them.
+
+    Args:
+        place: (m,) of the units.
+        units, labels: (n,) unit and label of every example.
+        validation, test: fractions.
+    """
+    part = by_fractions(place, validation, test)
+    label, unit = np.divmod(np.unique(labels.astype(np.int64) * len(place) + units), len(place))
+    members, classes_of = _grouped(unit, label), _grouped(label, unit)
+    for of_class in members.values():
+        if not np.any(part[of_class] == TRAIN):
+            part[of_class[np.argmax(place[of_class])]] = TRAIN
+
+    def still_trains(one: int) -> bool:
+        """Whether every class of a unit has another one that trains."""
+        return all(np.sum(part[members[name]] == TRAIN) > 1 for name in classes_of[one].tolist())
+
+    for number, share in ((TEST, test), (VALIDATION, validation)):
+        for of_class in members.values():
+            if share * len(of_class) < 0.5 or np.any(part[of_class] == number):
+                continue
+            training = of_class[part[of_class] == TRAIN]
+            lowest_first = training[np.argsort(place[training], kind="stable")].tolist()
+            if (found := next(filter(still_trains, lowest_first), None)) is not None:
+                part[found] = number
+    return part
+
+
+def _grouped(values: NDArray[np.int64], keys: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+    """The values that have each key."""
+    order = np.argsort(keys, kind="stable")
+    names, starts = np.unique(keys[order], return_index=True)
+    return dict(zip(names.tolist(), np.split(values[order], starts[1:]), strict=True))
+
+
 def by_counts(
     order: NDArray[np.int64],
     units: NDArray[np.int64],
@@ -161,5 +210,6 @@ def _refuse_short(
         raise DataError(
             f"class {classes[label]!r} has {have:,} usable images, split asks for"
             f" {sum(counts):,} ({', '.join(f'{count:,}' for count in counts)}) and"
-            f" {int(left[label].sum()):,} are missing; ask for fewer or add images"
+            f" {int(left[label].sum()):,} are missing; ask for fewer, add images, or set"
+            " split: {by: fractions, stratify: true}"
         )

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -295,13 +296,114 @@ def test_poor_classes_are_errors_that_name_them(tmp_path, rows, classes, message
         split(tmp_path, rows, classes)
 
 
-@pytest.mark.fault(16)
-def test_a_class_missing_from_train_is_an_error_that_names_it(tmp_path):
-    rows = own({"train": 9, "validation": 4}) + [
-        (f"test/c/{n}.png", "c", f"c {n}", "test", "") for n in range(5)
+def long_tail(classes=400, images=(1, 2, 2, 3, 4, 5, 6)):
+    """Rows of many classes with few images each."""
+    return [
+        (f"{k:03}/{n}.png", f"sp{k:03}", f"{k} {n}", "", "")
+        for k in range(classes)
+        for n in range(images[k % len(images)])
     ]
-    with pytest.raises(DataError, match="class 'c' is missing from train"):
-        split(tmp_path, rows)
+
+
+IN_TEST_ALONE = own({"train": 9, "validation": 4}) + [
+    (f"test/c/{n}.png", "c", f"c {n}", "test", "") for n in range(5)
+]
+CARVED_AWAY = own({"train": 9, "test": 4}) + [
+    (f"train/{k}/{n}.png", f"k{k}", f"{k} {n}", "train", "") for k in range(400) for n in range(2)
+]
+TOO_FEW = {
+    "a class in test alone": (IN_TEST_ALONE, {}),
+    "a class in test alone, by source": (IN_TEST_ALONE, {"by": "source"}),
+    "train images all carved away": (CARVED_AWAY, {}),
+    "a long tail": (long_tail(images=(2, 3, 4, 5, 6)), {}),
+    "a long tail, by fractions": (long_tail(images=(2, 3)), {"by": "fractions", "seed": 3}),
+    "one image": ([*plain(50), ("rose/1", "rose", "r", "", "")], {}),
+    "one image, by counts": (
+        [*plain(50), ("rose/1", "rose", "r", "", "")],
+        {"by": "counts", "train": 5, "validation": 2, "test": 2},
+    ),
+    "fewer than the counts": (
+        [*plain(50), ("c/1", "c", "c1", "", ""), ("c/2", "c", "c2", "", "")],
+        {"by": "counts", "train": 5, "validation": 2, "test": 2},
+    ),
+}
+
+
+@pytest.mark.fault(16)
+@pytest.mark.parametrize("name", TOO_FEW)
+def test_a_class_with_too_few_images_is_named_and_the_named_remedy_works(tmp_path, name):
+    rows, options = TOO_FEW[name]
+    with pytest.raises(DataError, match=r"class '\w+' (is missing from train|has)") as found:
+        split(tmp_path, rows, **options)
+    if section := re.search(r"split: \{(.*?)\}", str(found.value)):
+        options, named = {}, re.findall(r"(\w+): (\w+)", section[1])
+    else:
+        named = re.findall(r"split\.(\w+): (\w+)", str(found.value))
+    assert named
+    options = options | {
+        key: value == "true" if key == "stratify" else value for key, value in named
+    }
+    parts = split(tmp_path, rows, **options)
+    training = {row[1] for row in rows if parts.get(row[0]) == "train"}
+    assert training == {row[1] for row in rows}
+
+
+@pytest.mark.fault(15, 16)
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=2, max_size=30),
+    copies=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 29)), max_size=30),
+    seed=st.integers(0, 5),
+)
+@settings(max_examples=40, deadline=None)
+def test_stratified_keeps_every_class_in_train_and_copies_together(place, sizes, copies, seed):
+    rows = long_tail(len(sizes), sizes)
+    for number, (image, label) in enumerate(copies):  # of any image, also in another class
+        row = rows[image % len(rows)]
+        rows.append((f"copy{number}.png", f"sp{label % len(sizes):03}", row[2], "", ""))
+    shares = {"train": 0.6, "validation": 0.2, "test": 0.2}
+    try:
+        parts = split(place, rows, stratify=True, seed=seed, **shares)
+    except DataError as error:
+        assert "no example validates" in str(error)  # noqa: PT017
+        return
+    assert parts.keys() == {row[0] for row in rows}
+    sides = {}
+    for identifier, _, image, *_ in rows:
+        assert sides.setdefault(image, parts[identifier]) == parts[identifier]
+    for label in {row[1] for row in rows}:
+        assert any(parts[row[0]] == "train" for row in rows if row[1] == label)
+
+
+def test_stratified_differs_from_fractions_by_stand_ins_alone_and_judges_every_larger_class(
+    tmp_path,
+):
+    rows = long_tail(400, (6, 8, 12, 30))
+    plain_parts, parts = split(tmp_path, rows), split(tmp_path, rows, stratify=True)
+    moved = [row for row in rows if plain_parts[row[0]] != parts[row[0]]]
+    assert 0 < len(moved) < 0.15 * len(rows)
+    for label in {row[1] for row in rows}:
+        those = [row[0] for row in rows if row[1] == label]
+        assert {parts[one] for one in those} == set(PARTS)
+        for part in PARTS:  # a part has a stand-in only where it had nothing
+            before = [one for one in those if plain_parts[one] == part]
+            stand_ins = [one for one in those if parts[one] == part and one not in before]
+            assert len(stand_ins) <= (0 if before else 1)
+    grown = [*rows, *((f"more{n}.png", rows[n][1], f"more {n}", "", "") for n in range(300))]
+    after = split(tmp_path, grown, stratify=True)
+    stood_in = {row[0] for row in moved}
+    back = [one for one in parts if parts[one] != after[one]]
+    assert set(back) <= stood_in | {one for one in back if plain_parts[one] == "train"}
+    assert len(back) < 0.1 * len(rows)
+
+
+def test_stratified_leaves_a_published_split_as_it_is(tmp_path):
+    rows = own({"train": 20, "validation": 7, "test": 9})
+    assert split(tmp_path, rows, stratify=True) == {row[0]: row[3] for row in rows}
+
+
+def test_a_class_in_test_alone_is_told_where_it_stands(tmp_path):
+    with pytest.raises(DataError, match=r"missing from train \(5 in test\); set split.stratify"):
+        split(tmp_path, IN_TEST_ALONE)
 
 
 @pytest.mark.fault(16)
@@ -333,7 +435,8 @@ def test_ids_without_number_or_group_are_errors_that_name_them(tmp_path):
     [({"train": 0.5}, "train, validation and test"), ({"validation": -0.1}, "validation"),
      ({"train": 0, "validation": 0.9}, "train"),
      ({"train": float("nan")}, "train"), ({"test": -0.1, "train": 1}, "test"),
-     ({"by": "counts"}, "train"), ({"group_by": "("}, "group_by"), ({"order": "number"}, "order")],
+     ({"by": "counts"}, "train"), ({"group_by": "("}, "group_by"), ({"order": "number"}, "order"),
+     ({"stratify": True, "by": "counts", "train": 1, "validation": 1, "test": 1}, "stratify")],
 )  # fmt: skip
 def test_impossible_settings_are_refused_by_name(options, key):
     with pytest.raises(ValueError, match=f"^{key}:"):
