@@ -31,7 +31,7 @@ MAX_DIRECTORY = 1 << 22  # bytes; a member takes about 60
 # https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html, version 1.0
 NPY = re.compile(
     rb"\x93NUMPY\x01\x00(..)"
-    rb"\{'descr': '([<|][a-z]\d)', 'fortran_order': (True|False), "
+    rb"\{'descr': '([<|](?:[a-z]\d|S[1-9]\d{0,2}))', 'fortran_order': (True|False), "
     rb"'shape': \(((?:\d{1,18}, ?){0,31}(?:\d{1,18})?)\), \} *\n",
     re.DOTALL,
 )
@@ -128,7 +128,8 @@ def read_npz(file: BufferedIOBase, dtypes: Collection[str]) -> dict[str, NDArray
 
     Args:
         file: the archive.
-        dtypes: that its arrays may have, as numpy spells them in a file, such as `<f4`.
+        dtypes: that its arrays may have, as numpy spells them in a file, such as `<f4`; `|S` is
+            byte strings of any width up to 999.
 
     Raises:
         DataError: it is no such archive, or holds anything else.
@@ -143,18 +144,36 @@ def read_npz(file: BufferedIOBase, dtypes: Collection[str]) -> dict[str, NDArray
 
 
 def _array(name: str, data: bytearray, dtypes: Collection[str]) -> NDArray[Any]:
-    header = NPY.match(data[:MAX_NPY_HEADER])
+    header = npy_header(name, bytes(data[:MAX_NPY_HEADER]), len(data), dtypes)
+    flat = np.frombuffer(data, header.dtype, offset=header.offset)
+    return flat.reshape(header.shape, order="F" if header.fortran else "C")
+
+
+class Header(NamedTuple):
+    """What a member says of its array; `offset` is where the values begin in it."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    fortran: bool
+    offset: int
+
+
+def npy_header(name: str, beginning: bytes, size: int, dtypes: Collection[str]) -> Header:
+    """The header of an array, held against the `size` of its member.
+
+    Raises:
+        DataError: it is none, of another type, or of more or fewer values than are there.
+    """
+    header = NPY.match(beginning)
     if header is None or header.end() != NPY_PREFIX + int.from_bytes(header[1], "little"):
         raise DataError(f"{name!r:.80} is no array")
     spelled, fortran, numbers = (group.decode("ascii") for group in header.group(2, 3, 4))
-    if spelled not in dtypes:
+    if spelled not in dtypes and not (spelled[1] == "S" and "|S" in dtypes):
         raise DataError(f"{name!r:.80} has the type {spelled}, expected {', '.join(dtypes)}")
     dtype, shape = np.dtype(spelled), tuple(map(int, numbers.replace(",", " ").split()))
-    values = (len(data) - header.end()) / dtype.itemsize
-    if math.prod(shape) != values or max(shape, default=0) > len(data):
+    if math.prod(shape) * dtype.itemsize != size - header.end() or max(shape, default=0) > size:
         raise DataError(f"{name!r:.80} has other than the bytes of {shape} values")
-    flat = np.frombuffer(data, dtype, offset=header.end())
-    return flat.reshape(shape, order="F" if fortran == "True" else "C")
+    return Header(dtype, shape, fortran == "True", header.end())
 
 
 def _at(file: BufferedIOBase, offset: int, size: int) -> bytes:

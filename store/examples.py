@@ -40,7 +40,7 @@ def decode_id(example_id: bytes) -> str:
     return b"\\".join(raw).decode("utf-8", "surrogateescape")
 
 
-def _check_text(ids: NDArray[np.bytes_]) -> None:
+def check_text(ids: NDArray[np.bytes_]) -> None:
     """Refuse ids that are no UTF-8 text; all at once, for a million would take seconds singly."""
     raw = np.ascontiguousarray(ids).view(np.uint8).reshape(len(ids), ids.itemsize)
     if np.any(raw[:, 0] & 0xC0 == 0x80) or not raw[:, 0].all():
@@ -108,7 +108,7 @@ class Examples:
 
     def __post_init__(self) -> None:
         for start in range(0, len(self.ids), BLOCK):
-            _check_text(self.ids[start : start + BLOCK])
+            check_text(self.ids[start : start + BLOCK])
         if np.any(wrong := self.ids[1:] <= self.ids[:-1]):
             where = int(np.argmax(wrong))
             raise ExamplesError(f"id {bytes(self.ids[where + 1])!r}: twice, or not in order")

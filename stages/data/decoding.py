@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stages.data import headers
 from stages.errors import DataError
 
-MAX_BYTES = 256 << 20
+MAX_BYTES = headers.MAX_BYTES
 MAX_SCANS = 200  # of a progressive JPEG; each costs a pass over all pixels
 START_OF_SCAN = b"\xff\xda"
 WHITE = 255

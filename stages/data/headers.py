@@ -4,6 +4,7 @@ import re
 import struct
 from dataclasses import dataclass
 
+MAX_BYTES = 256 << 20  # of an encoded image
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb
 MAX_SIDE = 65_535
 EXIF_ORIENTATION = 0x0112

@@ -9,22 +9,23 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import RLock
-from typing import Any, BinaryIO
+from typing import Any
 from weakref import finalize
-from zipfile import BadZipFile
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from stages.data.packs import PACK_NAME, Pack, open_regular
+from stages.data.columns import MAX_BYTES, TEXT, Columns
+from stages.data.packs import MAX_PACK, PACK_NAME, Pack
 from stages.errors import DataError
 from stages.outputs import replace
+from stages.received import opened
 from store.publish import publish_bytes
+from store.text import parse_json
 
 SCHEMA = 1
 RECORD = "dataset.json"
@@ -44,6 +45,10 @@ IMAGE_COLUMNS = {
     "reason": "<i4",
 }
 COLUMNS = EXAMPLE_COLUMNS | IMAGE_COLUMNS
+SPELLED = {name: np.dtype(dtype).str for name, dtype in COLUMNS.items()} | {"ids": TEXT}
+KEYS = {"schema", "index", "index_sha256", "classes", "reasons", "packs", "in_place", "source"}
+MAX_RECORD = 1 << 26  # bytes; a pack of 64 MiB takes 150
+MAX_VALUES = 4_000_000
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -85,31 +90,75 @@ def read(directory: Path) -> Index:
         DataError: there is none, or it is damaged; the message names the file.
     """
     path = directory / RECORD
-    if not path.exists():
-        raise DataError(f"{directory}: no {RECORD}; run `cryobase download` first")
     try:
-        record = json.loads(path.read_bytes())
-        if record["schema"] != SCHEMA:
-            raise DataError(
-                f"{path}: schema {record['schema']}, this Cryobase reads {SCHEMA}; {MEND}"
-            )
-        packs = tuple(Pack(**pack) for pack in record["packs"])
-        if not all(PACK_NAME.match(pack.name) for pack in packs):
-            raise DataError(f"{path}: a pack's name is not one; {MEND}")
-        described = {
-            "classes": tuple(record["classes"]),
-            "reasons": tuple(record["reasons"]),
-            "packs": packs,
-            "in_place": record["in_place"],
-            "source": record["source"],
-            "sha256": record["index_sha256"],
-        }
-        file = _open(directory, record["index"], record["index_sha256"])
-        return _Stored(directory / record["index"], file, described)
-    except (KeyError, TypeError, ValueError, OSError, BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
+        with opened(path, MAX_RECORD) as file:
+            record = parse_json(file.read(), floats=False, values=MAX_VALUES)
+    except FileNotFoundError:
+        raise DataError(f"{directory}: no {RECORD}; run `cryobase download` first") from None
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({os.strerror(error.errno or 0)}); check its permissions"
+        ) from None
+    except ValueError as error:
         raise DataError(f"{path}: not an index of images ({error}); {MEND}") from None
+    if isinstance(record, dict) and record.get("schema", SCHEMA) != SCHEMA:
+        raise DataError(f"{path}: schema {record['schema']}, this Cryobase reads {SCHEMA}; {MEND}")
+    if reason := next(_faults(record), ""):
+        raise DataError(f"{path}: not an index of images ({reason}); {MEND}")
+    columns = Columns(directory / record["index"], SPELLED, MEND)
+    if columns.sha256() != record["index_sha256"]:
+        columns.close()
+        raise DataError(f"{directory / record['index']}: sha256 differs from {RECORD}; {MEND}")
+    described = {
+        "classes": tuple(record["classes"]),
+        "reasons": tuple(record["reasons"]),
+        "packs": tuple(Pack(**pack) for pack in record["packs"]),
+        "in_place": record["in_place"],
+        "source": record["source"],
+        "sha256": record["index_sha256"],
+    }
+    return _Stored(directory / record["index"], columns, described)
+
+
+def _faults(record: Any) -> Iterator[str]:
+    """What makes a record one that `write` has not written; only the first counts."""
+    if not isinstance(record, dict) or record.keys() - {"record_sha256"} != KEYS:
+        yield f"keys other than {', '.join(sorted(KEYS))}"
+    if record.get("record_sha256", _checksum(record)) != _checksum(record):
+        yield "another checksum"
+    for key in ("classes", "reasons"):
+        texts = record[key]
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            yield f"{key} are no list of texts"
+        if len(set(texts)) != len(texts):
+            yield f"two equal {key}"
+    if not record["reasons"] or record["reasons"][0]:
+        yield "the first reason is not that there is none"
+    if not isinstance(record["packs"], list) or not all(map(_is_pack, record["packs"])):
+        yield "a pack that is none"
+    if not isinstance(record["in_place"], str | None) or not isinstance(record["source"], dict):
+        yield "in_place or source of another type"
+    names = record["index"], record["index_sha256"]
+    if not all(isinstance(name, str) for name in names) or not INDEX_NAME.match(names[0]):
+        yield f"{names[0]!r:.80} is not the name of an index"
+
+
+def _is_pack(pack: Any) -> bool:
+    return (
+        isinstance(pack, dict)
+        and pack.keys() == {"name", "bytes", "sha256"}
+        and isinstance(pack["name"], str)
+        and bool(PACK_NAME.match(pack["name"]))
+        and isinstance(pack["sha256"], str)
+        and type(pack["bytes"]) is int
+        and 0 < pack["bytes"] <= MAX_PACK
+    )
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    """SHA-256 of all of a record but its checksum."""
+    rest = {key: value for key, value in record.items() if key != "record_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def write(directory: Path, index: Index) -> None:
@@ -117,6 +166,11 @@ def write(directory: Path, index: Index) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **{name: getattr(index, name) for name in COLUMNS})
     columns = buffer.getvalue()
+    if len(columns) > MAX_BYTES:
+        raise DataError(
+            f"{directory}: an index of {len(columns):,} bytes, at most {MAX_BYTES:,} are read; take"
+            " shorter paths or fewer images"
+        )
     sha256 = hashlib.sha256(columns).hexdigest()
     name = f"index-{sha256[:16]}.npz"
     publish_bytes(directory, name, columns)
@@ -130,6 +184,7 @@ def write(directory: Path, index: Index) -> None:
         "in_place": index.in_place,
         "source": dict(index.source),
     }
+    record["record_sha256"] = _checksum(record)
     replace(directory / RECORD, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
     sweep(directory, {name, *(pack.name for pack in index.packs)})
 
@@ -148,19 +203,16 @@ class _Stored(Index):
     Of ten million images they are a gigabyte, and nobody needs them all.
     """
 
-    def __init__(self, path: Path, file: BinaryIO, described: Mapping[str, Any]) -> None:
-        finalize(self, file.close)  # open until then, as `download` may replace the index
-        vars(self).update(described, _path=path, _file=NpzFile(file), _lock=RLock())
+    def __init__(self, path: Path, columns: Columns, described: Mapping[str, Any]) -> None:
+        finalize(self, columns.close)  # open until then, as `download` may replace the index
+        vars(self).update(described, _path=path, _columns=columns, _lock=RLock())
 
     def __getattr__(self, name: str) -> Any:
         if name not in COLUMNS:
             raise AttributeError(name)
         with self._lock:
             if name not in vars(self):
-                try:
-                    column = self._file[name]
-                except (KeyError, ValueError, OSError, BadZipFile) as error:
-                    raise DataError(f"{self._path}: column {name}: {error}; {MEND}") from None
+                column = self._columns.read(name)
                 self._check(name, column)
                 vars(self)[name] = column
         return vars(self)[name]
@@ -170,8 +222,7 @@ class _Stored(Index):
         one = "images" if name in EXAMPLE_COLUMNS else "reason"  # whose length is the others' too
         length = column.size if name == one else len(getattr(self, one))
         shape = (length, 32) if name == "digest" else (length,)
-        kind = column.dtype.kind == "S" if name == "ids" else column.dtype == COLUMNS[name]
-        if column.shape != shape or not kind:
+        if column.shape != shape:
             raise DataError(f"{self._path}: column {name} is {column.dtype}{column.shape}; {MEND}")
         limits = {
             "labels": len(self.classes),
@@ -179,19 +230,13 @@ class _Stored(Index):
             "images": len(self.reason) if name == "images" else 0,
             "reason": len(self.reasons),
             "pack": len(self.packs),
+            "offset": MAX_PACK,
+            "length": 1 << 62,
+            "height": 1 << 31,
+            "width": 1 << 31,
         }
         lowest, limit = NO_PACK if name == "pack" else 0, limits.get(name)
         if limit is not None and length and not lowest <= column.min() <= column.max() < limit:
             raise DataError(
                 f"{self._path}: column {name} points beyond its table of {limit}; {MEND}"
             )
-
-
-def _open(directory: Path, name: str, sha256: str) -> BinaryIO:
-    if not INDEX_NAME.match(name):
-        raise DataError(f"{directory}: {name!r} is not the name of an index; {MEND}")
-    file = os.fdopen(open_regular(directory / name), "rb")
-    if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-        file.close()
-        raise DataError(f"{directory / name}: sha256 differs from {RECORD}; {MEND}")
-    return file

@@ -12,10 +12,12 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.data import headers
 from stages.errors import DataError
 from store.publish import publish_bytes
 
 PACK_BYTES = 64 << 20
+MAX_PACK = 1 << 30  # bytes; the largest image that is read is 256 MiB
 PACK_NAME = re.compile(r"\Apack-[0-9a-f]{16}\.tar\Z")
 BLOCK = tarfile.BLOCKSIZE
 
@@ -71,10 +73,12 @@ def read_at(path: Path, offset: int, length: int) -> bytes:
     """
     descriptor = open_regular(path)
     try:
-        data = os.pread(descriptor, length, offset)
+        # pread makes room for all that it is asked for
+        whole = 0 <= length <= min(headers.MAX_BYTES, os.fstat(descriptor).st_size - offset)
+        data = os.pread(descriptor, length, offset) if whole else b""
     finally:
         os.close(descriptor)
-    if len(data) != length:
+    if not whole or len(data) != length:
         raise DataError(
             f"{path}: ends before byte {offset + length:,}; delete it and run `cryobase download`"
         )
@@ -84,17 +88,20 @@ def read_at(path: Path, offset: int, length: int) -> bytes:
 def open_regular(path: Path, *, follow: bool = False) -> int:
     """A descriptor of a regular file, never of a FIFO or device, of a link only with `follow`."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    descriptor = None
     try:
-        descriptor = os.open(path, flags)
-    except OSError as error:
+        if stat.S_ISREG(os.stat(path, follow_symlinks=follow).st_mode):  # opening a device may act
+            descriptor = os.open(path, flags)
+    except (OSError, ValueError) as error:  # of a NUL in the path
+        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
         raise DataError(
-            f"{path}: cannot be read ({os.strerror(error.errno or 0)});"
-            " restore it or run `cryobase download`"
+            f"{path}: cannot be read ({reason}); restore it or run `cryobase download`"
         ) from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    if descriptor is not None and stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    if descriptor is not None:  # it was exchanged in between
         os.close(descriptor)
-        raise DataError(f"{path}: not a regular file; put the image itself there")
-    return descriptor
+    raise DataError(f"{path}: not a regular file; put the image itself there")
 
 
 def _member_header(name: str, size: int) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.data import headers
 from stages.data import index as indices
 from stages.data.packs import open_regular, read_at
 from stages.errors import DataError
@@ -81,7 +82,7 @@ class RawImages:
             path = self.directory / index.packs[index.pack[row]].name
             data = read_at(path, int(index.offset[row]), int(index.length[row]))
         else:
-            path = Path(index.in_place) / decode_id(bytes(index.ids[position]))
+            path = self._in_place(index.in_place, position)
             data = _read_in_place(path, int(index.length[row]))
         if hashlib.sha256(data).digest() != index.digest[row].tobytes():
             mend = "run" if index.in_place else "delete this file and run"
@@ -90,8 +91,22 @@ class RawImages:
             )
         return data
 
+    def _in_place(self, folder: str, position: int) -> Path:
+        """Where an image lies that was left there; an id never leads out of the folder."""
+        try:
+            name = decode_id(bytes(self.index.ids[position]))
+        except ValueError:  # an escape that is none
+            name = ""
+        parts = name.split("/")
+        if "\0" in name or not all(parts) or {".", ".."} & set(parts):
+            raise DataError(
+                f"{self.directory}: {self.name(position)!r} is no file's id; {indices.MEND}"
+            )
+        return Path(folder, *parts)
+
 
 def _read_in_place(path: Path, length: int) -> bytes:
-    """At most one byte more than expected, so that a grown file is noticed and no more is read."""
+    """The bytes of a file that still has its length; else none, which have another digest."""
     with os.fdopen(open_regular(path, follow=True), "rb") as file:
-        return file.read(length + 1)
+        whole = os.fstat(file.fileno()).st_size == length <= headers.MAX_BYTES
+        return file.read(length) if whole else b""

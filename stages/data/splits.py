@@ -2,19 +2,19 @@
 
 import hashlib
 import io
-import os
-import zipfile
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.packs import open_regular
+from stages.data.columns import Columns
 from stages.errors import DataError
 from stages.outputs import replace, write_table
 
 FILE = "splits.npz"
+COLUMNS = {"ids": "|S", "part": "|i1"}
 COUNTS = "counts.csv"
 PARTS = ("train", "validation", "test")
 UNUSED = -1
@@ -38,11 +38,9 @@ class Splits:
         path = directory / FILE
         if not path.exists():
             raise DataError(f"{path}: no such file; run `cryobase split` first")
-        try:
-            with os.fdopen(open_regular(path), "rb") as file, np.load(file) as columns:
-                splits = cls(columns["ids"], columns["part"])
-        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path}: not a table of splits ({error}); {MEND}") from None
+        columns = Columns(path, COLUMNS, MEND)
+        with closing(columns):
+            splits = cls(columns.read("ids"), columns.read("part"))
         splits._check(path)
         return splits
 
@@ -70,16 +68,7 @@ class Splits:
 
     def _check(self, path: Path) -> None:
         ids, part = self.all_ids, self.part
-        if (
-            ids.dtype.kind != "S"
-            or part.dtype != np.int8
-            or ids.shape != part.shape
-            or ids.ndim != 1
-        ):
-            raise DataError(
-                f"{path}: columns {ids.dtype}{ids.shape}, {part.dtype}{part.shape}; {MEND}"
-            )
+        if ids.shape != part.shape:
+            raise DataError(f"{path}: {len(ids):,} ids, parts of shape {part.shape}; {MEND}")
         if len(part) and (part.min() < 0 or part.max() >= len(PARTS)):
             raise DataError(f"{path}: parts beyond {', '.join(PARTS)}; {MEND}")
-        if not np.all(ids[1:] > ids[:-1]):
-            raise DataError(f"{path}: ids not sorted or not unique; {MEND}")

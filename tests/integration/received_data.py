@@ -1,0 +1,343 @@
+"""Hostile archives, folders, indexes, splits and params by name: what writes them, what meets them.
+
+Each writes its input below a directory and gives what a user would then run; `ATTACKS` has the exit
+code that must come of it. `meet` runs one and tells how it ended.
+"""
+
+import hashlib
+import io
+import json
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from stages.data import index
+from stages.data.packs import Pack
+from stages.data.png import encode_png
+from stages.data.raw import RawImages
+from stages.data.splits import Splits
+from tests.memory import peak_bytes
+
+Run = Callable[[], object]
+SECONDS = 10.0  # of processor time
+MEMORY = 1 << 30  # above the base
+
+
+class Attack(NamedTuple):
+    """What writes an input and returns what meets it, and the exit code that this must have."""
+
+    write: Callable[[Path], Run]
+    code: int
+
+
+ATTACKS: dict[str, Attack] = {}
+
+
+def attack(code: int, **variants: object):
+    """Add a function to the table, once for each of its variants."""
+
+    def add(function):
+        name = function.__name__.replace("_", " ")
+        for variant, value in variants.items() or {"": None}.items():
+            key = f"{name}: {variant.replace('_', ' ')}" if variant else name
+            write = function if not variant else lambda place, value=value: function(place, value)
+            ATTACKS[key] = Attack(write, code)
+        return function
+
+    return add
+
+
+class Ending(NamedTuple):
+    """An exit code, the one line that was said, and the memory that it took."""
+
+    code: int
+    line: str
+    taken: int
+
+
+def meet(name: str, place: Path) -> Ending:
+    """Run an attack in this process, which is ended by a signal beyond its processor time."""
+    from pipeline.exits import exit_code
+
+    one = ATTACKS[name]
+    run = one.write(place)
+    before = peak_bytes()
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MEMORY, MEMORY))
+    try:
+        run()
+    except Exception as error:
+        return Ending(exit_code(error), str(error), peak_bytes() - before)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    return Ending(0, "", peak_bytes() - before)
+
+
+def download(place: Path, **options: object) -> Run:
+    """`cryobase download` with these settings."""
+
+    def run():
+        from pipeline.params import load
+        from stages import download as stage
+
+        (place / "params.yaml").write_text(json.dumps({"download": options}))
+        stage.run(load(place / "params.yaml").download, output=place / "data" / "raw")
+
+    return run
+
+
+def picture(seed: int = 0) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), np.uint8)
+    return encode_png(pixels)
+
+
+def images(root: Path, count: int = 6) -> Path:
+    """Two classes of good images."""
+    for number in range(count):
+        path = root / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(number))
+    return root
+
+
+# The index and the splits
+
+
+def raw_index(**changes: object) -> index.Index:
+    """An index of four examples of three images."""
+    columns = {
+        "ids": np.array([b"a/1", b"a/2", b"b/1", b"b/2"]),
+        "labels": np.array([0, 0, 1, 1], "<i4"),
+        "parts": np.zeros(4, "<i1"),
+        "images": np.array([0, 1, 2, 2], "<i8"),
+        "digest": np.arange(96, dtype="<u1").reshape(3, 32),
+        "pack": np.zeros(3, "<i4"),
+        "offset": np.array([512, 1536, 2560], "<i8"),
+        "length": np.array([9, 9, 9], "<i8"),
+        "height": np.ones(3, "<i4"),
+        "width": np.ones(3, "<i4"),
+        "reason": np.zeros(3, "<i4"),
+        "classes": ("a", "b"),
+        "packs": (Pack(f"pack-{'0' * 16}.tar", 4096, "0" * 64),),
+    }
+    return index.Index(**columns | changes)
+
+
+def read_all(directory: Path) -> list[object]:
+    """Everything that an index says, in its order."""
+    found = RawImages.open(directory)
+    columns = [getattr(found.index, name).tolist() for name in index.COLUMNS]
+    return [*columns, found.index.classes, found.index.reasons, found.index.packs, len(found)]
+
+
+def saved(**columns: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **columns)
+    return buffer.getvalue()
+
+
+def sealed(directory: Path, columns: bytes | None = None, **changes: object) -> Run:
+    """An index whose record fits its columns, whatever these are."""
+    index.write(directory, raw_index())
+    path = next(directory.glob("index-*.npz"))
+    record = json.loads((directory / index.RECORD).read_bytes())
+    if columns is not None:
+        path.unlink()
+        record["index_sha256"] = hashlib.sha256(columns).hexdigest()
+        record["index"] = f"index-{record['index_sha256'][:16]}.npz"
+        (directory / record["index"]).write_bytes(columns)
+    del record["record_sha256"]
+    (directory / index.RECORD).write_text(json.dumps(record | changes))
+    return lambda: read_all(directory)
+
+
+def sparse_npz(path: Path, **columns: tuple[str, int]) -> None:
+    """Columns of zeros that take no place on the disk, with the checksums of zeros left out."""
+    import zipfile
+
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, (dtype, rows) in columns.items():
+            header = io.BytesIO()
+            np.lib.format.write_array_header_1_0(
+                header, {"descr": dtype, "fortran_order": False, "shape": (rows,)}
+            )
+            size = rows * np.dtype(dtype).itemsize
+            info = zipfile.ZipInfo(f"{name}.npy")
+            info.header_offset, info.CRC = archive.start_dir, 0
+            info.file_size = info.compress_size = len(header.getvalue()) + size
+            archive.fp.seek(archive.start_dir)
+            archive.fp.write(info.FileHeader(zip64=False) + header.getvalue())
+            archive.fp.seek(size, os.SEEK_CUR)
+            archive.start_dir = archive.fp.tell()
+            archive._didModify = True
+            archive.filelist.append(info)
+
+
+@attack(3)
+def splits_of_3_gigabytes_without_a_disk(place):
+    sparse_npz(place / "splits.npz", ids=("|S300", 10_000_000), part=("|i1", 10_000_000))
+    return lambda: Splits.open(place)
+
+
+@attack(3)
+def splits_that_inflate(place):
+    buffer = io.BytesIO()
+    ids = np.zeros(40_000_000, "S8")
+    np.savez_compressed(buffer, ids=ids, part=np.zeros(40_000_000, np.int8))
+    (place / "splits.npz").write_bytes(buffer.getvalue())
+    return lambda: Splits.open(place)
+
+
+@attack(
+    3,
+    pickled=saved(ids=np.array([b"a"], object), part=np.zeros(1, np.int8)),
+    not_sorted=saved(ids=np.array([b"b", b"a"]), part=np.zeros(2, np.int8)),
+    not_unique=saved(ids=np.array([b"a", b"a"]), part=np.zeros(2, np.int8)),
+    no_text=saved(ids=np.array([b"\xff"]), part=np.zeros(1, np.int8)),
+    long_ids=saved(ids=np.array([b"a" * 600]), part=np.zeros(1, np.int8)),
+    other_lengths=saved(ids=np.array([b"a"]), part=np.zeros(2, np.int8)),
+    other_types=saved(ids=np.array(["a"]), part=np.zeros(1, np.int8)),
+    no_such_part=saved(ids=np.array([b"a"]), part=np.full(1, 3, np.int8)),
+    two_dimensions=saved(ids=np.array([[b"a"]]), part=np.zeros((1, 1), np.int8)),
+    one_more_column=saved(ids=np.array([b"a"]), part=np.zeros(1, np.int8), x=np.zeros(9)),
+    text=b"splits, splits, splits",
+    nothing=b"",
+)
+def splits(place, data):
+    (place / "splits.npz").write_bytes(data)
+    return lambda: Splits.open(place)
+
+
+@attack(3, fifo="fifo", folder="folder", link="link", device="device", socket="socket")
+def splits_that_are_no_file(place, kind):
+    (place / "there.npz").write_bytes(saved(ids=np.array([b"a"]), part=np.zeros(1, np.int8)))
+    special(place / "splits.npz", kind, place / "there.npz")
+    return lambda: Splits.open(place)
+
+
+def special(path: Path, kind: str, target: Path) -> None:
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "socket":
+        os.chdir(path.parent)  # the path of a socket is short
+        socket.socket(socket.AF_UNIX).bind(path.name)
+    else:
+        path.symlink_to(target if kind == "link" else "/dev/zero")
+
+
+@attack(3)
+def an_index_of_3_gigabytes_without_a_disk(place):
+    path = place / "columns"
+    kinds = {"ids": "|S200", "digest": "|u1"}
+    rows = {name: (kinds.get(name, dtype), 10_000_000) for name, dtype in index.SPELLED.items()}
+    sparse_npz(path, **rows)
+    run = sealed(place)
+    record = json.loads((place / index.RECORD).read_bytes())
+    path.replace(place / record["index"])
+    return run
+
+
+@attack(3)
+def a_record_of_5_gigabytes_without_a_disk(place):
+    sealed(place)
+    os.truncate(place / index.RECORD, 5 << 30)
+    return lambda: read_all(place)
+
+
+@attack(
+    3,
+    no_record=[],
+    schema_2={"schema": 2},
+    names_twice={"classes": ["a", "a"]},
+    names_of_another_type={"classes": [1, 2]},
+    names_missing={"classes": ["a"]},
+    a_path_as_an_index={"index": "../index-0000000000000000.npz"},
+    a_path_as_a_pack={"packs": [{"name": "../x.tar", "bytes": 1, "sha256": "0" * 64}]},
+    a_pack_of_exabytes={
+        "packs": [{"name": f"pack-{'0' * 16}.tar", "bytes": 1 << 62, "sha256": "0" * 64}]
+    },
+    no_packs={"packs": []},
+    one_more_key={"more": 1},
+    in_place_of_another_type={"in_place": ["/"]},
+    no_first_reason={"reasons": ["broken"]},
+)
+def a_record(place, changes):
+    if isinstance(changes, dict):
+        return sealed(place, **changes)
+    sealed(place)
+    (place / index.RECORD).write_text(json.dumps(changes))
+    return lambda: read_all(place)
+
+
+@attack(
+    3,
+    deep=b"[" * 100_000 + b"]" * 100_000,
+    keys_twice=b'{"schema": 1, "schema": 1}',
+    endless_number=b'{"schema": ' + b"9" * 1_000_000 + b"}",
+    not_a_number=b'{"schema": NaN}',
+    many_values=b"[" + b"0," * 10_000_000 + b"0]",
+)
+def a_record_as_text(place, data):
+    sealed(place)
+    (place / index.RECORD).write_bytes(data)
+    return lambda: read_all(place)
+
+
+@attack(
+    3,
+    rows_beyond_the_ids={"labels": np.zeros(5, "<i4")},
+    a_label_that_is_none={"labels": np.full(4, 2, "<i4")},
+    an_image_that_is_none={"images": np.full(4, 3, "<i8")},
+    a_pack_that_is_none={"pack": np.ones(3, "<i4")},
+    an_offset_below_zero={"offset": np.full(3, -1, "<i8")},
+    an_offset_of_exabytes={"offset": np.full(3, 1 << 62, "<i8")},
+    a_length_below_zero={"length": np.full(3, -1, "<i8")},
+    a_height_below_zero={"height": np.full(3, -1, "<i4")},
+    ids_in_no_order={"ids": np.array([b"b", b"a", b"c", b"d"])},
+    more_images_than_ids={
+        name: np.zeros((5, 32) if name == "digest" else 5, dtype)
+        for name, dtype in index.IMAGE_COLUMNS.items()
+    },
+)
+def an_index(place, changes):
+    index.write(place, raw_index(**changes))
+    return lambda: read_all(place)
+
+
+@attack(3, of_exabytes=1 << 61, of_gigabytes=3 << 30, of_one_byte_more=4097)
+def an_image_longer_than_its_pack(place, length):
+    index.write(place, raw_index(length=np.full(3, length, "<i8")))
+    (place / f"pack-{'0' * 16}.tar").write_bytes(bytes(4096))
+    return lambda: RawImages.open(place).read(0)
+
+
+@attack(3, up=b"../../etc/passwd", root=b"/etc/passwd", escape=b"a\\xzz", here=b"a/./b")
+def an_id_that_leads_out(place, identifier):
+    index.write(place, raw_index(ids=np.array([identifier, b"z/1", b"z/2", b"z/3"]), in_place="/"))
+    return lambda: RawImages.open(place).read(0)
+
+
+@attack(3, fifo="fifo", folder="folder", device="device", socket="socket")
+def an_image_in_place_that_is_no_file(place, kind):
+    index.write(place / "raw", raw_index(in_place=str(place)))
+    (place / "a").mkdir()
+    special(place / "a" / "1", kind, place)
+    return lambda: RawImages.open(place / "raw").read(0)
+
+
+@attack(3)
+def an_image_in_place_of_7_gigabytes_without_a_disk(place):
+    index.write(place / "raw", raw_index(in_place=str(place), length=np.full(3, 7 << 30, "<i8")))
+    (place / "a").mkdir()
+    (place / "a" / "1").touch()
+    os.truncate(place / "a" / "1", 7 << 30)
+    return lambda: RawImages.open(place / "raw").read(0)

@@ -1,0 +1,80 @@
+"""Images, archives, indexes and splits from somebody else: refused in a line, or read as they are.
+
+Every attack runs in a process of its own, forked from one that has imported everything: no signal,
+at most a gigabyte, at most ten seconds of processor time, the documented exit code.
+"""
+
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.data import index
+from stages.data.splits import Splits
+from stages.errors import DataError
+from tests.integration import received_data
+from tests.integration.received_data import ATTACKS, MEMORY, Ending, meet
+from tests.integration.received_models import mutated
+from tests.scale import rounds
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tests.integration.received_data", "pipeline.params"])
+
+
+def child(pipe, name: str, place: Path) -> None:
+    pipe.send(meet(name, place))
+
+
+@pytest.mark.fault(12, 27, 32)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_what_is_hostile_ends_in_one_line(tmp_path, name):
+    ours, theirs = SERVER.Pipe()
+    process = SERVER.Process(target=child, args=(theirs, name, tmp_path))
+    process.start()
+    theirs.close()
+    try:
+        ending: Ending = ours.recv()
+    except EOFError:
+        process.join()
+        pytest.fail(f"ended by signal {-process.exitcode}")
+    process.join()
+    assert ending.code == ATTACKS[name].code, ending.line
+    assert "\n" not in ending.line
+    assert len(ending.line) < 1000
+    assert ending.taken < MEMORY
+
+
+def original(directory):
+    """A good index and good splits, what they say, and their files."""
+    index.write(directory, received_data.raw_index())
+    splits = Splits(np.array([b"a/1", b"a/2", b"b/1"]), np.array([0, 1, 2], np.int8))
+    splits.write(directory, [{"class": "a"}])
+
+
+@pytest.mark.fault(18, 60)
+@pytest.mark.parametrize("kind", ["record", "columns", "splits"])
+def test_a_mutated_file_says_the_same_or_is_refused(tmp_path, kind):
+    original(tmp_path)
+    pattern = {"record": index.RECORD, "columns": "index-*.npz", "splits": "splits.npz"}[kind]
+    path = next(tmp_path.glob(pattern))
+    whole, random, refused = path.read_bytes(), np.random.default_rng(0), 0
+    path.unlink()  # it is read-only
+
+    def content():
+        if kind == "splits":
+            found = Splits.open(tmp_path)
+            return found.all_ids.tolist(), found.part.tolist()
+        return received_data.read_all(tmp_path)
+
+    path.write_bytes(whole)
+    expected = content()
+    for _ in range(rounds(100_000)):
+        path.write_bytes(mutated(whole, random))
+        try:
+            found = content()
+        except DataError:
+            refused += 1
+        else:
+            assert found == expected
+    assert refused > 0.5 * rounds(100_000)
