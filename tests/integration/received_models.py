@@ -1,5 +1,8 @@
 """Hostile models, weights and heads by name, and mutations of good ones."""
 
+import io
+import zipfile
+
 import numpy as np
 
 
@@ -27,3 +30,124 @@ def mutated(whole: bytes, random: np.random.Generator) -> bytes:
             case _ if random.integers(10) == 0:
                 del mutant[place:]
     return bytes(mutant)
+
+
+def torch_object(objects: bytes, *, keys: bytes = b"]", data: bytes = b"") -> bytes:
+    """A checkpoint of before PyTorch 1.6 with the opcodes of its objects and of its keys."""
+    magic = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
+    machine = b"}" + torch_text("little_endian") + b"\x88s"
+    parts = (magic, b"M\xe9\x03", machine, objects, keys)
+    return b"".join(b"\x80\x02" + part + b"." for part in parts) + data
+
+
+def torch_text(text: str) -> bytes:
+    return b"X" + len(text.encode()).to_bytes(4, "little") + text.encode()
+
+
+def torch_number(number: int) -> bytes:
+    return b"\x8a\x08" + number.to_bytes(8, "little", signed=True)
+
+
+def torch_tensor(
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    *,
+    length: int,
+    offset: int = 0,
+    key: str = "0",
+    kind: str = "FloatStorage",
+) -> bytes:
+    """The opcodes of one tensor."""
+    sizes, steps = (b"(" + b"".join(map(torch_number, some)) + b"t" for some in (shape, strides))
+    storage = b"".join(
+        (b"(", torch_text("storage"), b"ctorch\n%s\n" % kind.encode(), torch_text(key))
+    )
+    storage += torch_text("cpu") + torch_number(length) + b"NtQ"
+    rest = torch_number(offset) + sizes + steps + b"\x89)t"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + rest + b"R"
+
+
+def torch_dictionary(tensors: dict[str, bytes]) -> bytes:
+    return b"}(" + b"".join(torch_text(name) + each for name, each in tensors.items()) + b"u"
+
+
+def torch_file(
+    tensors: dict[str, bytes], *, stored: int = 4, said: int | None = None, key: str = "0"
+) -> bytes:
+    """A checkpoint of one storage of float32, which may say another length than it has."""
+    count = stored if said is None else said
+    data = count.to_bytes(8, "little") + np.arange(stored, dtype="<f4").tobytes()
+    return torch_object(torch_dictionary(tensors), keys=b"]" + torch_text(key) + b"a", data=data)
+
+
+def torch_zip(tensors: dict[str, bytes], stored: int = 4, order: bytes = b"little") -> bytes:
+    """A checkpoint since PyTorch 1.6."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + torch_dictionary(tensors) + b".")
+        archive.writestr("archive/byteorder", order)
+        archive.writestr("archive/data/0", np.arange(stored, dtype="<f4").tobytes())
+        archive.writestr("archive/version", "3\n")
+    return buffer.getvalue()
+
+
+def _torch_hostile() -> dict[str, bytes]:
+    good = torch_tensor((4,), (1,), length=4)
+    cycle = b"]q\x01h\x01a"  # a list that holds itself
+    doubled = b")" + b"".join(b"q\x01h\x01h\x01\x87" for _ in range(40))  # 3^40 when walked
+    unfinished = b"X\xff\xff\xff\x7f"
+    return {
+        "empty": b"",
+        "6 GB of bytes": b"\x96" + (6 << 30).to_bytes(8, "little") + b".",
+        "runs a command": torch_object(b"cposix\nsystem\n" + torch_text("touch pwned") + b"\x85R"),
+        "builds an object": torch_object(b"ccollections\nOrderedDict\n)\x81"),
+        "reduces a text": torch_object(torch_text("a") + b")R"),
+        "memo that is not there": torch_object(b"h\x05"),
+        "memo of 2^31": torch_object(b"}r\xff\xff\xff\x7f" + torch_text("a") + good + b"s"),
+        "long of 2^31 bytes": torch_object(b"\x8b\xff\xff\xff\x7f"),
+        "text of 2^31 bytes": torch_object(unfinished),
+        "frame of protocol 4": b"\x80\x04\x95" + (1 << 40).to_bytes(8, "little") + b"}.",
+        "protocol 5": b"\x80\x05}.",
+        "tuples 10^6 deep": torch_object(b")" + b"\x85" * 1_000_000),
+        "lists 10^5 deep": torch_object(b"]" + b"q\x01]q\x02h\x01a" * 100_000),
+        "list that holds itself": torch_object(cycle),
+        "cycle as a key": torch_object(b"}" + cycle + b"Ns"),
+        "hash of 3^40 steps": torch_object(b"}" + doubled + b"Ns"),
+        "text of 3^40 letters": torch_object(doubled),
+        "keys of 3^40 letters": torch_object(
+            torch_dictionary({"a": good}), keys=b"]" + doubled + b"a"
+        ),
+        "two equal keys": torch_object(b"}(" + 2 * (torch_text("a") + good) + b"u"),
+        "marks alone": torch_object(b"(" * 1_000_000),
+        "nothing to take": torch_object(b"t"),
+        "items left over": torch_object(b"}}"),
+        "odd items": torch_object(b"}(" + torch_text("a") + b"u"),
+        "no tensor": torch_file({"a": b"K\x05"}),
+        "dictionary in a dictionary": torch_file({"model": torch_dictionary({"a": good})}),
+        "stride 0, 3.6 GB": torch_file({"a": torch_tensor((30_000, 30_000), (0, 0), length=4)}),
+        "a view a thousand times": torch_file({f"a{k}": good for k in range(100_000)}),
+        "stride of 2^40": torch_file({"a": torch_tensor((4,), (1 << 40,), length=4)}),
+        "negative stride": torch_file({"a": torch_tensor((4,), (-1,), length=4)}),
+        "negative offset": torch_file({"a": torch_tensor((4,), (1,), length=4, offset=-8)}),
+        "beyond the storage": torch_file({"a": torch_tensor((4,), (1,), length=4, offset=1)}),
+        "strides missing": torch_file({"a": torch_tensor((2, 2), (1,), length=4)}),
+        "a hundred axes": torch_file({"a": torch_tensor((1,) * 100, (1,) * 100, length=4)}),
+        "storage of 2^47": torch_file({"a": torch_tensor((4,), (1,), length=1 << 47)}),
+        "another length in the data": torch_file({"a": good}, said=5),
+        "2^63 in the data": torch_file({"a": good}, said=(1 << 64) - 1),
+        "data missing": torch_file({"a": good}, stored=3, said=4),
+        "storage of another name": torch_file({"a": good}, key="1"),
+        "objects as numbers": torch_file({"a": torch_tensor((4,), (1,), length=4, kind="Tensor")}),
+        "two lengths of a storage": torch_file(
+            {"a": good, "b": torch_tensor((2,), (1,), length=2)}
+        ),
+        "zip without data": torch_zip({"a": torch_tensor((4,), (1,), length=4, key="7")}),
+        "zip of another length": torch_zip({"a": good}, stored=3),
+        "zip of big-endian numbers": torch_zip({"a": good}, order=b"big"),
+        "zip with a way out": torch_zip(
+            {"a": torch_tensor((4,), (1,), length=4, key="../../etc/passwd")}
+        ),
+    }
+
+
+TORCH = _torch_hostile()
