@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Collection, Mapping
 from io import BufferedIOBase
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ END = struct.Struct("<4s4H2LH")
 END64_SIZE = 76  # of both records that PyTorch writes before the end, though none needs them
 ENCRYPTED = 1
 STORED = 0
+BLOCK = 1 << 20
 MAX_DIRECTORY = 1 << 22  # bytes; a member takes about 60
 
 # https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html, version 1.0
@@ -121,6 +122,21 @@ def read_member(file: BufferedIOBase, name: str, member: Member) -> bytearray:
     if file.readinto(data) != member.size or zlib.crc32(data) != member.crc:
         raise DataError(f"{name!r:.80} does not have its checksum")
     return data
+
+
+def copy_member(file: BufferedIOBase, name: str, member: Member, target: BinaryIO) -> None:
+    """Write the bytes of a member to a file.
+
+    Raises:
+        DataError: they do not have its checksum.
+    """
+    file.seek(member.offset)
+    left, crc = member.size, 0
+    while left and (block := file.read(min(left, BLOCK))):
+        target.write(block)
+        left, crc = left - len(block), zlib.crc32(block, crc)
+    if left or crc != member.crc:
+        raise DataError(f"{name!r:.80} does not have its checksum")
 
 
 def read_npz(file: BufferedIOBase, dtypes: Collection[str]) -> dict[str, NDArray[Any]]:

@@ -1,18 +1,19 @@
 """From a row of the table to a Keras model: pixels in, one feature per output out."""
 
 import difflib
-import importlib
-import zipfile
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stages.backbones.foreign import is_known, rewritten
 from stages.backbones.frameworks import forget_names, load_keras
 from stages.backbones.preprocessing import PREPROCESSINGS
-from stages.backbones.table import BACKBONES
+from stages.backbones.table import BACKBONES, resolve
 from stages.errors import ConfigError, MissingWeightsError
 
 POOLINGS = ("avg", "max", "flatten")
+SPARE = 16 << 20  # bytes
 
 
 def build(
@@ -61,26 +62,29 @@ def build(
     return model
 
 
-def resolve(path: str) -> Any:
-    """The object that `module:name` names."""
-    module, name = path.split(":")
-    return getattr(importlib.import_module(module), name)
-
-
 def _load(backbone: str, base: Any, weights_file: Path) -> None:
+    from stages.backbones import lite0
+
     try:
         if weights_file.suffix == ".pth":
-            from stages.backbones import lite0
-
             lite0.load_weights(base, weights_file)
-        else:
+        elif is_known(backbone, weights_file):
             base.load_weights(str(weights_file))
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:300]
+        else:
+            with rewritten(weights_file, limit=_limit(base)) as clean:
+                base.load_weights(str(clean))
+    except Exception as error:  # noqa: BLE001 (Keras raises anything on a file of another base)
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise MissingWeightsError(
             f"{weights_file}: these are no weights of {backbone} without its top: {reason};"
             f" give a file that a model built with `weights: none` saved"
         ) from None
+
+
+def _limit(base: Any) -> int:
+    """Bytes that a file's arrays may have: room for a classifier and an optimizer's state."""
+    own: int = sum(math.prod(variable.shape) * 4 for variable in base.weights)
+    return SPARE + own * 10
 
 
 def _output(base: Any, backbone: str, name: str) -> Any:

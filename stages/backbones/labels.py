@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stages.backbones.build import resolve
 from stages.backbones.frameworks import forget_names, load_keras
 from stages.backbones.preprocessing import PREPROCESSINGS
-from stages.backbones.table import BACKBONES
+from stages.backbones.table import BACKBONES, resolve
 from stages.data.pixels import PixelSpec, load
 from stages.errors import ConfigError, MissingWeightsError
 

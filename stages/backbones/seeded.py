@@ -15,6 +15,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from stages.backbones import foreign
 from stages.backbones.build import build
 from stages.backbones.canary import probes
 from stages.backbones.frameworks import load_keras
@@ -38,6 +39,7 @@ def make(backbone: str, path: Path) -> None:
         partial = path.with_name(f"partial-{os.getpid()}-{path.name}")
         seeded_base(backbone).save_weights(str(partial))
         partial.replace(path)
+        foreign.note(path)
 
 
 def seeded_base(backbone: str) -> Any:

@@ -1,6 +1,8 @@
 """The table of backbones: names and constants only, so that reading it loads no Keras."""
 
+import importlib
 from dataclasses import dataclass
+from typing import Any
 
 # Raise by hand when the features of an unchanged spec change; a test pins them.
 EXTRACTOR_VERSION = 1
@@ -144,3 +146,9 @@ BACKBONES: dict[str, Backbone] = {
         extra="keras-hub",
     ),
 }
+
+
+def resolve(path: str) -> Any:
+    """The object that `module:name` names."""
+    module, name = path.split(":")
+    return getattr(importlib.import_module(module), name)

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from stages.backbones.build import resolve
 from stages.backbones.frameworks import keras_home, load_keras
-from stages.backbones.table import BACKBONES, Backbone
+from stages.backbones.table import BACKBONES, Backbone, resolve
 from stages.errors import MissingWeightsError
 from store.verified import cache_directory
 

@@ -2,6 +2,8 @@
 
 import io
 import zipfile
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -151,3 +153,139 @@ def _torch_hostile() -> dict[str, bytes]:
 
 
 TORCH = _torch_hostile()
+
+
+def h5_good(*, native: bool = True, compression: str | None = None) -> bytes:
+    """Weights as Keras writes them: native (`.weights.h5`) or as before Keras 3 (`.h5`)."""
+    import h5py
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        kernel = np.arange(600, dtype=np.float32).reshape(3, 200)
+        if native:
+            group = file.create_group("layers/dense/vars")
+            group.attrs["name"] = "dense"
+        else:
+            file.attrs["layer_names"] = np.array([b"dense", b"relu"])
+            file.attrs["backend"] = b"tensorflow"
+            file.attrs["keras_version"] = "2.15.0"
+            file.create_group("relu").attrs["weight_names"] = np.empty(0)
+            group = file.create_group("dense")
+            group.attrs["weight_names"] = np.array([b"0", b"1"])
+        group.create_dataset("0", data=kernel, compression=compression)
+        group["1"] = np.zeros(200, np.float32)
+        if native:
+            group["2"] = np.float32(3)
+    return buffer.getvalue()
+
+
+def _h5(change: Callable[[Any], None]) -> bytes:
+    import h5py
+
+    buffer = io.BytesIO(h5_good())
+    with h5py.File(buffer, "r+") as file:
+        change(file)
+    return buffer.getvalue()
+
+
+def _h5_many(file: Any) -> None:
+    for number in range(20_001):
+        file.create_group(f"g{number}")
+
+
+def _h5_attribute(file: Any) -> None:
+    for number in range(1001):
+        file["layers"].attrs[f"a{number}"] = "a"
+
+
+def _h5_deep(file: Any) -> None:
+    for _ in range(40):
+        file = file.create_group("g")
+
+
+def _h5_virtual(file: Any) -> None:
+    import h5py
+
+    layout = h5py.VirtualLayout((3,), "<f4")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "a", (3,))
+    file.create_virtual_dataset("a", layout)
+
+
+def _h5_userblock() -> bytes:
+    return bytes(512) + h5_good()
+
+
+def _h5_hostile() -> dict[str, bytes]:
+    import h5py
+
+    def huge(**how: Any) -> bytes:
+        return _h5(lambda file: file.create_dataset("a", **how))
+
+    return {
+        "empty": b"",
+        "text": b"weights",
+        "signature alone": b"\x89HDF\r\n\x1a\n",
+        "truncated": h5_good()[:-600],
+        "userblock": _h5_userblock(),
+        "renamed archive": keras_archive(h5_good()),
+        "group that holds itself": _h5(lambda file: file.__setitem__("layers/again", file["/"])),
+        "one array, two names": _h5(
+            lambda file: file.__setitem__("a", file["layers/dense/vars/0"])
+        ),
+        "soft link": _h5(lambda file: file.__setitem__("a", h5py.SoftLink("/layers"))),
+        "link to a file": _h5(
+            lambda file: file.__setitem__("a", h5py.ExternalLink("/etc/passwd", "/"))
+        ),
+        "values in a file": huge(shape=(3,), dtype="<f4", external=[("/etc/passwd", 0, 12)]),
+        "virtual values": _h5(_h5_virtual),
+        "6 GB of nothing": huge(shape=(1 << 30, 2), dtype="<f4", chunks=(1 << 20, 1)),
+        "6 GB compressed": huge(
+            shape=(1 << 30, 2), dtype="<f4", chunks=(1 << 20, 1), compression="gzip"
+        ),
+        "10^9 chunks": huge(shape=(1_000_000_000,), dtype="|u1", chunks=(1,)),
+        "values never written": huge(shape=(100,), dtype="<f4"),
+        "2^62 values": huge(shape=(1 << 31, 1 << 31), dtype="|u1", chunks=(1, 1)),
+        "another filter": huge(shape=(100,), dtype="<f4", compression="lzf"),
+        "texts": huge(data=["a" * 10] * 3),
+        "records": huge(shape=(3,), dtype=[("a", "<f4"), ("b", "<i4")]),
+        "references": huge(shape=(3,), dtype=h5py.ref_dtype),
+        "named type": _h5(lambda file: file.__setitem__("a", np.dtype("<f4"))),
+        "array of a named type": _h5(
+            lambda file: (
+                file.__setitem__("t", np.dtype("<f4")),
+                file.create_dataset("a", data=[1.0, 2.0], dtype=file["t"]),
+            )
+        ),
+        "big-endian": huge(data=np.zeros(3, ">f4")),
+        "empty space": huge(data=h5py.Empty("<f4")),
+        "20,001 groups": _h5(_h5_many),
+        "40 groups in another": _h5(_h5_deep),
+        "1,001 attributes": _h5(_h5_attribute),
+        "number as names": _h5(lambda file: file.attrs.__setitem__("layer_names", 5)),
+        "name of 10,000 letters": _h5(
+            lambda file: file.attrs.__setitem__("layer_names", np.array([b"a" * 10_000]))
+        ),
+        "line end in a name": _h5(lambda file: file.create_group("a\nb")),
+    }
+
+
+def keras_archive(weights: bytes, config: str = "{}", **how: Any) -> bytes:
+    """A `.keras` file."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", **how) as archive:
+        archive.writestr("metadata.json", "{}")
+        archive.writestr("config.json", config)
+        archive.writestr("model.weights.h5", weights)
+    return buffer.getvalue()
+
+
+H5 = _h5_hostile()
+KERAS = {
+    "renamed h5": h5_good(),
+    "no archive": b"weights",
+    "compressed": keras_archive(bytes(10_000_000), compression=zipfile.ZIP_DEFLATED),
+    "no weights in it": torch_zip({}),
+    "weights that are none": keras_archive(b"weights"),
+    "weights with a link": keras_archive(H5["link to a file"]),
+    "followed": keras_archive(h5_good()) + b"x",
+}

@@ -6,9 +6,8 @@ import sys
 
 import pytest
 
-from stages.backbones.build import resolve
 from stages.backbones.preprocessing import PREPROCESSINGS
-from stages.backbones.table import BACKBONES
+from stages.backbones.table import BACKBONES, resolve
 from tests.scale import RUN_ALL
 
 ISSUE = (

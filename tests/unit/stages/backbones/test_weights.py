@@ -133,5 +133,5 @@ def test_seeded_weights_are_made_once(own_cache, monkeypatch):
     assert locate_weights("vgg16", "none") == first
     assert len(made) == 1
     assert first.path.read_bytes() == b"seeded"
-    kept = [path.name for path in first.path.parent.iterdir() if not path.name.endswith(".lock")]
+    kept = [path.name for path in first.path.parent.iterdir() if path.suffix == ".h5"]
     assert kept == [first.path.name]
