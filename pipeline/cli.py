@@ -89,7 +89,15 @@ def extract(
     for key in one_or_all(config.sets, name, "extract.sets"):
         output = layout.features(key)
         with last_version(layout.root, output) as before:
-            stage.run(config, key, raw=layout.raw, pool=layout.pool, output=output, before=before)
+            stage.run(
+                config,
+                key,
+                raw=layout.raw,
+                pool=layout.pool,
+                output=output,
+                before=before,
+                lender=layout.lender,
+            )
 
 
 @app.command()

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline import tables
 from pipeline.layout import Layout
+
+if TYPE_CHECKING:
+    from store import FeatureSet
 
 app = typer.Typer(
     help="Look into the feature store, check it, mend it, share it.", no_args_is_help=True
@@ -26,9 +29,8 @@ def ls(json: Json = False) -> None:
 @app.command()
 def show(name: SetArgument) -> None:
     """Print all that is known of a feature set, as one JSON document."""
-    from store import FeatureSet
 
-    found = FeatureSet.open(_directory(name))
+    found = _opened(_directory(name))
     tables.print_json(
         {
             "directory": str(found.directory),
@@ -54,42 +56,29 @@ def verify(
     full: Annotated[bool, typer.Option("--full", help="Check every byte.")] = False,
 ) -> None:
     """Check feature sets against their manifests."""
-    from store import FeatureSet
 
     for directory in [_directory(name)] if name else _directories(Layout.here()):
-        found = FeatureSet.open(directory, full=full)
+        found = _opened(directory, full=full)
         checked = "every byte" if full else "structure"
         typer.echo(f"{directory.name}: {len(found):,} images, {checked} right")
 
 
 @app.command()
-def repair() -> None:
-    """Drop what is damaged in the pools, and compute exactly those rows again."""
-    from pipeline.params import load
-    from stages import extract
-    from store import Pool
+def repair(
+    name: Annotated[str | None, typer.Argument(metavar="SET", help="All by default.")] = None,
+) -> None:
+    """Drop what is damaged in pools and feature sets, and compute exactly those rows again."""
+    from pipeline import mending
 
-    layout = Layout.here()
-    damaged = set()
-    for pool in Pool.all(layout.pool):
-        for damage in pool.repair():
-            damaged.add(pool.spec.fingerprint)
-            typer.echo(f"dropped {damage.shard.rows:,} rows: {damage.reason}")
-    config = load(layout.params).extract
-    for name, one in config.sets.items():
-        if extract.spec_of(one).fingerprint in damaged:
-            extract.run(
-                config, name, raw=layout.raw, pool=layout.pool, output=layout.features(name)
-            )
-    typer.echo(f"{len(damaged)} pools were damaged")
+    mending.repair(Layout.here(), _directory(name) if name else None)
 
 
 @app.command()
 def diff(a: SetArgument, b: SetArgument, json: Json = False) -> None:
     """Say in what feature set B differs from A."""
-    from store import FeatureSet, compare
+    from store import compare
 
-    found = compare(FeatureSet.open(_directory(a)), FeatureSet.open(_directory(b)))
+    found = compare(_opened(_directory(a)), _opened(_directory(b)))
     counts = {
         key: len(getattr(found, key))
         for key in ("added", "removed", "replaced", "relabelled", "quarantined", "features")
@@ -109,12 +98,11 @@ def why(name: Annotated[str, typer.Argument(metavar="SET", help="A set in params
     """Name the part of the spec that makes a published feature set stale."""
     from pipeline.params import load, one_or_all
     from stages import extract
-    from store import FeatureSet
 
     layout = Layout.here()
     sets = load(layout.params).extract.sets
     (key,) = one_or_all(sets, name, "extract.sets")
-    published = FeatureSet.open(layout.features(key)).spec
+    published = _opened(layout.features(key)).spec
     changes = published.differences(extract.spec_of(sets[key]))
     if changes:
         tables.show(_changes(changes, "published", "params.yaml"))
@@ -134,7 +122,9 @@ def plan(json: Json = False) -> None:
     layout = Layout.here()
     sets = load(layout.params).extract.sets
     plans = {
-        name: estimate(spec_of(one), one.views, raw=layout.raw, pool=layout.pool)
+        name: estimate(
+            spec_of(one), one.views, raw=layout.raw, pool=layout.pool, lender=layout.lender
+        )
         for name, one in sets.items()
     }
     if json:
@@ -176,11 +166,11 @@ def export(
 ) -> None:
     """Write a feature set in a format that other tools read."""
     from pipeline.params import ParamsError
-    from store import FeatureSet, export_csv, export_npz, export_projector
+    from store import export_csv, export_npz, export_projector
 
     if not (npz or csv or projector):
         raise ParamsError("export: say where to: --npz FILE, --csv FILE or --projector FOLDER")
-    found = FeatureSet.open(_directory(name))
+    found = _opened(_directory(name))
     writers = ((npz, export_npz), (csv, export_csv), (projector, export_projector))
     for path, write in writers:
         if path:
@@ -200,6 +190,16 @@ def import_(
     typer.echo(f"{found.directory}: {len(found):,} images, every byte right")
 
 
+def _opened(directory: Path, *, full: bool = False) -> "FeatureSet":
+    """A feature set; where it is damaged, the message says what mends this one."""
+    from pipeline import mending
+    from store import FeatureSet
+    from store.errors import mended_by
+
+    with mended_by(lambda: mending.way(Layout.here(), directory)):
+        return FeatureSet.open(directory, full=full)
+
+
 def _directory(name: str) -> Path:
     """A set of this checkout by name, or any directory by a path with a slash."""
     return Path(name) if "/" in name else Layout.here().features(name)
@@ -210,10 +210,9 @@ def _directories(layout: Layout) -> list[Path]:
 
 
 def _sets(layout: Layout) -> Iterator[dict[str, Any]]:
-    from store import FeatureSet
 
     for directory in dict.fromkeys(_directories(layout)):
-        found = FeatureSet.open(directory)
+        found = _opened(directory)
         yield _line(directory.name, found.spec, len(found), found.manifest)
 
 

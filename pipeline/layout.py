@@ -10,11 +10,17 @@ from store.text import below
 
 @dataclass(frozen=True)
 class Layout:
-    """The paths of one checkout: outputs under `root`, caches under `shared`."""
+    """The paths of one checkout: outputs under `root`, caches under `shared`.
+
+    Attributes:
+        pool: Where new rows go.
+        lender: A pool that others own, whose rows are taken over first; None if there is none.
+    """
 
     root: Path
     shared: Path
     pool: Path
+    lender: Path | None = None
 
     @classmethod
     def here(cls) -> "Layout":
@@ -22,11 +28,15 @@ class Layout:
 
         DVC sets `DVC_ROOT` to the main checkout even where an experiment runs in a temporary copy,
         so all experiments find the same pool; without DVC the root of the Git checkout is taken.
+        Where `$CRYOBASE_POOL` may only be read, new rows go to the checkout's own pool.
         """
         root = Path.cwd()
         shared = Path(os.environ.get("DVC_ROOT") or _git_root(root)) / ".cryobase"
-        pool = os.environ.get("CRYOBASE_POOL")
-        return cls(root, shared, Path(pool).expanduser() if pool else shared / "pool")
+        own, asked = shared / "pool", os.environ.get("CRYOBASE_POOL")
+        if not asked:
+            return cls(root, shared, own)
+        pool = Path(asked).expanduser()
+        return cls(root, shared, pool) if _is_writable(pool) else cls(root, shared, own, pool)
 
     @property
     def params(self) -> Path:
@@ -90,6 +100,16 @@ class Layout:
             from pipeline.params import ParamsError  # which loads what every stage is configured by
 
             raise ParamsError(f"{error}; name a set, head or run of params.yaml") from None
+
+
+def _is_writable(pool: Path) -> bool:
+    """Whether the user may add rows to a directory of pools, or make it."""
+    try:
+        there = next(path for path in (pool, *pool.parents) if path.exists())
+        pools = [path for path in pool.glob("*") if path.is_dir()]
+    except OSError:
+        return False
+    return all(os.access(path, os.W_OK | os.X_OK) for path in (there, *pools))
 
 
 def _git_root(start: Path) -> Path:

@@ -1,6 +1,7 @@
 """Stage `extract`: the rows that the pool lacks, computed once, and a published feature set."""
 
 import logging
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from stages.backbones.weights import WeightsFile, locate_weights
 from stages.data.augment import Augmentation
 from stages.errors import DataError
 from store import Examples, FeatureSpec, Pool
+from store.errors import mended_by
 
 if TYPE_CHECKING:
     from stages.backbones.passes import Computed
@@ -154,10 +156,11 @@ def run(
     pool: Path,
     output: Path,
     before: Path | None = None,
+    lender: Path | None = None,
 ) -> ExtractSummary:
     """Compute what the pool lacks of a set and of its siblings, and publish the set.
 
-    The set's last version, pulled by DVC say, lends its rows to the pool first.
+    The set's last version, pulled by DVC say, and a pool that others own lend their rows first.
 
     Args:
         config: the section `extract`.
@@ -166,6 +169,7 @@ def run(
         pool: the directory of all pools.
         output: where the feature set goes.
         before: where its last version lies, if not at `output`.
+        lender: the directory of all pools of somebody else, which is only read.
 
     Raises:
         MissingWeightsError: weights are missing.
@@ -180,7 +184,9 @@ def run(
     weights = weights_of(config.sets[name])
     own, *siblings = _views_wanted(config, name, weights.sha256).items()
     targets = [Target(Pool(pool, spec), views) for spec, views in (own, *siblings)]
-    adopted = targets[0].pool.adopt(before or output)
+    with mended_by(f"run `cryobase store repair {shlex.quote(name)}`"):
+        adopted = targets[0].pool.adopt(before or output)
+    adopted += _borrowed(targets, images, lender)
     started = time.monotonic()
     computed = _computed(config, targets, images, weights)
     if total := computed.rows.total():
@@ -201,6 +207,21 @@ def run(
     )
     _tell(summary, output)
     return summary
+
+
+def _borrowed(targets: "list[Target]", images: "Images", lender: Path | None) -> int:
+    """Take over from somebody's pools what the targets lack; how many rows the first one got."""
+    if lender is None:
+        return 0
+    logger.info("%s: only read; new rows go to %s", lender, targets[0].pool.root)
+    rows = [
+        sum(
+            target.pool.borrow(Pool(lender, target.spec), images.raw.digests(block), target.views)
+            for block in images.blocks()
+        )
+        for target in targets
+    ]
+    return rows[0]
 
 
 def _spec(config: SetConfig, weights_sha256: str) -> FeatureSpec:

@@ -20,6 +20,7 @@ from store.manifest import FileInfo, Manifest, Published, ShardInfo
 from store.pool import Plan, Pool
 from store.reader import FeatureSet
 from store.repair import Damage, damages
+from store.restore import Mended, find_pools, repair_set
 from store.spec import FeatureSpec
 from store.transfer import import_set
 from store.writer import FeatureWriter
@@ -37,6 +38,7 @@ __all__ = [
     "FileInfo",
     "IntegrityError",
     "Manifest",
+    "Mended",
     "MissingRowsError",
     "Plan",
     "Pool",
@@ -55,5 +57,7 @@ __all__ = [
     "export_csv",
     "export_npz",
     "export_projector",
+    "find_pools",
     "import_set",
+    "repair_set",
 ]

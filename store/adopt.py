@@ -1,25 +1,39 @@
-"""Taking the rows of a published feature set into a pool."""
+"""Taking over rows that are stored elsewhere: in a published feature set, or in somebody's pool."""
 
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from store.errors import SpecMismatchError, StoreNotFoundError
-from store.index import words_of_rows
-from store.manifest import Manifest, commit, load
+from store.canary import load_canary
+from store.errors import (
+    IntegrityError,
+    SpecMismatchError,
+    StoreError,
+    StoreNotFoundError,
+    mended_by,
+)
+from store.files import allow_open_files
+from store.index import Index, Words, words_of_rows
+from store.manifest import FileInfo, Manifest, ShardInfo, load
 from store.publish import share
-from store.reader import FeatureSet
-from store.shard import Shard
+from store.reader import FeatureSet, mend_of
+from store.shard import Digests, Shard, Views
 
 if TYPE_CHECKING:
     from store.pool import Pool
+    from store.writer import FeatureWriter
 
 log = logging.getLogger(__name__)
 
 _BLOCK = 1 << 22  # bytes of features that are taken over at once
+_NO_KEYS = np.empty((0, 5), np.uint64)
 
 
 def adopt(pool: "Pool", directory: Path) -> int:
@@ -36,73 +50,193 @@ def adopt(pool: "Pool", directory: Path) -> int:
         IntegrityError: the set is not what its manifest says; nothing is taken.
     """
     try:
-        _, manifest = load(directory)
+        with mended_by(mend_of(directory)):
+            _, manifest = load(directory)
     except StoreNotFoundError:
         return 0
     if manifest.spec != pool.spec or not manifest.published or not manifest.shards:
         return 0
-    if not _lacks(pool, directory, manifest):
+    with mended_by(mend_of(directory)):
+        lacking = _lacks(pool, directory, manifest)
+    if not lacking:
         return 0
     log.info("verifying %s before adopting its rows", directory)
     verified = FeatureSet.open(directory, full=True)
-    return _take(pool, verified)
+    return take(pool, directory, verified.table.shards, canary=verified.manifest.canary)
 
 
-def _lacks(pool: "Pool", directory: Path, manifest: Manifest) -> bool:
-    """Whether there is a row to take, by keys that nobody has verified yet."""
-    index, shape = pool.snapshot().index, manifest.feature_shape or ()
-    for info in manifest.shards:
-        shard = Shard(directory, info, manifest.spec.dtype, shape)
-        if (index.find(words_of_rows(*shard.keys())) < 0).any():
-            return True
-    return False
+def borrow(pool: "Pool", lender: "Pool", digests: Digests, views: int) -> int:
+    """Take over rows that are wanted, and that the pool lacks, from a pool that others own.
+
+    Its shards are verified in full. What is damaged there is passed over, with a warning.
+
+    Args:
+        pool: The pool that lacks them; its lock is taken.
+        lender: The pool of the same spec that may have them; it is only read.
+        digests: (n, 32), of the images whose rows are wanted, in views 0 to `views`.
+        views: The highest view wanted.
+
+    Returns:
+        How many rows are new.
+    """
+    wanted, numbers = pool.missing(digests, views)
+    if len(wanted) == 0:
+        return 0
+    words = words_of_rows(wanted, numbers)
+    try:
+        manifest = lender.manifest()
+    except StoreError as error:
+        log.warning("%s: nothing of it is used (%s)", lender.directory, error)
+        return 0
+    allow_open_files(len(manifest.shards))
+    shards = distinct(list(_useful(lender, manifest, words)))
+    if not shards:
+        return 0
+    log.info("taking rows over from %s", lender.directory)
+    return take(pool, lender.directory, shards, canary=manifest.canary, wanted=words)
 
 
-def _take(pool: "Pool", feature_set: FeatureSet) -> int:
-    table = feature_set.table
+def lendable(pool: "Pool", lender: "Pool", digests: Digests, views: int) -> int:
+    """How many of the rows that are wanted, and that the pool lacks, another pool seems to have."""
+    wanted, numbers = pool.missing(digests, views)
+    words = words_of_rows(wanted, numbers)
+    found = np.zeros(len(words), np.bool_)
+    try:
+        for _, keys in _keys_of(lender.directory, lender.manifest()):
+            found |= Index(keys).find(words) >= 0
+    except StoreError as error:
+        log.warning("%s: nothing of it is used (%s)", lender.directory, error)
+        return 0
+    return int(found.sum())
+
+
+def distinct(shards: Sequence[Shard]) -> list[Shard]:
+    """Shards without those that have a row which one before them has."""
+    words = [words_of_rows(*shard.keys()) for shard in shards]
+    with suppress(IntegrityError):
+        Index(np.concatenate([_NO_KEYS, *words]))
+        return list(shards)
+    kept, known = [], _NO_KEYS
+    for shard, mine in zip(shards, words, strict=True):
+        try:
+            Index(more := np.concatenate([known, mine]))
+        except IntegrityError as error:
+            log.warning("%s: left out: %s", shard.path, error)
+        else:
+            kept.append(shard)
+            known = more
+    return kept
+
+
+def take(
+    pool: "Pool",
+    directory: Path,
+    shards: Sequence[Shard],
+    *,
+    canary: FileInfo | None,
+    wanted: Words | None = None,
+) -> int:
+    """Take over rows of shards that were verified in full and have no row twice.
+
+    A shard that is new as a whole, and wanted for the most part, becomes a link, or a copy.
+
+    Args:
+        pool: The pool; its lock is taken.
+        directory: Where the shards and the canary lie.
+        shards: The shards.
+        canary: What later rows are compared with, if the pool has none yet.
+        wanted: The keys of the rows to take; of all that the pool lacks if None.
+
+    Returns:
+        How many rows are new.
+    """
+    count, asked = 0, None if wanted is None else Index(wanted)
     with pool.writer() as writer:
-        _adopt_canary(pool, feature_set)
-        index = pool.snapshot().index
-        keys = [shard.keys() for shard in table.shards]
-        absent = [index.find(words_of_rows(*key)) < 0 for key in keys]
-        _adopt_shards(pool, feature_set, [i for i, new in enumerate(absent) if new.all()])
-        for number, new in enumerate(absent):
-            where = np.flatnonzero(new & ~new.all())
-            step = max(1, _BLOCK // table.row_bytes)
-            for start in range(0, len(where), step):
-                part = where[start : start + step]
-                taken = table.take(part + table.starts[number])
-                writer.append(taken, keys[number][0][part], keys[number][1][part])
-    return int(sum(new.sum() for new in absent))
+        _adopt_canary(pool, directory, canary)
+        index, whole = pool.snapshot().index, []
+        for shard in shards:
+            keys = shard.keys()
+            words = words_of_rows(*keys)
+            absent = index.find(words) < 0
+            new = absent & (asked.find(words) >= 0) if asked else absent
+            count += int(new.sum())
+            if absent.all() and 2 * new.sum() > len(new):
+                whole.append(shard)
+            else:
+                _append(writer, shard, keys, new)
+        _adopt_shards(pool, directory, whole)
+    return count
 
 
-def _adopt_shards(pool: "Pool", feature_set: FeatureSet, numbers: list[int]) -> None:
+def _append(
+    writer: "FeatureWriter", shard: Shard, keys: tuple[Digests, Views], new: NDArray[np.bool_]
+) -> None:
+    """Take over some rows of a shard."""
+    step = max(1, _BLOCK // (shard.dtype.itemsize * prod(shard.feature_shape)))
+    for start in range(0, len(new), step):
+        part = slice(start, min(start + step, len(new)))
+        if (chosen := new[part]).any():
+            rows, (digests, views) = shard.read(part.start, part.stop)[chosen], keys
+            writer.append(rows, digests[part][chosen], views[part][chosen])
+
+
+def _adopt_shards(pool: "Pool", directory: Path, shards: Sequence[Shard]) -> None:
     """Link whole shards into the pool."""
-    shards = [feature_set.manifest.shards[number] for number in numbers]
-    shape = feature_set.feature_shape
+    if not shards:
+        return
     for shard in shards:
-        share(feature_set.directory / shard.name, pool.directory / shard.name)
+        share(directory / shard.info.name, pool.directory / shard.info.name)
 
     def change(current: Manifest | None) -> Manifest:
-        mine = current or Manifest(spec=pool.spec)
+        mine, shape = current or Manifest(spec=pool.spec), shards[0].feature_shape
         if mine.feature_shape not in (None, shape):
             raise SpecMismatchError(
                 f"{pool.directory}: rows of shape {mine.feature_shape}, not {shape}"
             )
-        added = [shard for shard in shards if shard not in mine.shards]
+        added = [shard.info for shard in shards if shard.info not in mine.shards]
         return replace(mine, feature_shape=shape, shards=(*mine.shards, *added))
 
-    commit(pool.directory, change)
+    pool.commit(change)
 
 
-def _adopt_canary(pool: "Pool", feature_set: FeatureSet) -> None:
+def _adopt_canary(pool: "Pool", directory: Path, info: FileInfo | None) -> None:
     """Compare later rows with those of the machine that computed these, if it is the first."""
-    info = feature_set.manifest.canary
     if info is None or pool.manifest().canary is not None:
         return
-    share(feature_set.directory / info.name, pool.directory / info.name)
+    try:
+        load_canary(directory, info)
+    except StoreError as error:
+        log.warning("%s; no canary is taken over", error)
+        return
+    share(directory / info.name, pool.directory / info.name)
 
     def change(current: Manifest | None) -> Manifest:
         return replace(current or Manifest(spec=pool.spec), canary=info)
 
-    commit(pool.directory, change)
+    pool.commit(change)
+
+
+def _lacks(pool: "Pool", directory: Path, manifest: Manifest) -> bool:
+    """Whether there is a row to take, by keys that nobody has verified yet."""
+    index = pool.snapshot().index
+    return any((index.find(keys) < 0).any() for _, keys in _keys_of(directory, manifest))
+
+
+def _keys_of(directory: Path, manifest: Manifest) -> Iterator[tuple[ShardInfo, Words]]:
+    """The keys of shards, which nobody has verified yet."""
+    for info in manifest.shards:
+        shard = Shard(directory, info, manifest.spec.dtype, manifest.feature_shape or ())
+        yield info, words_of_rows(*shard.keys())
+
+
+def _useful(lender: "Pool", manifest: Manifest, wanted: Words) -> Iterator[Shard]:
+    """The sound shards of a pool that have rows which are wanted."""
+    index, shape = Index(wanted), manifest.feature_shape or ()
+    for info in manifest.shards:
+        try:
+            shard = Shard(lender.directory, info, manifest.spec.dtype, shape)
+            if (index.find(words_of_rows(*shard.keys())) >= 0).any():
+                shard.verify()
+                yield shard
+        except StoreError as error:
+            log.warning("%s; its rows are not used, and computed anew", error)

@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from store.errors import ExamplesError, IntegrityError, MissingRowsError, StoreNotFoundError
+from store.errors import (
+    ExamplesError,
+    IntegrityError,
+    MissingRowsError,
+    StoreNotFoundError,
+)
 from store.examples import Examples
 from store.index import Positions, words_of_rows
 from store.manifest import (
+    KEY_BYTES,
     MAX_SHARED,
+    MAX_VERSION,
     FileInfo,
     Manifest,
     Published,
@@ -26,7 +33,6 @@ from store.manifest import (
 from store.publish import TEMPORARY_PREFIX, make_directory, publish_bytes, remove, share
 from store.rows import Rows
 from store.shard import (
-    KEY_BYTES,
     SHARD_BYTES,
     Digests,
     Views,
@@ -109,7 +115,7 @@ def publish_set(
         ),
     )
     _place(manifest, pool, directory, now.manifest)
-    number = (versions(directory) or [0])[-1] + 1
+    number = _next_version(directory)
     publish_bytes(directory, manifest_path(directory, number).name, manifest.to_bytes())
     _tidy(directory, manifest)
     return manifest
@@ -134,13 +140,7 @@ def _is_same(directory: Path, existing: Manifest, digest: str, of_pool: Manifest
     if existing.published is None or existing.published.digest != digest:
         return False
     own = [info for info in existing.files if info not in of_pool.files]
-    return existing.canary == of_pool.canary and all(has_size(directory, info) for info in own)
-
-
-def has_size(directory: Path, info: FileInfo) -> bool:
-    """Whether a file is there with the size that a manifest says."""
-    path = directory / info.name
-    return os.path.lexists(path) and path.lstat().st_size == info.size
+    return existing.canary == of_pool.canary and all(info.is_sound(directory) for info in own)
 
 
 def _existing(directory: Path) -> Manifest | None:
@@ -220,7 +220,18 @@ def _place(manifest: Manifest, pool: Path, directory: Path, of_pool: Manifest) -
     """Link into the set whatever the pool holds of it."""
     for info in of_pool.files:
         if info in manifest.files:
-            share(pool / info.name, directory / info.name)
+            target = directory / info.name
+            if os.path.lexists(target) and not info.is_sound(directory):
+                remove(target)
+            share(pool / info.name, target)
+
+
+def _next_version(directory: Path) -> int:
+    """The number after the newest manifest's; the last that there is has none, and goes."""
+    found = versions(directory)
+    if found and found[-1] == MAX_VERSION:
+        remove(manifest_path(directory, found.pop()))
+    return found[-1] + 1 if found else 1
 
 
 def _tidy(directory: Path, manifest: Manifest) -> None:

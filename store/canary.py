@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.errors import IntegrityError
-from store.files import MEND, bytes_of, digest_of, open_regular, read_into
+from store.files import bytes_of, digest_of, open_regular, read_into
 from store.manifest import MAX_RANK, FileInfo
 
 _MAX_HEADER = 1024
@@ -36,12 +36,12 @@ def load_canary(directory: Path, info: FileInfo) -> NDArray[np.float32]:
     try:
         size = os.fstat(descriptor).st_size
         if size != info.size:
-            raise IntegrityError(f"{path}: {size} bytes, the manifest says {info.size}; {MEND}")
+            raise IntegrityError(f"{path}: {size} bytes, the manifest says {info.size}")
         shape, start = _header(os.pread(descriptor, _MAX_HEADER, 0), path)
         if any(side < 1 for side in shape) or 4 * prod(shape) != size - start:
-            raise IntegrityError(f"{path}: {size} bytes do not hold float32 of {shape}; {MEND}")
+            raise IntegrityError(f"{path}: {size} bytes do not hold float32 of {shape}")
         if digest_of(descriptor) != info.sha256:
-            raise IntegrityError(f"{path}: its SHA-256 is not the manifest's; {MEND}")
+            raise IntegrityError(f"{path}: its SHA-256 is not the manifest's")
         features = np.empty(shape, "<f4")
         read_into(descriptor, bytes_of(features), start, path)
     finally:
@@ -57,7 +57,7 @@ def _header(data: bytes, path: Path) -> tuple[tuple[int, ...], int]:
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     except (ValueError, EOFError) as error:
         fact = str(error).partition("\n")[0]
-        raise IntegrityError(f"{path}: {fact}; {MEND}") from None
+        raise IntegrityError(f"{path}: {fact}") from None
     if version != (1, 0) or fortran or dtype != np.dtype("<f4") or len(shape) > MAX_RANK + 1:
-        raise IntegrityError(f"{path}: {dtype} of {len(shape)} dimensions, not float32; {MEND}")
+        raise IntegrityError(f"{path}: {dtype} of {len(shape)} dimensions, not float32")
     return shape, file.tell()

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.errors import IntegrityError
-from store.files import MEND
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n\x03"  # superblock version 3: its metadata carry checksums
 _NUMERIC = tuple(np.dtype(code) for code in ("<f2", "<f4", "<u1", "<u2", "<i4"))
@@ -119,7 +118,7 @@ def inspect(descriptor: int, path: Path, names: Sequence[str]) -> dict[str, Colu
         IntegrityError: the file has anything that `build` would not write.
     """
     if os.pread(descriptor, len(_SIGNATURE), 0) != _SIGNATURE:
-        raise IntegrityError(f"{path}: no HDF5 file with superblock version 3; {MEND}")
+        raise IntegrityError(f"{path}: no HDF5 file with superblock version 3")
     try:
         # Not /dev/fd/N: HDF5 resolves that link, and fails once somebody has unlinked the file.
         with (
@@ -129,7 +128,7 @@ def inspect(descriptor: int, path: Path, names: Sequence[str]) -> dict[str, Colu
             columns = _columns(file.id, names)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, OverflowError) as error:
         fact = str(error).partition("\n")[0]
-        raise IntegrityError(f"{path}: {fact}; {MEND}") from None
+        raise IntegrityError(f"{path}: {fact}") from None
     _refuse_overlaps(columns, path, os.fstat(descriptor).st_size)
     return columns
 
@@ -175,7 +174,7 @@ def _refuse_overlaps(columns: Mapping[str, Column], path: Path, size: int) -> No
     free = len(_SIGNATURE)
     for name, column in ordered:
         if column.offset < free or column.end > size:
-            raise IntegrityError(f"{path}: {name} overlaps another column or the end; {MEND}")
+            raise IntegrityError(f"{path}: {name} overlaps another column or the end")
         free = column.end
     if len({column.shape[:1] for column in columns.values()}) != 1:
-        raise IntegrityError(f"{path}: the columns differ in length; {MEND}")
+        raise IntegrityError(f"{path}: the columns differ in length")

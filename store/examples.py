@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from store import verified
 from store.columns import MAX_STRING, build, inspect
 from store.errors import ExamplesError, IntegrityError, StoreError, UnknownExampleError
-from store.files import MEND, bytes_of, open_regular, read_into
+from store.files import bytes_of, open_regular, read_into
 from store.index import BLOCK, Index, Positions, words_of_strings
 from store.manifest import FileInfo
 from store.spec import canonical_json
@@ -191,12 +191,12 @@ class ExamplesFile:
         self.path, self.classes = directory / info.name, classes
         self._descriptor = open_regular(self.path)
         if os.fstat(self._descriptor).st_size != info.size:
-            raise IntegrityError(f"{self.path}: not the size that the manifest says; {MEND}")
+            raise IntegrityError(f"{self.path}: not the size that the manifest says")
         verified.check([(self._descriptor, self.path, info.sha256)], anew=full)
         self._columns = columns = inspect(self._descriptor, self.path, COLUMNS)
         kinds = [columns[name].dtype.kind + str(columns[name].shape[1:]) for name in COLUMNS]
         if kinds != ["S()", "u(32,)", "i()", "u()"]:
-            raise IntegrityError(f"{self.path}: columns of types {kinds}; {MEND}")
+            raise IntegrityError(f"{self.path}: columns of types {kinds}")
 
     def __len__(self) -> int:
         return self._columns["id"].shape[0]
@@ -226,7 +226,7 @@ class ExamplesFile:
         try:
             return Examples(ids, digests, labels, quarantined.astype(np.bool_), self.classes)
         except StoreError as error:
-            raise IntegrityError(f"{self.path}: {error}; {MEND}") from None
+            raise IntegrityError(f"{self.path}: {error}") from None
 
     def labels(self) -> tuple[NDArray[np.unsignedinteger], int]:
         """(n,) labels in few bytes, and how many are in quarantine; all columns are checked.

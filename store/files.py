@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from store.errors import IntegrityError, StorageError, StoreNotFoundError
+from store.errors import IntegrityError, MissingFileError, StorageError
 
 _BLOCK = 1 << 18
-MEND = "restore it, or rebuild it with `cryobase store repair`"
 
 
 def allow_open_files(count: int) -> None:
@@ -30,7 +29,7 @@ def open_regular(path: Path) -> int:
     """A read-only descriptor of `path`, which must be a regular file and no symbolic link.
 
     Raises:
-        StoreNotFoundError: there is no such file.
+        MissingFileError: there is no such file.
         IntegrityError: it is a link, FIFO, directory or device.
         StorageError: it cannot be opened.
     """
@@ -38,16 +37,16 @@ def open_regular(path: Path) -> int:
         # A FIFO without O_NONBLOCK would wait for its writer for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise StoreNotFoundError(f"{path}: no such file; {MEND}") from None
+        raise MissingFileError(f"{path}: no such file") from None
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise IntegrityError(f"{path}: a symbolic link, not a regular file; {MEND}") from None
+            raise IntegrityError(f"{path}: a symbolic link, not a regular file") from None
         if error.errno == errno.ENXIO:
-            raise IntegrityError(f"{path}: a socket, not a regular file; {MEND}") from None
+            raise IntegrityError(f"{path}: a socket, not a regular file") from None
         raise StorageError(error.errno, os.strerror(error.errno or 0), str(path)) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise IntegrityError(f"{path}: not a regular file; {MEND}")
+        raise IntegrityError(f"{path}: not a regular file")
     return descriptor
 
 
@@ -56,7 +55,7 @@ def read_into(descriptor: int, buffer: memoryview, offset: int, path: Path) -> N
     while len(buffer):
         count = os.preadv(descriptor, [buffer], offset)
         if count == 0:
-            raise IntegrityError(f"{path}: ends at byte {offset}, expected more; {MEND}")
+            raise IntegrityError(f"{path}: ends at byte {offset}, expected more")
         buffer, offset = buffer[count:], offset + count
 
 
@@ -66,7 +65,7 @@ def read_file(path: Path, limit: int) -> bytes:
     try:
         size = os.fstat(descriptor).st_size
         if size > limit:
-            raise IntegrityError(f"{path}: {size} bytes, at most {limit} are allowed; {MEND}")
+            raise IntegrityError(f"{path}: {size} bytes, at most {limit} are allowed")
         data = bytearray(size)
         read_into(descriptor, memoryview(data), 0, path)
         return bytes(data)

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.errors import IntegrityError
-from store.files import MEND
 
 Positions = NDArray[np.int64]
 Words = NDArray[np.uint64]
@@ -42,7 +41,7 @@ class Index:
             one, other = keys[self._order[alike]], keys[self._order[alike + 1]]
             if (one == other).all(axis=1).any():
                 break
-        raise IntegrityError(f"a key (digest and view, or id) comes twice; {MEND}")
+        raise IntegrityError("a key (digest and view, or id) comes twice")
 
     def __len__(self) -> int:
         return len(self._hashes)

@@ -14,18 +14,31 @@ from math import prod
 from pathlib import Path
 from typing import Any, Self
 
-from store.errors import ConflictError, IntegrityError, SpecError, StorageError, StoreNotFoundError
-from store.files import MEND, read_file
+from store.errors import (
+    ConflictError,
+    IntegrityError,
+    MissingFileError,
+    NewerSchemaError,
+    SpecError,
+    StorageError,
+    StoreNotFoundError,
+)
+from store.files import read_file
 from store.manifest_text import files
 from store.publish import publish_bytes, storage_errors
 from store.spec import FeatureSpec, canonical_json
 from store.text import MAX_BYTES, MAX_VALUES, at_least, parse_json
+from store.verified import is_sound
 
 FORMAT = "cryobase-features"
 SCHEMA = 1
 MAX_KEYS = 16
+MAX_VERSION = 999_999_999
 MAX_SHARD = 1 << 28
 MAX_EXAMPLES = 1 << 32
+MAX_CANARY = 1 << 28
+KEY_BYTES = 34  # a row has beside its features: digest and view
+EXAMPLE_BYTES = 38  # an example has at least: an id of one byte, digest, label, quarantined
 MAX_RANK = 31  # HDF5 knows 32 dimensions, and rows are one
 MAX_SHARED = 64  # examples × (views + 1) to what is stored: what opening costs, of a small file too
 _NAME = re.compile(r"\Amanifest-([1-9][0-9]{0,8})\.json\Z")
@@ -46,6 +59,10 @@ class FileInfo:
         known = _is_hex(self.sha256) and _is_count(self.size) and kind in _SUFFIXES
         if not known or self.name != _content_name(kind, self.sha256):
             raise ValueError(f"unexpected file {self.name!r} of {self.size!r} bytes")
+
+    def is_sound(self, directory: Path) -> bool:
+        """Whether the file lies in a directory, with every byte as it should be."""
+        return is_sound(directory / self.name, self.size, self.sha256)
 
     @classmethod
     def of(cls, kind: str, data: bytes) -> "FileInfo":
@@ -90,6 +107,7 @@ class Published:
         _check(self.examples.size <= MAX_EXAMPLES, "size of the examples")
         for name in ("count", "quarantined", "views", "rows"):
             _check(_is_count(getattr(self, name)), f"set.{name}")
+        _check(self.quarantined <= self.count, "set.quarantined")
         _check(_is_hex(self.digest) and self.views < 1 << 16, "set.digest or set.views")
         texts = [type(name) is str for name in self.classes]
         _check(all(texts) and len(set(self.classes)) == len(texts), "set.classes")
@@ -115,7 +133,9 @@ class Manifest:
         _check(known or (shape is None and not self.shards), "feature_shape")
         names = {shard.name for shard in self.shards}
         _check(len(names) == len(self.shards), "shard that comes twice")
-        _check(self.canary is None or self.canary.name.startswith("canary-"), "canary")
+        canary = self.canary
+        known = canary is None or (canary.name.startswith("canary-") and canary.size <= MAX_CANARY)
+        _check(known, "canary")
         if published := self.published:
             places = published.count * (published.views + 1)
             many = places > MAX_SHARED * (published.count + self.rows)
@@ -131,6 +151,15 @@ class Manifest:
         """Every file that the manifest names."""
         others = (self.canary, self.published and self.published.examples)
         return (*self.shards, *(info for info in others if info))
+
+    def _check_numbers(self) -> None:
+        """Check that files can hold what is said of them, before anybody adds it up."""
+        width = prod(self.feature_shape or ()) * int(self.spec.dtype.removeprefix("float")) // 8
+        for shard in self.shards:
+            _check(shard.rows * (width + KEY_BYTES) <= shard.size, f"rows of {shard.name}")
+        if self.published:
+            room = self.published.count * EXAMPLE_BYTES <= self.published.examples.size
+            _check(room, "set.count, for examples of that size")
 
     def to_bytes(self) -> bytes:
         """The one text that stands for this manifest, its checksum included.
@@ -164,13 +193,14 @@ class Manifest:
         try:
             value = parse_json(data, floats=False, keys=MAX_KEYS)
             _check(isinstance(value, dict) and value.get("format") == FORMAT, "format")
-            if type(value.get("schema")) is int and value["schema"] > SCHEMA:
-                raise IntegrityError(
+            if _is_count(value.get("schema")) and value["schema"] > SCHEMA:
+                raise NewerSchemaError(
                     f"{path}: schema {value['schema']}, this Cryobase reads up to {SCHEMA};"
                     " upgrade with `pip install -U cryobase`"
                 )
             manifest = _manifest(value)
             _check(manifest._to_bytes() == data, "checksum or text")
+            manifest._check_numbers()
         except (
             SpecError,
             ValueError,
@@ -182,9 +212,7 @@ class Manifest:
             if isinstance(error, IntegrityError):
                 raise
             fact = str(error).partition("\n")[0][:200]
-            raise IntegrityError(
-                f"{path}: no valid manifest ({fact}); restore it from its source or remove it"
-            ) from None
+            raise IntegrityError(f"{path}: no valid manifest ({fact})") from None
         return manifest
 
 
@@ -222,7 +250,7 @@ def load(directory: Path, *, complete: bool = False) -> tuple[int, Manifest]:
         except StoreNotFoundError:  # a publisher was faster: look again
             continue
         if data == incomplete:  # no publisher has removed its files for a newer version
-            raise StoreNotFoundError(f"{directory / min(absent)}: no such file; {MEND}")
+            raise MissingFileError(f"{directory / min(absent)}: no such file")
         absent = files(data).difference(os.listdir(directory)) if complete else set()
         if not absent:
             return found[-1], Manifest.from_bytes(data, path)
@@ -241,6 +269,9 @@ def commit(directory: Path, change: Callable[[Manifest | None], Manifest]) -> tu
 
     Returns:
         The newest version and its manifest; nothing is published where nothing changed.
+
+    Raises:
+        IntegrityError: the newest manifest is damaged, or has the last number that there is.
     """
     while True:
         try:
@@ -250,6 +281,9 @@ def commit(directory: Path, change: Callable[[Manifest | None], Manifest]) -> tu
         proposal = change(current)
         if proposal == current:
             return version, proposal
+        if version >= MAX_VERSION:
+            path = manifest_path(directory, version)
+            raise IntegrityError(f"{path}: no version can follow this one")
         try:
             publish_bytes(
                 directory, manifest_path(directory, version + 1).name, proposal.to_bytes()

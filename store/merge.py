@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from store.errors import IntegrityError
-from store.manifest import Manifest, ShardInfo, commit
+from store.manifest import Manifest, ShardInfo
 from store.publish import publish_bytes
 from store.shard import Shard, build_shard, order_of_keys
 
@@ -72,4 +72,4 @@ def _replace(pool: "Pool", group: list[Shard]) -> None:
         kept = [shard for shard in current.shards if shard not in merged]
         return replace(current, shards=(*kept, info))
 
-    commit(pool.directory, change)
+    pool.commit(change)

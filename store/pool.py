@@ -1,7 +1,7 @@
 """The pool: every row of one spec that any experiment has computed, found by content."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from store import adopt, assemble, repair, sweep
 from store.canary import build_canary, load_canary
-from store.errors import ConflictError, SpecMismatchError, StoreNotFoundError
+from store.errors import ConflictError, SpecMismatchError, StoreNotFoundError, mended_by
 from store.examples import Examples
 from store.index import Index, words_of_rows
 from store.manifest import Manifest, commit, load, versions
@@ -24,6 +24,7 @@ from store.spec import FeatureSpec
 from store.writer import FeatureWriter
 
 LOCK = "writers.lock"
+MEND = "run `cryobase store repair`"
 SECONDS_OF_SILENCE = 2.0
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ class Pool:
     def all(cls, root: Path) -> "list[Pool]":
         """The pools under `root` that have a manifest, by fingerprint."""
         found = sorted(path for path in Path(root).glob("*") if versions(path))
-        return [cls(root, load(path)[1].spec) for path in found]
+        with mended_by(MEND):
+            return [cls(root, load(path)[1].spec) for path in found]
 
     def __len__(self) -> int:
         return self.manifest().rows
@@ -81,7 +83,8 @@ class Pool:
             SpecMismatchError: it belongs to another spec.
         """
         try:
-            _, manifest = load(self.directory)
+            with mended_by(MEND):
+                _, manifest = load(self.directory)
         except StoreNotFoundError:
             return Manifest(spec=self.spec)
         if manifest.spec != self.spec:
@@ -89,8 +92,17 @@ class Pool:
             raise SpecMismatchError(f"{self.directory}: rows of a spec with other {changed}")
         return manifest
 
+    def commit(self, change: Callable[[Manifest | None], Manifest]) -> None:
+        """Publish the next version of the manifest; see `store.manifest.commit`."""
+        with mended_by(MEND):
+            commit(self.directory, change)
+
     def snapshot(self) -> Snapshot:
         """The rows of the newest manifest, opened, with their index."""
+        with mended_by(MEND):
+            return self._opened()
+
+    def _opened(self) -> Snapshot:
         while True:
             manifest = self.manifest()
             if self._snapshot and self._snapshot.manifest == manifest:
@@ -101,6 +113,7 @@ class Pool:
                 if self.manifest() == manifest:
                     raise
                 continue
+            rows.mend = MEND
             self._snapshot = Snapshot(manifest, rows, rows.index())
             return self._snapshot
 
@@ -146,11 +159,16 @@ class Pool:
         """Take over the rows of a feature set that was pulled; see `store.adopt`."""
         return adopt.adopt(self, Path(directory))
 
-    def plan(self, digests: Digests, views: int = 0) -> Plan:
+    def borrow(self, lender: "Pool", digests: Digests, views: int = 0) -> int:
+        """Take over rows from a pool that others own; see `store.adopt.borrow`."""
+        return adopt.borrow(self, lender, digests, views)
+
+    def plan(self, digests: Digests, views: int = 0, lender: "Pool | None" = None) -> Plan:
         """What a set of `digests` × views 0 to `views` would need, before anything is computed."""
         wanted, numbers = assemble.keys_of(digests, views)
         now = self.snapshot()
         existing = int((now.index.find(words_of_rows(wanted, numbers)) >= 0).sum())
+        existing += adopt.lendable(self, lender, digests, views) if lender else 0
         known = now.manifest.feature_shape is not None
         return Plan(existing, len(wanted) - existing, now.rows.row_bytes if known else None)
 
@@ -166,7 +184,8 @@ class Pool:
     def canary(self) -> NDArray[np.float32] | None:
         """The features of the probe images as they were when the pool began, None before that."""
         info = self.manifest().canary
-        return None if info is None else load_canary(self.directory, info)
+        with mended_by(MEND):
+            return None if info is None else load_canary(self.directory, info)
 
     def record_canary(self, features: NDArray[Any]) -> None:
         """Keep the features of the probe images, once.
@@ -183,7 +202,7 @@ class Pool:
                 raise ConflictError(f"{self.directory}: has other canary features already")
             return replace(manifest, canary=info)
 
-        commit(self.directory, change)
+        self.commit(change)
 
 
 @contextmanager

@@ -5,6 +5,8 @@ full disk ends there in a segmentation fault, and a second writer truncates the 
 """
 
 import errno
+import hashlib
+import logging
 import os
 import secrets
 import stat
@@ -13,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from store.errors import ConflictError, IntegrityError, StorageError, StoreError
-from store.files import MEND, open_regular, read_file
+from store.files import open_regular, read_file
+
+log = logging.getLogger(__name__)
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -35,7 +39,7 @@ def publish_bytes(directory: Path, name: str, data: bytes) -> Path:
         The path of the published file, readable by whoever may read the directory.
 
     Raises:
-        ConflictError: another file has that name.
+        ConflictError: another file has that name, and the name is not made from the content.
         StorageError: the disk is full or fails, or permissions forbid it; nothing is left behind.
     """
     path = directory / name
@@ -46,7 +50,11 @@ def publish_bytes(directory: Path, name: str, data: bytes) -> Path:
             os.link(temporary, path)
         except FileExistsError:
             if not _holds(path, data):
-                raise ConflictError(f"{path}: there already, with other content") from None
+                if hashlib.sha256(data).hexdigest() not in name:
+                    raise ConflictError(f"{path}: there already, with other content") from None
+                log.warning("%s: damaged, written anew", path)
+                remove(path)
+                os.link(temporary, path)
         os.unlink(temporary)
         sync_directory(directory)
     return path
@@ -89,16 +97,19 @@ def copy(source: Path, target: Path, size: int) -> None:
     """
     with storage_errors(target), _opened(source) as origin:
         if os.fstat(origin).st_size != size:
-            raise IntegrityError(f"{source}: not the {size} bytes that its manifest says; {MEND}")
+            raise IntegrityError(f"{source}: not the {size} bytes that its manifest says")
         with _temporary(target.parent) as temporary:
             _copy(origin, temporary)
             os.link(temporary, target)
 
 
 def remove(path: Path) -> None:
-    """Remove a file; one that is gone already is success."""
+    """Remove a file; one that is gone already is success. A directory is moved out of the way."""
     with storage_errors(path):
-        _discard(path)
+        if path.is_dir() and not path.is_symlink():
+            os.replace(path, path.with_name(f"aside-{secrets.token_hex(4)}-{path.name}"))
+        else:
+            _discard(path)
 
 
 def make_directory(directory: Path) -> None:
@@ -210,5 +221,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _holds(path: Path, data: bytes) -> bool:
-    """Whether a file holds exactly `data`."""
-    return path.lstat().st_size == len(data) and read_file(path, len(data)) == data
+    """Whether a regular file holds exactly `data`."""
+    found = path.lstat()
+    whole = stat.S_ISREG(found.st_mode) and found.st_size == len(data)
+    return whole and read_file(path, len(data)) == data

@@ -1,6 +1,8 @@
 """Reading a published feature set."""
 
 import logging
+import os
+import shlex
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from store.assemble import set_digest, sum_of_live
 from store.canary import load_canary
-from store.errors import IntegrityError, StoreNotFoundError, UnknownExampleError
+from store.errors import IntegrityError, StoreNotFoundError, UnknownExampleError, mended_by
 from store.examples import Examples, ExamplesFile
-from store.files import MEND
 from store.join import rows_of
 from store.manifest import Manifest, load
 from store.rows import Numbers, Rows, widened
@@ -54,17 +55,23 @@ class FeatureSet:
         self.spec, self.classes = manifest.spec, manifest.published.classes
         self.views, self.digest = manifest.published.views, manifest.published.digest
         self.feature_shape = manifest.feature_shape or ()
-        self._file = ExamplesFile(directory, manifest.published.examples, self.classes, full=full)
-        self.table = Rows(directory, manifest, full=full)
+        with mended_by(mend := mend_of(directory)):
+            examples = manifest.published.examples
+            self._file = ExamplesFile(directory, examples, self.classes, full=full)
+            self.table = Rows(directory, manifest, full=full)
+            self.table.mend = mend
+            self._find_rows(manifest.published.count)
+            if full:
+                self._check_content()
+
+    def _find_rows(self, count: int) -> None:
         self._labels, hidden = self._file.labels()
-        if len(self._labels) != manifest.published.count:
-            raise IntegrityError(f"{self._file.path}: not as many as the manifest says; {MEND}")
+        if len(self._labels) != count:
+            raise IntegrityError(f"{self._file.path}: not as many as the manifest says")
         self._rows = rows_of(self._file, self.table, self.views)
         self._count = len(self._labels) - hidden
         if absent := int(np.count_nonzero(self._rows < 0)) - hidden * (self.views + 1):
-            raise IntegrityError(f"{directory}: {absent} rows of its examples are missing; {MEND}")
-        if full:
-            self._check_content()
+            raise IntegrityError(f"{self.directory}: {absent} rows of its examples are missing")
 
     @classmethod
     def open(cls, directory: Path, *, full: bool = False) -> "FeatureSet":
@@ -73,12 +80,18 @@ class FeatureSet:
         Args:
             directory: The feature set.
             full: Check every byte first. Do so with whatever comes from elsewhere; the quick way
-                checks the manifest, names, sizes, the structure of each file, and the keys.
+                checks the manifest, the structure of each file, the keys, and the SHA-256 of the
+                files that this machine has not checked as they are now (`store.verified`).
 
         Raises:
             StoreNotFoundError: there is no set, or a file of it is not there.
             IntegrityError: a file is not what the manifest says, or what the format allows.
         """
+        with mended_by(mend_of(directory)):
+            return cls._open(directory, full=full)
+
+    @classmethod
+    def _open(cls, directory: Path, *, full: bool) -> Self:
         _, manifest = load(directory, complete=True)
         while True:
             try:
@@ -102,7 +115,8 @@ class FeatureSet:
     @cached_property
     def examples(self) -> Examples:
         """Ids, digests, labels, quarantined or not."""
-        return self._file.read()
+        with mended_by(mend_of(self.directory)):
+            return self._file.read()
 
     @property
     def ids(self) -> NDArray[np.bytes_]:
@@ -227,10 +241,11 @@ class FeatureSet:
         """
         published = self.manifest.published
         assert published
-        for shard in self.table.shards:
-            shard.verify()
-        ExamplesFile(self.directory, published.examples, self.classes, full=True).read()
-        self._check_content()
+        with mended_by(mend_of(self.directory)):
+            for shard in self.table.shards:
+                shard.verify()
+            ExamplesFile(self.directory, published.examples, self.classes, full=True).read()
+            self._check_content()
 
     def _check_content(self) -> None:
         """Check what the files make together; each by itself is right."""
@@ -245,7 +260,7 @@ class FeatureSet:
         stated = (published.count, published.quarantined, published.rows)
         if digest != published.digest or counts != stated:
             raise IntegrityError(
-                f"{self.directory}: the set's digest or counts are not the manifest's; {MEND}"
+                f"{self.directory}: the set's digest or counts are not the manifest's"
             )
 
     def close(self) -> None:
@@ -265,6 +280,11 @@ class FeatureSet:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.directory, self.manifest)
+
+
+def mend_of(directory: Path) -> str:
+    """What mends a feature set of this checkout."""
+    return f"run `cryobase store repair {shlex.quote(os.path.abspath(directory))}`"
 
 
 def _reopen(directory: Path, manifest: Manifest) -> FeatureSet:

@@ -2,24 +2,38 @@
 
 import logging
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from store.adopt import distinct
 from store.columns import inspect
-from store.errors import IntegrityError, StoreError
-from store.files import bytes_of, open_regular, read_into
-from store.index import Index, words_of_rows
-from store.manifest import Manifest, ShardInfo, commit, manifest_path, versions
+from store.errors import IntegrityError, NewerSchemaError, StoreError
+from store.files import allow_open_files, bytes_of, open_regular, read_file, read_into
+from store.manifest import (
+    MAX_SHARD,
+    MAX_VERSION,
+    Manifest,
+    ShardInfo,
+    commit,
+    manifest_path,
+    versions,
+)
 from store.publish import remove
 from store.shard import COLUMNS, Shard, sum_of_rows
+from store.spec import FeatureSpec
+from store.text import MAX_BYTES, parse_json
 
 if TYPE_CHECKING:
     from store.pool import Pool
 
 log = logging.getLogger(__name__)
+
+_FINGERPRINT = re.compile(rb'"fingerprint":"([0-9a-f]{64})"')
+_SPEC = re.compile(rb'"spec":(\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\})')
 
 
 @dataclass(frozen=True)
@@ -38,16 +52,28 @@ def damages(directory: Path, manifest: Manifest, *, full: bool = True) -> list[D
         manifest: Which they are.
         full: Whether to check every byte, not names, sizes and structure alone.
     """
-    found = []
+    return examine(directory, manifest, full=full)[1]
+
+
+def examine(
+    directory: Path, manifest: Manifest, *, full: bool = True
+) -> tuple[list[Shard], list[Damage]]:
+    """The shards that are sound and have no row twice, opened, and the others; see `damages`."""
+    sound, bad = [], []
+    allow_open_files(len(manifest.shards))
+    shape = manifest.feature_shape or ()
     for info in manifest.shards:
         try:
-            shard = Shard(
-                directory, info, manifest.spec.dtype, manifest.feature_shape or (), full=full
-            )
+            shard = Shard(directory, info, manifest.spec.dtype, shape, full=full)
             shard.keys(0, 0)
         except StoreError as error:
-            found.append(Damage(info, str(error)))
-    return found
+            bad.append(Damage(info, str(error)))
+        else:
+            sound.append(shard)
+    kept = distinct(sound)
+    doubles = [shard for shard in sound if shard not in kept]
+    bad += [Damage(one.info, f"{one.path}: has a row that another shard has") for one in doubles]
+    return kept, bad
 
 
 def repair(pool: "Pool") -> list[Damage]:
@@ -76,39 +102,63 @@ def repair(pool: "Pool") -> list[Damage]:
     return found
 
 
+def salvaged(directory: Path, spec: FeatureSpec) -> Manifest:
+    """A manifest of all shards in a directory that are sound and hold rows of a spec."""
+    shape: tuple[int, ...] | None = None
+    shards: list[Shard] = []
+    for path in sorted(directory.glob("shard-*.h5")):
+        try:
+            info, found = _described(path)
+            shards.append(Shard(directory, info, spec.dtype, shape or found, full=True))
+        except StoreError as error:
+            log.warning("left out: %s", error)
+        else:
+            shape = shape or found
+    infos = tuple(shard.info for shard in distinct(shards))
+    return Manifest(spec=spec, feature_shape=shape if infos else None, shards=infos)
+
+
+def told_spec(path: Path) -> tuple[FeatureSpec | None, str]:
+    """The spec and the fingerprint that a damaged manifest still tells; they may not agree."""
+    try:
+        data = read_file(path, MAX_BYTES)
+    except StoreError:
+        return None, ""
+    spec, text, fingerprint = None, _SPEC.search(data), _FINGERPRINT.search(data)
+    try:
+        spec = FeatureSpec.from_json(parse_json(text[1])) if text else None
+    except (ValueError, StoreError):
+        log.info("%s: tells no spec", path)
+    return spec, fingerprint[1].decode() if fingerprint else ""
+
+
 def _mend_manifest(pool: "Pool") -> None:
-    """Replace a manifest that cannot be read by one of all intact shards in the directory."""
+    """Replace a manifest that nothing can be made of by one of all intact shards there."""
+    found = versions(pool.directory)
     try:
         pool.manifest()
+    except NewerSchemaError:
+        raise
     except IntegrityError as error:
         log.warning("%s", error)
     else:
-        return
-    shards: list[ShardInfo] = []
-    shape, keys = None, []
-    for path in sorted(pool.directory.glob("shard-*.h5")):
-        try:
-            info, shape = _described(path)
-            shard = Shard(pool.directory, info, pool.spec.dtype, shape)
-            keys.append(words_of_rows(*shard.keys()))
-            Index(np.concatenate(keys))
-        except StoreError as error:
-            del keys[len(shards) :]
-            log.warning("left out: %s", error)
-        else:
-            shards.append(info)
-    found = Manifest(spec=pool.spec, feature_shape=shape if shards else None, shards=tuple(shards))
-    for version in versions(pool.directory):
+        if found[-1:] != [MAX_VERSION]:
+            return
+    mended = salvaged(pool.directory, pool.spec)
+    for version in found:
         remove(manifest_path(pool.directory, version))
-    commit(pool.directory, lambda _: found)
+    commit(pool.directory, lambda _: mended)
 
 
 def _described(path: Path) -> tuple[ShardInfo, tuple[int, ...]]:
     """What a manifest would say of a shard whose name is its content's SHA-256."""
     descriptor = open_regular(path)
     try:
+        size = os.fstat(descriptor).st_size
+        if size > MAX_SHARD:
+            raise IntegrityError(f"{path}: {size} bytes, at most {MAX_SHARD} are allowed")
         columns = inspect(descriptor, path, COLUMNS)
-        data = bytearray(os.fstat(descriptor).st_size)
+        data = bytearray(size)
         read_into(descriptor, memoryview(data), 0, path)
         arrays = [np.empty(columns[name].shape, columns[name].dtype) for name in COLUMNS]
         for name, array in zip(COLUMNS, arrays, strict=True):
@@ -116,6 +166,8 @@ def _described(path: Path) -> tuple[ShardInfo, tuple[int, ...]]:
     finally:
         os.close(descriptor)
     features, digests, views = arrays
+    if digests.shape[1:] != (32,) or views.dtype != np.dtype("<u2") or len(features) == 0:
+        raise IntegrityError(f"{path}: no shard of rows")
     info = ShardInfo.of_shard(bytes(data), len(features), sum_of_rows(features, digests, views))
     if info.name != path.name:
         raise IntegrityError(f"{path}: its SHA-256 is not its name's")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store import verified
-from store.errors import StorageError
+from store.errors import StorageError, mended_by
 from store.files import allow_open_files, bytes_of, read_into
 from store.index import Index, Positions, words_of_rows
 from store.manifest import Manifest
@@ -39,7 +39,12 @@ class Rows:
         directory: Where the shards lie.
         manifest: Which ones.
         full: Whether to check them byte by byte all the same, and their rows.
+
+    Attributes:
+        mend: What errors say that mends a damaged file (`store.errors.mended_by`).
     """
+
+    mend = ""
 
     def __init__(self, directory: Path, manifest: Manifest, *, full: bool = False) -> None:
         self.dtype = np.dtype(manifest.spec.dtype).newbyteorder("<")
@@ -173,8 +178,9 @@ class Rows:
     ) -> None:
         """Read run by run after a short read: the end of a file that was cut, or a signal."""
         paths = {shard.descriptor: shard.path for shard in self.shards}
-        for descriptor, (part,), offset in zip(descriptors, parts, offsets, strict=True):
-            read_into(descriptor, part, offset, paths[descriptor])
+        with mended_by(self.mend):
+            for descriptor, (part,), offset in zip(descriptors, parts, offsets, strict=True):
+                read_into(descriptor, part, offset, paths[descriptor])
 
     def close(self) -> None:
         """Close all shards, or have the last thread that reads in them do it."""

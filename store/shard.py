@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from store import verified
 from store.columns import build, inspect
 from store.errors import IntegrityError
-from store.files import MEND, bytes_of, open_regular, read_into
+from store.files import bytes_of, open_regular, read_into
 from store.manifest import ShardInfo
 
 COLUMNS = ("features", "digest", "view")
 SHARD_BYTES = 1 << 26  # what a new shard is to have, about
-KEY_BYTES = 34  # a row has beside its features: digest and view
 _BLOCK = 1 << 22  # bytes of features that a scan holds at once
 
 Digests = NDArray[np.uint8]
@@ -133,16 +132,14 @@ class Shard:
         expected.append((np.dtype("<u2"), (rows,)))
         found = [(columns[name].dtype, columns[name].shape) for name in COLUMNS]
         if found != expected:
-            raise IntegrityError(f"{self.path}: holds {found}, expected {expected}; {MEND}")
+            raise IntegrityError(f"{self.path}: holds {found}, expected {expected}")
         features, digests, views = (columns[name].offset for name in COLUMNS)
         return features, digests, views
 
     def _check_size(self) -> None:
         size = os.fstat(self.descriptor).st_size
         if size != self.info.size:
-            raise IntegrityError(
-                f"{self.path}: {size} bytes, the manifest says {self.info.size}; {MEND}"
-            )
+            raise IntegrityError(f"{self.path}: {size} bytes, the manifest says {self.info.size}")
 
     def _read_all(self) -> NDArray[np.uint8]:
         """All bytes; their SHA-256 is right."""
@@ -154,7 +151,7 @@ class Shard:
             read_into(self.descriptor, block, start, self.path)
             digest.update(block)
         if digest.hexdigest() != self.info.sha256:
-            raise IntegrityError(f"{self.path}: its SHA-256 is not the manifest's; {MEND}")
+            raise IntegrityError(f"{self.path}: its SHA-256 is not the manifest's")
         verified.remember(self.descriptor, before, started, self.info.sha256)
         return data
 
@@ -195,10 +192,10 @@ class Shard:
             block = slice(start, start + step)
             if not (finite := finite_rows(features[block])).all():
                 bad = digests[start + int(np.argmin(finite))].tobytes().hex()
-                raise IntegrityError(f"{self.path}: the row of digest {bad} is not finite; {MEND}")
+                raise IntegrityError(f"{self.path}: the row of digest {bad} is not finite")
             total += sum_of_rows(features[block], digests[block], views[block])
         if total % (1 << 256) != int(self.info.digest, 16):
-            raise IntegrityError(f"{self.path}: the rows' digest is not the manifest's; {MEND}")
+            raise IntegrityError(f"{self.path}: the rows' digest is not the manifest's")
 
     def close(self) -> None:
         """Close the file; closing twice is allowed."""

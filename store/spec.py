@@ -11,6 +11,9 @@ from typing import Any
 from store.errors import SpecError
 
 DTYPES = ("float16", "float32")
+MAX_IMAGE_SIZE = 1 << 16
+MAX_NUMBER = (1 << 31) - 1
+MAX_TEXT = 1 << 14  # characters of a field; an augmentation policy is the longest
 
 
 def canonical_json(value: object) -> bytes:
@@ -49,6 +52,8 @@ class FeatureSpec:
                 raise SpecError(
                     f"feature spec: {field.name} is {value!r}, a {type(value).__name__}"
                 )
+            if isinstance(value, str) and len(value) > MAX_TEXT:
+                raise SpecError(f"feature spec: {field.name} has {len(value)} characters")
         if not re.fullmatch(r"[0-9a-f]{64}", self.weights_sha256):
             raise SpecError(
                 f"feature spec: weights_sha256 is {self.weights_sha256!r}, not 64 hex digits"
@@ -57,8 +62,9 @@ class FeatureSpec:
             raise SpecError(
                 f"feature spec: dtype is {self.dtype!r}, not one of {', '.join(DTYPES)}"
             )
-        if self.image_size < 1 or self.extractor_version < 1:
-            raise SpecError("feature spec: image_size and extractor_version must be at least 1")
+        for name, most in (("image_size", MAX_IMAGE_SIZE), ("extractor_version", MAX_NUMBER)):
+            if not 1 <= getattr(self, name) <= most:
+                raise SpecError(f"feature spec: {name} must be 1 to {most}")
 
     @cached_property
     def fingerprint(self) -> str:

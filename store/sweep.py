@@ -4,8 +4,9 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+from store.errors import IntegrityError
 from store.files import read_file
-from store.manifest import Manifest, manifest_path, versions
+from store.manifest import FileInfo, Manifest, manifest_path, versions
 from store.publish import TEMPORARY_PREFIX, remove
 from store.text import MAX_BYTES
 
@@ -27,7 +28,7 @@ def sweep(directory: Path, lease: float, *, dry_run: bool = False) -> list[Path]
         if _age(manifest_path(directory, successor)) > lease:
             swept.append(manifest_path(directory, version))
     kept = [path for v in found if (path := manifest_path(directory, v)) not in swept]
-    names = {info.name for path in kept for info in _manifest(path).files}
+    names = {info.name for path in kept for info in _files(path, newest=path == kept[-1])}
     for path in directory.iterdir() if kept else ():
         unnamed = path.name.startswith(_KINDS) and path.name not in names
         if unnamed and _age(path) > lease:
@@ -37,8 +38,14 @@ def sweep(directory: Path, lease: float, *, dry_run: bool = False) -> list[Path]
     return swept
 
 
-def _manifest(path: Path) -> Manifest:
-    return Manifest.from_bytes(read_file(path, MAX_BYTES), path)
+def _files(path: Path, *, newest: bool) -> tuple[FileInfo, ...]:
+    """What a manifest names; nothing where one that has a successor is damaged."""
+    try:
+        return Manifest.from_bytes(read_file(path, MAX_BYTES), path).files
+    except IntegrityError:
+        if newest:
+            raise
+        return ()
 
 
 def _age(path: Path) -> float:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from store.errors import ConflictError, StoreNotFoundError
+from store.errors import ConflictError, StoreNotFoundError, mended_by
 from store.manifest import load, manifest_path, versions
 from store.publish import (
     copy,
@@ -29,6 +29,11 @@ def import_set(source: Path, target: Path) -> FeatureSet:
         IntegrityError: something is not what the manifest says; no copy is left.
         ConflictError: there is a feature set at `target`.
     """
+    with mended_by("get it from where it came again"):
+        return _imported(source, target)
+
+
+def _imported(source: Path, target: Path) -> FeatureSet:
     _, manifest = load(source)
     if versions(target):
         raise ConflictError(f"{target}: has a manifest already; choose another name")

@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from store.errors import IntegrityError
-from store.files import MEND, digest_of
+from store.errors import IntegrityError, StoreError
+from store.files import digest_of, open_regular
 from store.parallel import ordered_map
 
 Algorithm = Literal["sha256", "md5"]
@@ -47,7 +47,19 @@ def check(files: Iterable[tuple[int, Path, str]], *, anew: bool = False) -> None
     found = digests([descriptor for descriptor, _, _ in files], anew=anew)
     for (_, path, expected), digest in zip(files, found, strict=True):
         if digest != expected:
-            raise IntegrityError(f"{path}: its SHA-256 is not the manifest's; {MEND}")
+            raise IntegrityError(f"{path}: its SHA-256 is not the manifest's")
+
+
+def is_sound(path: Path, size: int, sha256: str) -> bool:
+    """Whether a regular file is there, of that size and SHA-256."""
+    try:
+        descriptor = open_regular(path)
+    except StoreError:
+        return False
+    try:
+        return os.fstat(descriptor).st_size == size and digest(descriptor) == sha256
+    finally:
+        os.close(descriptor)
 
 
 def digest(descriptor: int, algorithm: Algorithm = "sha256") -> str:

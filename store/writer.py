@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from store.errors import FeaturesError, SpecMismatchError
 from store.index import words_of_rows
-from store.manifest import Manifest, commit
+from store.manifest import KEY_BYTES, Manifest
 from store.merge import merge_small_shards
 from store.publish import publish_bytes
 from store.shard import (
-    KEY_BYTES,
     SHARD_BYTES,
     Digests,
     Views,
@@ -149,7 +148,7 @@ class FeatureWriter:
                 shards.append(info)
             return replace(manifest, feature_shape=shape, shards=(*manifest.shards, *shards))
 
-        commit(self.pool.directory, change)
+        self.pool.commit(change)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,12 +4,15 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stages.backbones.plan import Images, pooled_bytes
 from store.pool import Pool
 from store.spec import FeatureSpec
+from store.text import read_json
 
 FILE = "rates.json"
+MAX_RATES, MAX_BYTES = 1000, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,13 @@ class Estimate:
     seconds: float | None
 
 
-def estimate(spec: FeatureSpec, views: int, *, raw: Path, pool: Path) -> Estimate:
+def estimate(
+    spec: FeatureSpec, views: int, *, raw: Path, pool: Path, lender: Path | None = None
+) -> Estimate:
     """What a set of the images of `raw` needs; nothing is computed, and no Keras is loaded."""
     images, rows = Images(raw), Pool(pool, spec)
-    plans = [rows.plan(images.raw.digests(block), views) for block in images.blocks()]
+    other = Pool(lender, spec) if lender else None
+    plans = [rows.plan(images.raw.digests(block), views, other) for block in images.blocks()]
     row_bytes = plans[0].row_bytes or pooled_bytes(spec)
     missing = sum(plan.missing for plan in plans)
     return Estimate(
@@ -45,10 +51,11 @@ def estimate(spec: FeatureSpec, views: int, *, raw: Path, pool: Path) -> Estimat
 
 def remember(pool: Path, fingerprint: str, rows: int, seconds: float) -> None:
     """Keep the rows per second of a run, start-up included, if the pool can be written."""
-    rates = _read(pool) | {fingerprint: round(rows / max(seconds, 1e-3), 3)}
+    newest = {fingerprint: round(rows / max(seconds, 1e-3), 3)}
+    rates = dict([*_read(pool).items()][-MAX_RATES:]) | newest
     partial = pool / f".{FILE}.{os.getpid()}"
     try:
-        partial.write_text(json.dumps(rates, sort_keys=True), encoding="utf-8")
+        partial.write_text(json.dumps(rates), encoding="utf-8")
         partial.replace(pool / FILE)
     except OSError:
         partial.unlink(missing_ok=True)
@@ -57,12 +64,15 @@ def remember(pool: Path, fingerprint: str, rows: int, seconds: float) -> None:
 def seconds(pool: Path, fingerprint: str, rows: int) -> float | None:
     """An estimate for some rows; None where none of the spec was ever computed here."""
     rate = _read(pool).get(fingerprint)
-    return rows / rate if rate else None
+    if not isinstance(rate, int | float) or not 1e-6 < rate < 1e9:
+        return None
+    return rows / rate
 
 
-def _read(pool: Path) -> dict[str, float]:
+def _read(pool: Path) -> dict[str, Any]:
+    """The rates that are kept; whoever shares the pool may have written anything."""
     try:
-        found = json.loads((pool / FILE).read_text(encoding="utf-8"))
+        found = read_json(pool / FILE, MAX_BYTES)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

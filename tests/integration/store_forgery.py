@@ -1,6 +1,8 @@
 """Feature sets whose manifest fits whatever has been done to their files."""
 
 import json
+import os
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
@@ -47,6 +49,54 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     path = manifest_path(directory, 1)
     path.unlink()
     path.write_bytes(manifest.to_bytes())
+
+
+def _is_directory(path: Path, data: bytes) -> None:
+    path.mkdir()
+    (path / "inside").write_bytes(data)
+
+
+def _is_fifo(path: Path, _: bytes) -> None:
+    os.mkfifo(path)
+
+
+def _is_link(path: Path, data: bytes) -> None:
+    path.with_name("elsewhere").write_bytes(data)
+    path.symlink_to("elsewhere")
+
+
+MANIFEST_NAMES = (
+    "manifest-999999999.json",
+    "manifest-999999998.json",
+    "manifest-1000000000.json",
+    "manifest-99999999999999999999999.json",
+    "manifest-0.json",
+    "manifest-1.json",
+    "manifest--1.json",
+    "manifest-007.json",
+    "manifest-7.json",
+    "manifest-\u0667.json",
+    "manifest-\uff17.json",
+    "manifest-7.json\n",
+    "manifest-1e9.json",
+)
+MANIFEST_KINDS: dict[str, Callable[[Path, bytes], object]] = {
+    "copy": Path.write_bytes,
+    "empty": lambda path, _: path.write_bytes(b""),
+    "junk": lambda path, _: path.write_bytes(b"{" * 1000),
+    "directory": _is_directory,
+    "fifo": _is_fifo,
+    "link": _is_link,
+}
+
+
+def plant_manifest(directory: Path, name: str, kind: str) -> Path:
+    """Put something called like a manifest into a pool or set; a copy has the newest one's text."""
+    version, _ = load(directory)
+    path, data = directory / name, manifest_path(directory, version).read_bytes()
+    path.unlink(missing_ok=True)
+    MANIFEST_KINDS[kind](path, data)
+    return path
 
 
 def sign(value: dict) -> bytes:

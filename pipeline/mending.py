@@ -1,0 +1,106 @@
+"""`cryobase store repair`, and which damage it can mend."""
+
+import os
+import shlex
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import typer
+
+from pipeline.dvc_cache import last_version
+from pipeline.layout import Layout
+from pipeline.params import ParamsError, load
+from stages import extract
+from stages.errors import StageError
+from stages.extract import ExtractConfig, SetConfig
+from store import FeatureSpec, IntegrityError, Mended, find_pools, repair_set
+
+AGAIN = "get it from where it came again, or remove it"
+
+
+def way(layout: Layout, directory: Path) -> str:
+    """What mends a feature set: only one of `params.yaml` can be computed again."""
+    try:
+        key = _key(layout, load(layout.params).extract.sets, directory)
+    except ParamsError:
+        key = None
+    return f"run `cryobase store repair {shlex.quote(key)}`" if key else AGAIN
+
+
+def repair(layout: Layout, asked: Path | None) -> None:
+    """Mend all pools, and one feature set or all of them.
+
+    Raises:
+        IntegrityError: a set is still damaged, as `params.yaml` does not say how to compute it.
+    """
+    config = load(layout.params).extract
+    dropped = set[str]()
+    for pool in find_pools(layout.pool, lambda: _specs(config.sets.values())):
+        for damage in pool.repair():
+            dropped.add(pool.spec.fingerprint)
+            typer.echo(f"dropped {damage.shard.rows:,} rows: {damage.reason}")
+    damaged, left = 0, []
+    for directory in [asked] if asked else _directories(layout, config.sets):
+        key = _key(layout, config.sets, directory)
+        found = _mended(layout, directory)
+        for line in found.damage:
+            typer.echo(f"{directory.name}: {line}")
+        damaged += bool(found.damage)
+        lost = key is not None and _has_lost_rows(config.sets[key], dropped)
+        if found.whole and not lost:
+            continue
+        if not (found.damage or asked or lost):  # it was never published
+            continue
+        if key:
+            _extract(layout, config, key, adopt=not found.damage)
+        else:
+            left.append(str(directory))
+    typer.echo(f"{len(dropped)} pools and {damaged} feature sets were damaged")
+    if left:
+        raise IntegrityError(f"{', '.join(left)}: damaged, and no set of {layout.params}; {AGAIN}")
+
+
+def _has_lost_rows(one: SetConfig, dropped: set[str]) -> bool:
+    return bool(dropped) and extract.spec_of(one).fingerprint in dropped
+
+
+def _mended(layout: Layout, directory: Path) -> Mended:
+    """What became of a set, or of the last version that DVC has of it."""
+    if directory.exists() or not (layout.root / "dvc.lock").exists():
+        return repair_set(layout.pool, directory)
+    with last_version(layout.root, directory) as before:
+        found = repair_set(layout.pool, before, output=directory)
+    return found if directory.exists() else replace(found, whole=False)
+
+
+def _extract(layout: Layout, config: ExtractConfig, key: str, *, adopt: bool) -> None:
+    """Publish a set, and compute what the pool lacks; what was sound of the set is in the pool."""
+    extract.run(
+        config,
+        key,
+        raw=layout.raw,
+        pool=layout.pool,
+        output=layout.features(key),
+        before=None if adopt else Path(os.devnull),
+        lender=layout.lender,
+    )
+
+
+def _directories(layout: Layout, sets: Iterable[str]) -> list[Path]:
+    """The feature sets of a checkout, those too of which a set of `params.yaml` has only a pool."""
+    there = {path.parent for path in layout.root.glob("features/*/manifest-*.json")}
+    return sorted(there | {layout.features(key) for key in sets})
+
+
+def _key(layout: Layout, sets: Iterable[str], directory: Path) -> str | None:
+    """The name under which `params.yaml` describes a feature set."""
+    wanted = directory.resolve()
+    return next((key for key in sets if layout.features(key).resolve() == wanted), None)
+
+
+def _specs(sets: Iterable[SetConfig]) -> Iterator[FeatureSpec]:
+    for one in sets:
+        with suppress(StageError):  # its weights are not here, so it has no pool here either
+            yield extract.spec_of(one)
