@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import re
 import typing
 from collections.abc import Iterator, Mapping
@@ -58,6 +59,7 @@ def load(path: Path) -> Params:
             the key's path.
     """
     document = _read_yaml(path)
+    _expand_homes(path, document)
     try:
         text = json.dumps(document, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -87,6 +89,26 @@ def _read_yaml(path: Path) -> Any:
     except (YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split()) or "nested too deeply"
         raise ParamsError(f"{path}: not valid YAML: {reason}") from None
+
+
+def _expand_homes(path: Path, document: Any) -> None:
+    """Put home directories in place of `~` and `~user`, wherever a path stands."""
+    sections = document if isinstance(document, dict) else {}
+    download, extract = (sections.get(key) or {} for key in ("download", "extract"))
+    found = [(download, "download", key) for key in ("path", "data_dir")]
+    found += [(extract, "extract", "scheduler_file")]
+    sets = extract.get("sets") if isinstance(extract, dict) else None
+    for name, one in sets.items() if isinstance(sets, dict) else ():
+        found += [(one, f"extract.sets.{name}", "weights")]
+    for section, where, key in found:
+        text = section.get(key) if isinstance(section, dict) else None
+        if isinstance(text, str) and text.startswith("~"):
+            section[key] = os.path.expanduser(text)
+            if section[key].startswith("~"):
+                raise ParamsError(
+                    f"{path}: {where}.{key}: no home directory is known for {text!r}; write the"
+                    " path out"
+                )
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline import tables
 from pipeline.layout import Layout
 from pipeline.params import Params, load
+from stages.data.packs import read_image
 from stages.errors import DataError
 from stages.heads import standing
 from stages.heads.predict import Classifier, image_files
@@ -56,7 +57,7 @@ def of_backbone(backbone: str, paths: Sequence[Path], *, top: int) -> Answers:
     from stages.backbones.labels import top_labels
 
     files = _files(paths)
-    labels = top_labels(backbone, [file.read_bytes() for file in files], top=top)
+    labels = top_labels(backbone, [read_image(file) for file in files], top=top)
     rows = [
         _row(file, [(label.name, label.probability) for label in found])
         for file, found in zip(files, labels, strict=True)

@@ -14,6 +14,7 @@ from stages.data import headers
 from stages.errors import DataError
 
 MAX_BYTES = headers.MAX_BYTES
+TOO_LARGE = f"more than {MAX_BYTES:,} bytes"
 MAX_SCANS = 200  # of a progressive JPEG; each costs a pass over all pixels
 START_OF_SCAN = b"\xff\xda"
 WHITE = 255
@@ -66,7 +67,7 @@ def inspect(data: bytes) -> headers.Header:
         UndecodableImageError: not a format that is read, a broken header, or beyond the caps.
     """
     if len(data) > MAX_BYTES:
-        raise UndecodableImageError(f"more than {MAX_BYTES:,} bytes")
+        raise UndecodableImageError(TOO_LARGE)
     try:
         header = headers.read(data)
     except (struct.error, IndexError, ValueError) as error:

@@ -29,6 +29,7 @@ PART_NAMES = {
     "test": "test",
 }
 MAX_DEPTH = 64
+MAX_FOLDERS = 100_000  # beside one for every file; listing a million takes half a minute
 READ_TOGETHER = 1000  # names
 
 
@@ -129,6 +130,8 @@ def children(folder: Path, prefix: str, leaves: LeftOut) -> Children:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
+                if len(found.directories) > MAX_FOLDERS + len(found.files):
+                    raise _too_many_folders(folder)
                 if reason := _sort_in(entry, found):
                     slash = "/" if reason in left_out.OF_FOLDERS else ""
                     leaves.add(text(prefix + entry.name) + slash, reason)
@@ -136,9 +139,18 @@ def children(folder: Path, prefix: str, leaves: LeftOut) -> Children:
         raise DataError(
             f"{folder}: cannot be listed ({os.strerror(error.errno or 0)}); check its permissions"
         ) from None
+    leaves.files_above_folders += len(found.files) - 1
+    if leaves.files_above_folders < -MAX_FOLDERS:
+        raise _too_many_folders(folder)
     for names in found:
         names.sort(key=os.fsencode)
     return found
+
+
+def _too_many_folders(folder: Path) -> DataError:
+    return DataError(
+        f"{folder}: {MAX_FOLDERS:,} folders more than files; put the images of a class into one"
+    )
 
 
 def _sort_in(entry: os.DirEntry[str], found: Children) -> str:

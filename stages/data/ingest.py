@@ -107,6 +107,8 @@ class Ingest:
             return _Image(example, digest, length)
         if digest == UNREADABLE_DIGEST:
             return _Image(example, digest, 0, b"", UNREADABLE, NOTHING)
+        if length > decoding.MAX_BYTES:
+            return _Image(example, digest, length, b"", decoding.TOO_LARGE, NOTHING)
         try:
             return _Image(example, digest, length, data, "", decoding.inspect(data))
         except decoding.UndecodableImageError as error:
@@ -165,7 +167,8 @@ class Ingest:
         living = settle(self._directory, self._writer, self._old.packs, images)
         ids = self._id_column()
         order = np.argsort(ids, kind="stable")
-        numbers = np.array([classes.index(name) for name in self._label_numbers], dtype=np.int32)
+        places = {name: number for number, name in enumerate(classes)}
+        numbers = np.array([places[name] for name in self._label_numbers], dtype=np.int32)
         return Index(
             ids=ids[order],
             labels=numbers[np.array(self._labels, dtype=np.int32)][order],
@@ -237,16 +240,18 @@ def _size(image: bytes | Path) -> int:
 
 
 def _read(image: bytes | Path) -> tuple[bytes, bytes, int]:
-    """(the bytes, at most one beyond the cap; their digest; how many there are)."""
+    """(the bytes, at most one beyond the cap; their digest; how many there are).
+
+    A file beyond the cap has no bytes, and a digest of its length.
+    """
     if isinstance(image, bytes):
         return image, hashlib.sha256(image).digest(), len(image)
     with os.fdopen(packs.open_regular(image, follow=True), "rb") as file:
-        data = file.read(decoding.MAX_BYTES + 1)
-        digest, length = hashlib.sha256(data), len(data)
-        while block := file.read(1 << 20):
-            digest.update(block)
-            length += len(block)
-    return data, digest.digest(), length
+        length = os.fstat(file.fileno()).st_size
+        if length <= decoding.MAX_BYTES:  # else it is refused, and not worth reading
+            data = file.read(decoding.MAX_BYTES + 1)
+            return data, hashlib.sha256(data).digest(), len(data)
+    return b"", hashlib.sha256(f"{length:,} bytes, too many".encode()).digest(), length
 
 
 def _usable(directory: Path, in_place: str | None) -> Index:

@@ -96,6 +96,7 @@ class LeftOut:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.files_above_folders = 0  # files that were seen, less the folders
         self._first: dict[str, str] = {}
         self._rows: list[tuple[str, str]] = []
         self._folders: set[str] = set()

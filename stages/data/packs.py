@@ -85,6 +85,18 @@ def read_at(path: Path, offset: int, length: int) -> bytes:
     return data
 
 
+def read_image(path: Path) -> bytes:
+    """The bytes of an image file, which may be anything.
+
+    Raises:
+        DataError: it is missing, no regular file, or larger than any image that is read.
+    """
+    with os.fdopen(open_regular(path, follow=True), "rb") as file:
+        if (size := os.fstat(file.fileno()).st_size) > headers.MAX_BYTES:
+            raise DataError(f"{path}: {size:,} bytes, at most {headers.MAX_BYTES:,} are read")
+        return file.read(headers.MAX_BYTES)
+
+
 def open_regular(path: Path, *, follow: bool = False) -> int:
     """A descriptor of a regular file, never of a FIFO or device, of a link only with `follow`."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from stages.data.folder import files
 from stages.data.left_out import LeftOut
-from stages.data.pixels import PixelSpec, UndecodableImageError, load
+from stages.data.packs import read_image
+from stages.data.pixels import PixelSpec, load
 from stages.errors import DataError
 from stages.heads.graft import graft_onto
 from stages.heads.head import Head
@@ -94,8 +95,8 @@ class Classifier:
 
     def _read(self, path: Path) -> NDArray[np.float32] | str:
         try:
-            return load(path.read_bytes(), self.pixels)
-        except (OSError, UndecodableImageError) as error:
+            return load(read_image(path), self.pixels)
+        except (OSError, DataError) as error:
             return str(error)
 
     def _answer(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:

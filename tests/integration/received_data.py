@@ -341,3 +341,83 @@ def an_image_in_place_of_7_gigabytes_without_a_disk(place):
     (place / "a" / "1").touch()
     os.truncate(place / "a" / "1", 7 << 30)
     return lambda: RawImages.open(place / "raw").read(0)
+
+
+# Folders of images
+
+
+def folder(place: Path) -> Path:
+    return images(place / "images")
+
+
+@attack(0, fifo="fifo", folder="folder", device="device", socket="socket")
+def an_image_in_a_folder_that_is_no_file(place, kind):
+    special(folder(place) / "a" / "9.png", kind, place)
+    return download(place, source="folder", path=str(place / "images"))
+
+
+@attack(0)
+def an_image_of_7_gigabytes_without_a_disk(place):
+    path = folder(place) / "a" / "9.jpg"
+    path.touch()
+    os.truncate(path, 7 << 30)
+    return download(place, source="folder", path=str(place / "images"))
+
+
+@attack(3)
+def more_folders_than_a_data_set_has(place):
+    from stages.data import folder
+
+    folder.MAX_FOLDERS = 1000  # a hundred thousand take a second to list and ten to make
+    for number in range(1002):
+        (place / "images" / str(number)).mkdir(parents=number == 0)
+    return download(place, source="folder", path=str(place / "images"))
+
+
+@attack(3)
+def folders_in_folders_in_folders(place):
+    os.chdir(folder(place) / "a")
+    for _ in range(500):
+        os.mkdir("x")
+        os.chdir("x")
+    os.chdir(place)
+    return download(place, source="folder", path=str(place / "images"))
+
+
+# Settings
+
+
+@attack(
+    2,
+    nested_repeats="^(a+)+$",
+    alternatives="^(a|a)*$",
+    backreference=r"^(a*)*\1$",
+    no_end="(",
+    possible_set="[[a]",
+    recursion="(" * 500 + ")" * 500,
+    repeats=f"a{{{'9' * 30}}}",
+    long="a" * 100_000,
+    empty="",
+    nothing_found="^(dog)",
+    optional="(dog)?",
+)
+def a_pattern(place, pattern):
+    path = folder(place) / "a" / ("a" * 60 + "!.png")
+    path.write_bytes(picture())
+    return download(place, source="folder", path=str(place / "images"), pattern=pattern)
+
+
+@attack(2, end="(", empty="", nested="(?:(?:a{1,9999}){1,9999}){1,9999}(", unknown=r"\y")
+def a_pattern_of_groups(place, pattern):
+    def run():
+        from pipeline.params import load
+
+        (place / "params.yaml").write_text(json.dumps({"split": {"group_by": pattern}}))
+        load(place / "params.yaml")
+
+    return run
+
+
+@attack(2)
+def a_home_of_nobody(place):
+    return download(place, source="folder", path="~no such user/images")

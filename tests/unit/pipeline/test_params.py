@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import re
 from pathlib import Path
 
@@ -151,3 +152,26 @@ def test_one_or_all():
     assert one_or_all({"a": 1}, "a", "k") == ["a"]
     with pytest.raises(ParamsError, match="known: a"):
         one_or_all({"a": 1}, "c", "k")
+
+
+def test_home_directories_are_put_in_place_wherever_a_path_stands(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    path = tmp_path / "params.yaml"
+    path.write_text("""
+download: {source: tfds, path: ~/x, data_dir: "~root/y"}
+extract:
+  scheduler_file: "~"
+  sets: {a: {backbone: mobilenet, weights: ~/w.h5}, b: {backbone: mobilenet, weights: x/~/w.h5}}
+""")
+    params = load(path)
+    assert params.download.path == "/home/me/x"
+    assert params.download.data_dir == f"{os.path.expanduser('~root')}/y"
+    assert params.extract.scheduler_file == "/home/me"
+    assert [one.weights for one in params.extract.sets.values()] == ["/home/me/w.h5", "x/~/w.h5"]
+    path.write_text("download: {path: ~no such user/x}")
+    with pytest.raises(ParamsError, match=r"download\.path: no home directory is known"):
+        load(path)
+    for odd in ("[1]", "download: 1", "extract: {sets: [1]}", "extract: {sets: {a: 1}}"):
+        path.write_text(odd)
+        with pytest.raises(ParamsError):
+            load(path)
