@@ -1,5 +1,6 @@
 """The command line. Stages are imported inside commands, so `--help` loads no TensorFlow."""
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -33,6 +34,11 @@ InputName = Annotated[
 ]
 
 
+OfDvc = Annotated[
+    bool, typer.Option("--dvc", help="Take the name from DVC, as the stages of dvc.yaml do.")
+]
+
+
 @app.callback()
 def options(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong.")] = False,
@@ -40,6 +46,26 @@ def options(
 ) -> None:
     """Freeze the base once, reuse its features everywhere."""
     logs.configure(quiet=quiet, debug=debug)
+
+
+@app.command()
+def watch() -> None:
+    """Note what the source holds and which names params.yaml has, so that DVC notices changes."""
+    from pipeline.dvc_stage import was_run
+    from pipeline.params import load
+    from stages import watch as stage
+
+    layout = Layout.here()
+    params = load(layout.params)
+    names = {"inputs": list(params.inputs), "runs": list(params.finetune.runs)}
+    layout.source.unlink(missing_ok=True)
+    try:
+        stage.run(params.download, names=names, source=layout.source, listed=layout.names)
+    except stage.NoSourceError as error:
+        if not ("DVC_STAGE" in os.environ and was_run(layout.root, "watch")):
+            raise
+        # DVC says that the file is missing, and with --allow-missing goes on with what it knows.
+        typer.echo(f"cryobase: {error}; or go on without: dvc repro --allow-missing", err=True)
 
 
 @app.command()
@@ -70,6 +96,7 @@ def extract(
     ] = None,
     scheduler_address: SchedulerAddress = None,
     scheduler_file: SchedulerFile = None,
+    dvc: OfDvc = False,
 ) -> None:
     """Compute the features that the pool lacks and publish a feature set."""
     from dataclasses import replace
@@ -78,7 +105,7 @@ def extract(
     from pipeline.params import load, one_or_all
     from stages import extract as stage
 
-    layout = Layout.here()
+    name, layout = _named("extract", name, dvc)
     given = {
         "workers": workers,
         "scheduler_address": scheduler_address,
@@ -105,12 +132,13 @@ def train(
     name: InputName = None,
     scheduler_address: SchedulerAddress = None,
     scheduler_file: SchedulerFile = None,
+    dvc: OfDvc = False,
 ) -> None:
     """Train all heads of a feature set in one scan of its rows; on a cluster, `ridge` alone."""
     from pipeline.params import load, one_or_all
     from stages import train as stage
 
-    layout = Layout.here()
+    name, layout = _named("train", name, dvc)
     params = load(layout.params)
     insecure = params.extract.insecure
     with _executor(scheduler_address, scheduler_file, insecure=insecure) as executor:
@@ -140,12 +168,12 @@ def _executor(address: str | None, file: str | None, *, insecure: bool) -> Itera
 
 
 @app.command()
-def evaluate(name: InputName = None) -> None:
+def evaluate(name: InputName = None, dvc: OfDvc = False) -> None:
     """Score the heads of a feature set and draw their curves."""
     from pipeline.params import load, one_or_all
     from stages import evaluate as stage
 
-    layout = Layout.here()
+    name, layout = _named("evaluate", name, dvc)
     params = load(layout.params)
     for key in one_or_all(params.inputs, name, "extract.sets or train.pairs"):
         stage.run(
@@ -164,12 +192,13 @@ def finetune(
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say where the base can be cut, and what it costs.")
     ] = False,
+    dvc: OfDvc = False,
 ) -> None:
     """Train end to end: a head grafted onto its backbone, or a new network."""
     from pipeline.params import load, one_or_all
     from stages import finetune as stage
 
-    layout = Layout.here()
+    name, layout = _named("finetune", name, dvc)
     params = load(layout.params)
     for key in one_or_all(params.finetune.runs, name, "finetune.runs"):
         run = params.finetune.runs[key]
@@ -269,6 +298,17 @@ def ladder(
     )
     tables.show([asdict(rung) for rung in rungs])
     typer.echo(f"picture: {output / 'ladder.svg'}", err=True)
+
+
+def _named(command: str, name: str | None, dvc: bool) -> tuple[str | None, Layout]:
+    """The name that a command works on, and the layout: by DVC's stage, or as they were given."""
+    if not dvc:
+        return name, Layout.here()
+    from pipeline.dvc_stage import name_from_dvc
+
+    if name is not None:
+        raise typer.BadParameter("a name or --dvc, not both")
+    return name_from_dvc(command), Layout.here()
 
 
 def main() -> NoReturn:

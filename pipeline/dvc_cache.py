@@ -1,6 +1,7 @@
 """What DVC still has of an output that it removed before its stage runs."""
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipeline.layout import NAMES
 from store.publish import share
 
 DIGEST = re.compile(r"[0-9a-f]{32}(\.dir)?")
@@ -41,13 +43,18 @@ def _cached(root: Path, cache: Path, output: Path) -> dict[str, Path]:
     try:
         lock = YAML(typ="safe", pure=True).load((root / "dvc.lock").read_bytes())
         outs = [out for stage in lock["stages"].values() for out in stage.get("outs", ())]
-        [digest] = {out["md5"] for out in outs if root / out["path"] == output}
+        [digest] = {out["md5"] for out in outs if _lies_at(root, out["path"], output)}
         entries = json.loads(_object(cache, digest).read_bytes())
         files = {entry["relpath"]: _object(cache, entry["md5"]) for entry in entries}
     except (OSError, YAMLError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     whole = all("/" not in name and file.is_file() for name, file in files.items())
     return files if whole else {}
+
+
+def _lies_at(root: Path, path: str, output: Path) -> bool:
+    """Whether a path of `dvc.lock` is an output; it is relative to where DVC runs the stage."""
+    return os.path.normpath(root / NAMES / path) == os.path.normpath(output)
 
 
 def _object(cache: Path, digest: str) -> Path:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from store.text import below
 
+NAMES = "names"  # where DVC runs the stages that are made per name: docs/adr/0017
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -41,6 +43,16 @@ class Layout:
     @property
     def params(self) -> Path:
         return self.root / "params.yaml"
+
+    @property
+    def source(self) -> Path:
+        """What `watch` has seen of the source."""
+        return self.root / "data" / "source.json"
+
+    @property
+    def names(self) -> Path:
+        """The names of sets, pairs and runs, as `watch` found them in params."""
+        return self.root / "data" / "names.json"
 
     @property
     def raw(self) -> Path:

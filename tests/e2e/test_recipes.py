@@ -24,7 +24,7 @@ def test_dvc_makes_a_stage_of_every_run(bare, name):
     (bare.root / "params.yaml").write_text(recipe.text, encoding="utf-8")
     stages = set(bare.run("dvc", "stage", "list", "--name-only").split())
     params = recipe.params()
-    expected = {"download", "split", "report"}
+    expected = {"watch", "download", "split", "report"}
     for key in params.extract.sets:
         expected |= {f"{stage}@{key}" for stage in ("extract", "train", "evaluate")}
     assert stages == expected | {f"finetune@{run}" for run in params.finetune.runs}

@@ -1,0 +1,177 @@
+"""Hostile names in params.yaml: the real `dvc repro` runs, creates and deletes nothing for them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.e2e.conftest import ROOT, SMALL, Project, clone
+
+pytestmark = pytest.mark.e2e
+
+NAMES = [
+    "x; touch pwned #",
+    "x\ntouch pwned",
+    'x"; touch pwned; "',
+    "x'; touch pwned; '",
+    "`touch pwned`",
+    "$(touch pwned)",
+    "| touch pwned",
+    "&touch pwned&",
+    ">pwned",
+    "--help",
+    "-rf",
+    "..",
+    ".",
+    "../../victim",
+    "../stages",
+    "../data",
+    "../.git",
+    "../names/x",
+    "a/b",
+    "a/../../stages",
+    "{root}/stages",
+    "{root}/../victim",
+    "../../../../../../../../../../../../../../../..{root}/stages",
+    "../../../../../../../../../../../../../../../..{root}/../victim/names/x",
+    " blank ",
+    "",
+    "ünï ✓",
+    "${extract.sets}",
+    "\\${key}",
+    "x@y",
+    "x:extract@fine",
+    "n" * 300,
+    "bell\x07",
+    "nul\x00",
+    "con",
+    ".git",
+    "*",
+    "~",
+    "none",
+    "tuned",
+    "x.dvc",
+    "dvc.yaml",
+    "1.5",
+]
+
+# In one process, because a start of DVC takes longer than its refusal.
+SCRIPT = """
+import json, os, sys
+from pathlib import Path
+from dvc.cli import main
+
+root = Path.cwd()
+MINE = (root / ".dvc" / "tmp", root / ".dvc" / "cache")
+
+def seen():
+    found = {}
+    for top, folders, files in os.walk(root.parent):
+        folders[:] = [name for name in folders if Path(top, name) not in MINE]
+        for name in folders + files:
+            status = os.lstat(os.path.join(top, name))
+            found[os.path.join(top, name)] = (status.st_ino, status.st_size, status.st_mtime_ns)
+        for name in folders:
+            found[os.path.join(top, name)] = found[os.path.join(top, name)][0]
+    return found
+
+for line in sys.stdin:
+    text, *commands = json.loads(line)
+    Path("params.yaml").write_text(text)
+    before = seen()
+    for command in commands:
+        code = main(command)
+        after = seen()
+        changed = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
+        print("RESULT", json.dumps([command, code, changed]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Project:
+    """A clone beside a folder of somebody's, in which nothing has run."""
+    made = clone(tmp_path_factory.mktemp("names") / "checkout")
+    victim = made.root.parent / "victim" / "names"
+    victim.mkdir(parents=True)
+    (victim / "file").write_text("precious")
+    (victim.parent / "file").write_text("precious")
+    (made.root / "data" / "raw").mkdir(parents=True)
+    (made.root / "data" / "raw" / "file").write_text("precious")
+    return made
+
+
+def params(kind: str, name: str) -> str:
+    """A params file with one hostile name; JSON is YAML, and holds any text."""
+    document = json.loads(json.dumps(SMALL))
+    one = document["extract"]["sets"]["small"]
+    run = {"set": "small", "head": "linear", "epochs": 1}
+    if kind == "set":
+        document["extract"]["sets"] = {name: one}
+    elif kind == "pair":
+        document["train"]["pairs"] = {name: ["small", "small"]}
+    elif kind == "pair's set":
+        document["train"]["pairs"] = {"both": ["small", name]}
+    elif kind == "run":
+        document["finetune"]["runs"] = {name: run}
+    elif kind == "run's set":
+        document["finetune"]["runs"] = {"ft": {**run, "set": name}}
+    elif kind == "run's head":
+        document["finetune"]["runs"] = {"ft": {**run, "head": name}}
+    else:
+        document["train"]["heads"][name] = {"kind": "linear"}
+    return json.dumps(document)
+
+
+STAGES = {  # made per name of this kind, with outputs that DVC removes first
+    "set": ("extract", "train", "evaluate"),
+    "pair": ("train_pair", "evaluate_pair"),
+    "run": ("finetune",),
+}
+
+
+@pytest.mark.parametrize(
+    "kind", ["set", "pair", "pair's set", "run", "run's set", "run's head", "head"]
+)
+def test_a_hostile_name_runs_creates_and_deletes_nothing(checkout, kind):
+    names = [name.format(root=checkout.root) if "{root}" in name else name for name in NAMES]
+    forced = [["repro", "--force", "--single-item", stage] for stage in STAGES.get(kind, ())]
+    lines = [json.dumps([params(kind, name), ["repro"], *forced]) for name in names]
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        input="\n".join(lines),
+        cwd=checkout.root,
+        env=checkout.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = [json.loads(line[7:]) for line in result.stdout.splitlines() if line[:7] == "RESULT "]
+    assert len(found) == len(lines) * (1 + len(forced)), result.stderr[-2000:]
+    asked = [name for name in names for _ in range(1 + len(forced))]
+    for name, (command, code, changed) in zip(asked, found, strict=True):
+        assert not changed, (name, command)
+        assert code != 0, (name, command)
+
+
+@pytest.mark.parametrize("name", ["../../victim", "x; touch pwned #"])
+def test_an_experiment_with_a_hostile_name_is_refused(checkout, name):
+    checkout.run("git", "checkout", "-q", ".")
+    change = json.dumps({name: {"backbone": "efficientnet_lite0"}})
+    output = checkout.run("dvc", "exp", "run", "-S", f"+extract.sets={change}", check=False)
+    assert "ERROR" in output
+    assert (checkout.root.parent / "victim" / "file").exists()
+    assert not list(checkout.root.rglob("pwned"))
+
+
+def test_every_stage_made_per_name_keeps_the_rules():
+    """No command has text of params in it, and no name that is a path gets as far as an output."""
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    for stage in (entry.get("do", entry) for entry in stages.values()):
+        assert "$" not in stage["cmd"]
+        outputs = [*stage.get("outs", ()), *stage.get("metrics", ()), *stage.get("plots", ())]
+        if any("$" in json.dumps(output) for output in outputs):
+            assert stage["wdir"] == "names/${key}/.."
+            assert stage["vars"] == [path.name for path in (ROOT / "names").iterdir()]
+            assert not [output for output in outputs if "${item" in json.dumps(output)]
