@@ -11,21 +11,37 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import AliasEvent
 
+from pipeline import bounded_yaml
 from stages.download import DownloadConfig
 from stages.evaluate import EvaluateConfig
 from stages.extract import ExtractConfig
 from stages.finetune import FinetuneConfig
+from stages.heads.config import expand
 from stages.report import ReportConfig
 from stages.split import SplitConfig
 from stages.train import TrainConfig
+from store.text import visible
 
-MAX_BYTES = 1 << 20
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=-]*")
-RESERVED_SETS = ("none", "tuned")  # runs without a head; results/tuned
+# What DVC takes everywhere: a dot parts the keys of params, a number makes no stage, and `-S` takes
+# no name that begins with a digit or has a `=`.
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+TAKEN = frozenset(("none", "tuned"))  # runs without a head; results/tuned
+DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])")  # no files on Windows' disks
+NAMED = ("extract.sets", "train.heads", "train.pairs", "finetune.runs")
+NAMES_ARE = (
+    "DVC takes letters, digits, _ and -, a letter first, at most 64 characters, and none of:"
+    f" {', '.join(sorted(TAKEN))}"
+)
+TRACKED = {  # what the stages of dvc.yaml depend on -> the line that means the defaults
+    "download": "download: {source: sample}",
+    "split": "split: {}",
+    "report": "report: {}",
+}
+TRACKED_WITH_SETS = {
+    "train.heads": "train: {heads: {linear: {kind: linear}}}",
+    "evaluate": "evaluate: {}",
+}
 
 
 class ParamsError(ValueError):
@@ -58,7 +74,8 @@ def load(path: Path) -> Params:
         ParamsError: no such file, no YAML, an unknown key, a wrong type or value; the message gives
             the key's path.
     """
-    document = _read_yaml(path)
+    document = _read(path)
+    _check_sections(path, document)
     _expand_homes(path, document)
     try:
         text = json.dumps(document, allow_nan=False)
@@ -72,23 +89,13 @@ def load(path: Path) -> Params:
     return params
 
 
-def _read_yaml(path: Path) -> Any:
+def _read(path: Path) -> Any:
     try:
-        text = path.read_text(encoding="utf-8")
+        return bounded_yaml.read(path) or {}
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; run in the directory of params.yaml") from None
-    except UnicodeDecodeError as error:
-        raise ParamsError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    if len(text) > MAX_BYTES:
-        raise ParamsError(f"{path}: {len(text):,} characters; at most {MAX_BYTES:,} are read")
-    yaml = YAML(typ="safe", pure=True)
-    try:
-        if any(isinstance(event, AliasEvent) for event in yaml.parse(text)):
-            raise ParamsError(f"{path}: YAML aliases (*name) are refused; write the value out")
-        return yaml.load(text) or {}
-    except (YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split()) or "nested too deeply"
-        raise ParamsError(f"{path}: not valid YAML: {reason}") from None
+    except bounded_yaml.UnusableYamlError as error:
+        raise ParamsError(f"{path}: {error}") from None
 
 
 def _expand_homes(path: Path, document: Any) -> None:
@@ -160,8 +167,48 @@ def _direct(hint: Any, found: Any) -> bool:
     return hint is found or any(_direct(argument, found) for argument in typing.get_args(hint))
 
 
+def _check_sections(path: Path, document: Any) -> None:
+    """What DVC would stop at, or leave out, in words of params.
+
+    DVC has defaults for names alone (`vars` of dvc.yaml); what a stage depends on must stand there.
+    """
+    if not isinstance(document, dict):
+        raise ParamsError(f"{path}: sections are expected, not {str(document)[:60]!r}")
+    for key in ("extract.sets", "train.pairs", "finetune.runs", *document):
+        if _at(document, str(key)) is None and _has(document, str(key)):
+            raise ParamsError(f"{path}: {key}: empty; write its keys, or leave it out")
+    for table in NAMED:
+        names = _at(document, table)
+        for name in names if isinstance(names, dict) else ():
+            if not isinstance(name, str):
+                kind = "nothing" if name is None else type(name).__name__
+                raise ParamsError(
+                    f"{path}: {table}.{name}: a name is text, and in YAML this is {kind}, which DVC"
+                    f" makes no stage of; {NAMES_ARE}"
+                )
+    if path.with_name("dvc.yaml").exists():
+        needed = TRACKED | (TRACKED_WITH_SETS if _at(document, "extract.sets") else {})
+        for key, line in needed.items():
+            if not _has(document, key):
+                raise ParamsError(
+                    f"{path}: {key}: missing, and stages of dvc.yaml depend on it; write: {line}"
+                )
+
+
+def _has(document: dict[str, Any], key: str) -> bool:
+    head, _, rest = key.partition(".")
+    inner = document.get(head)
+    return head in document and (not rest or (isinstance(inner, dict) and _has(inner, rest)))
+
+
+def _at(document: dict[str, Any], key: str) -> Any:
+    head, _, rest = key.partition(".")
+    inner = document.get(head)
+    return _at(inner, rest) if rest and isinstance(inner, dict) else None if rest else inner
+
+
 def _check_names(path: Path, params: Params) -> None:
-    """Names become directories: refuse what could leave its place, or is taken."""
+    """Names become directories, stages and keys of DVC: refuse what cannot be all of them."""
     tables: dict[str, Mapping[str, Any]] = {
         "extract.sets": params.extract.sets,
         "train.heads": params.train.heads,
@@ -169,19 +216,32 @@ def _check_names(path: Path, params: Params) -> None:
         "finetune.runs": params.finetune.runs,
     }
     for key, table in tables.items():
+        seen: dict[str, str] = {}
         for name in table:
-            if not NAME.fullmatch(name) or name in RESERVED_SETS:
+            if not NAME.fullmatch(name) or name in TAKEN or DEVICES.fullmatch(name):
                 raise ParamsError(
-                    f"{path}: {key}.{name}: not a usable name; take letters, digits, _ . = and -,"
-                    f" a letter or digit first, and none of: {', '.join(RESERVED_SETS)}"
+                    f"{path}: {key}.{visible(name)[:80]}: not a usable name; {NAMES_ARE}"
+                )
+            if (other := seen.setdefault(name.lower(), name)) != name:
+                raise ParamsError(
+                    f"{path}: {key}.{name}: {other} is there too, and one directory for both where"
+                    " case does not count; rename one of them"
                 )
     _check_pairs(path, params)
+    _check_runs(path, params)
+
+
+def _check_runs(path: Path, params: Params) -> None:
+    heads = expand(params.train.heads)
     for name, run in params.finetune.runs.items():
-        if run.start == "head" and run.set not in params.extract.sets:
-            known = ", ".join(params.extract.sets) or "none"
-            raise ParamsError(
-                f"{path}: finetune.runs.{name}.set: no set {run.set!r}; known: {known}"
-            )
+        if run.start != "head":
+            continue
+        for key, known in (("set", params.extract.sets), ("head", heads)):
+            if (asked := getattr(run, key)) not in known:
+                raise ParamsError(
+                    f"{path}: finetune.runs.{name}.{key}: no {key} {visible(asked)[:80]!r};"
+                    f" known: {', '.join([*known][:20]) or 'none'}"
+                )
 
 
 def _check_pairs(path: Path, params: Params) -> None:
@@ -192,7 +252,7 @@ def _check_pairs(path: Path, params: Params) -> None:
             raise ParamsError(f"{where}: extract.sets has this name too; rename one of them")
         if unknown := [one for one in pair if one not in sets]:
             known = ", ".join(sets) or "none"
-            raise ParamsError(f"{where}: no set {unknown[0]!r}; known: {known}")
+            raise ParamsError(f"{where}: no set {visible(unknown[0])[:80]!r}; known: {known}")
 
 
 def one_or_all(table: Mapping[str, Any], name: str | None, key: str) -> list[str]:

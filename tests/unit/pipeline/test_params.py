@@ -1,6 +1,7 @@
 """`params.yaml` is checked to the last key, and the message names the key."""
 
 import contextlib
+import copy
 import dataclasses
 import os
 import re
@@ -36,7 +37,7 @@ def test_an_empty_file_means_defaults(tmp_path):
 def test_every_section_is_a_stage():
     sections = [field.name for field in dataclasses.fields(Params)]
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-    assert sections == [name for name in stages if not name.endswith("_pair")]
+    assert ["watch", *sections] == [name for name in stages if not name.endswith("_pair")]
 
 
 @pytest.mark.fault(21)
@@ -75,11 +76,23 @@ def test_only_what_json_can_hold_is_taken(tmp_path, value):
     ("text", "fact"),
     [
         ("a: &x [1]\nb: *x", "aliases"),  # the seed of an alias bomb
-        ("a: !!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("a: !!python/object/apply:os.system ['true']", "tags"),
+        ("download: !!map {}", "tags"),
+        ("a: !x 1", "tags"),
         ("a: 1\na: 2", "not valid YAML"),
         ("a: [", "not valid YAML"),
-        ("[" * 5000, "not valid YAML"),
-        ("a: '" + "x" * (1 << 20) + "'", "characters; at most"),
+        ("[" * 200_000, "nested too deeply"),
+        ("a: " + "{b: " * 200, "nested too deeply"),
+        ("- " * 5_000, "nested too deeply"),
+        ("? " * 5_000, "nested too deeply"),
+        ("\n".join(f"{' ' * depth}a:" for depth in range(500)), "nested too deeply"),
+        ("a: [" + "[]," * 100_000 + "]", "values"),
+        ("a: [" + "1," * 200_000 + "]", "values"),
+        ("a: " + "9" * 100_000, "not valid YAML"),
+        ("split: {seed: " + "9" * 30 + "}", "64 bits"),
+        ("split: {1: a, '1': b}", "key twice"),
+        ("a: '" + "x" * (1 << 20) + "'", "bytes, which are the most"),
+        ("a: 2024-13-45", "not valid YAML|valid"),
     ],
 )
 def test_yaml_that_does_more_than_hold_values_is_refused(tmp_path, text, fact):
@@ -87,11 +100,94 @@ def test_yaml_that_does_more_than_hold_values_is_refused(tmp_path, text, fact):
         load(write(tmp_path, text))
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "", "tuned", "a\nb"])
-def test_names_that_could_leave_their_directory_are_refused(tmp_path, name):
+def with_name(name: object, table: str) -> dict:
+    """Params that are right but for a name of a set, pair, run or head."""
+    sets = {"a": {"backbone": "vgg16"}, "b": {"backbone": "vgg19"}}
+    document = {"extract": {"sets": sets}, "train": {"pairs": {}}, "finetune": {"runs": {}}}
+    section, key = table.split(".")
+    entry = {
+        "sets": {"backbone": "vgg16"},
+        "heads": {"kind": "linear"},
+        "pairs": ["a", "b"],
+        "runs": {"set": "a", "head": "h"},
+    }[key]
+    document[section].setdefault(key, {})[name] = entry
+    return document
+
+
+@pytest.mark.parametrize("table", ["extract.sets", "train.heads", "train.pairs", "finetune.runs"])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        *((name, "not a usable name; DVC takes letters") for name in (
+            "../x", "a/b", ".hidden", "", "tuned", "none", "a\nb", "lite0-v1.5", "64", "1e3", "a=b",
+            "-x", "con", "NUL", "é", "a b", "x" * 65, "x@y", "x:y", "$x", "a\x1bb",
+        )),
+        (64, "in YAML this is int, which DVC makes no stage of"),
+        (1.5, "in YAML this is float"),
+        (True, "in YAML this is bool"),
+        (None, "in YAML this is nothing"),
+    ],
+)  # fmt: skip
+def test_names_that_dvc_or_a_disk_cannot_take_are_refused(tmp_path, table, name, reason):
     path = tmp_path / "params.yaml"
-    YAML().dump({"extract": {"sets": {name: {"backbone": "vgg16"}}}}, path)
-    with pytest.raises(ParamsError, match="name"):
+    YAML().dump(with_name(name, table), path)
+    with pytest.raises(ParamsError) as caught:
+        load(path)
+    assert table in str(caught.value)
+    assert reason in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("table", ["extract.sets", "train.heads", "train.pairs", "finetune.runs"])
+def test_two_names_that_differ_in_case_alone_are_refused(tmp_path, table):
+    document = with_name("Name", table)
+    section, key = table.split(".")
+    document[section][key]["nAme"] = copy.deepcopy(document[section][key]["Name"])
+    path = tmp_path / "params.yaml"
+    YAML().dump(document, path)
+    with pytest.raises(ParamsError, match=f"{table}.nAme: Name is there too"):
+        load(path)
+
+
+@pytest.mark.parametrize("section", ["finetune:", "extract: {sets: }", "train: {pairs: null}"])
+def test_an_empty_section_is_refused_as_dvc_does(tmp_path, section):
+    with pytest.raises(ParamsError, match="empty; write its keys, or leave it out"):
+        load(write(tmp_path, section))
+
+
+@pytest.mark.parametrize("section", ["download", "split", "train", "evaluate", "report"])
+def test_beside_dvc_yaml_what_stages_depend_on_must_stand_there(tmp_path, section):
+    document = YAML(typ="safe").load(ROOT / "params.yaml")
+    del document[section]
+    YAML().dump(document, tmp_path / "params.yaml")
+    load(tmp_path / "params.yaml")
+    (tmp_path / "dvc.yaml").touch()
+    with pytest.raises(ParamsError, match="missing, and stages") as caught:
+        load(tmp_path / "params.yaml")
+    line = str(caught.value).split("write: ")[1]
+    with (tmp_path / "params.yaml").open("a") as file:
+        file.write(f"\n{line}\n")
+    load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "device", "loop", "large", "unreadable"])
+def test_a_params_file_that_is_none_is_refused_without_waiting(tmp_path, kind):
+    path = tmp_path / "params.yaml"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "loop":
+        path.symlink_to(path)
+    elif kind == "large":
+        with path.open("wb") as file:
+            file.truncate(1 << 30)
+    else:
+        path.write_bytes(b"a: \xff")
+    with pytest.raises(ParamsError, match=r"regular|directory|symbolic|bytes|not UTF-8"):
         load(path)
 
 

@@ -1,0 +1,94 @@
+"""YAML from somebody else: plain values of bounded size, read in bounded time and memory."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+
+MAX_BYTES = 1 << 20
+MAX_EVENTS = 50_000  # values, and starts and ends of lists and maps: a few seconds' parsing
+MAX_DEPTH = 32
+MAX_INTEGER = 1 << 63
+
+
+class UnusableYamlError(ValueError):
+    """What is wrong with a file, without its name."""
+
+
+def read(path: Path, *, events: int = MAX_EVENTS) -> Any:
+    """The one document of a regular file, or None where it is empty.
+
+    Aliases and tags are refused: they make more of a text than it says.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UnusableYamlError: it cannot be read, or holds something else.
+    """
+    text = _text(path)
+    yaml = YAML(typ="safe", pure=True)
+    try:
+        _look_over(yaml, text, events)
+        document = yaml.load(text)
+    except UnusableYamlError:
+        raise
+    except (YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split()) or "nested too deeply"
+        raise UnusableYamlError(f"not valid YAML: {reason[:300]}") from None
+    except ValueError as error:  # an integer of 5,000 digits, a month 13
+        raise UnusableYamlError(f"not valid YAML: {str(error)[:300]}") from None
+    _check(document)
+    return document
+
+
+def _text(path: Path) -> str:
+    try:
+        # A FIFO without O_NONBLOCK would wait for its writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise UnusableYamlError("not a regular file")
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise UnusableYamlError(f"cannot be read ({reason})") from None
+    if len(data) > MAX_BYTES:
+        raise UnusableYamlError(f"more than {MAX_BYTES:,} bytes, which are the most that are read")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UnusableYamlError(f"not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def _look_over(yaml: YAML, text: str, events: int) -> None:
+    """Count what a text holds while it is parsed, before anything is built of it."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text)):
+        if isinstance(event, AliasEvent):
+            raise UnusableYamlError("YAML aliases (*name) are refused; write the value out")
+        if tag := getattr(event, "tag", None):
+            raise UnusableYamlError(f"YAML tags ({str(tag)[:60]}) are refused; write the value")
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise UnusableYamlError(f"nested too deeply; at most {MAX_DEPTH} levels are read")
+        if count > events:
+            raise UnusableYamlError(f"more than {events:,} values; fewer are read")
+
+
+def _check(value: Any) -> None:
+    if isinstance(value, dict):
+        if len({str(key) for key in value}) < len(value):
+            raise UnusableYamlError("a map has a key twice, as a number and as text")
+        for key, one in value.items():
+            _check(key)
+            _check(one)
+    elif isinstance(value, list):
+        for one in value:
+            _check(one)
+    elif isinstance(value, int) and not -MAX_INTEGER <= value < MAX_INTEGER:
+        raise UnusableYamlError("an integer of more than 64 bits")
