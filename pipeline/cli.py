@@ -240,7 +240,7 @@ def report() -> None:
         output=layout.report,
     )
     for what, path in (("report", layout.report / "index.html"), ("heads", layout.root / "models")):
-        typer.echo(f"{what}: {path.relative_to(layout.root)}")
+        tables.line(f"{what}: {path.relative_to(layout.root)}")
 
 
 @app.command()
@@ -297,7 +297,7 @@ def ladder(
         output=output,
     )
     tables.show([asdict(rung) for rung in rungs])
-    typer.echo(f"picture: {output / 'ladder.svg'}", err=True)
+    tables.line(f"picture: {output / 'ladder.svg'}", error=True)
 
 
 def _named(command: str, name: str | None, dvc: bool) -> tuple[str | None, Layout]:
@@ -321,7 +321,7 @@ def main() -> NoReturn:
             raise
         from pipeline.exits import exit_code
 
-        print(f"cryobase: {_one_line(error)}", file=sys.stderr)  # noqa: T201
+        tables.line(f"cryobase: {_one_line(error)}", error=True)
         sys.exit(exit_code(error))
     sys.exit(0)
 

@@ -119,7 +119,7 @@ def evidence(
         output=output,
     )
     tables.print_json(found)
-    typer.echo(f"tables and plots: {output}", err=True)
+    tables.line(f"tables and plots: {output}", error=True)
 
 
 @app.command()
@@ -160,7 +160,7 @@ def export(
         formats=formats or ["keras"],
         output=output or layout.export(name, chosen),
     ):
-        typer.echo(str(path))
+        tables.line(str(path))
 
 
 def _features(layout: Layout, params: "Params", name: str) -> list[Path]:

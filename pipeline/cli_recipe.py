@@ -46,7 +46,8 @@ def show(
         if json:
             tables.print_json({"name": name, **recipe.header, "params": recipe.text})
         else:
-            typer.echo(recipe.text, nl=False)
+            for one in recipe.text.splitlines():
+                tables.line(one)
         return
     from stages.tuning.counts import counts as count
 
@@ -73,4 +74,4 @@ def use(
     if layout.params.exists():
         layout.params.replace(layout.params.with_name("params.yaml.old"))
     layout.params.write_text(text, encoding="utf-8")
-    typer.echo(f"{layout.params.name}: {recipe.header['title']}; data: {recipe.header['data']}")
+    tables.line(f"{layout.params.name}: {recipe.header['title']}; data: {recipe.header['data']}")

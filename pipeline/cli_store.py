@@ -60,7 +60,7 @@ def verify(
     for directory in [_directory(name)] if name else _directories(Layout.here()):
         found = _opened(directory, full=full)
         checked = "every byte" if full else "structure"
-        typer.echo(f"{directory.name}: {len(found):,} images, {checked} right")
+        tables.line(f"{directory.name}: {len(found):,} images, {checked} right")
 
 
 @app.command()
@@ -107,7 +107,7 @@ def why(name: Annotated[str, typer.Argument(metavar="SET", help="A set in params
     if changes:
         tables.show(_changes(changes, "published", "params.yaml"))
     else:
-        typer.echo(f"{key}: nothing; the published features are those that params.yaml asks for")
+        tables.line(f"{key}: nothing; the published features are those that params.yaml asks for")
 
 
 @app.command()
@@ -148,7 +148,7 @@ def gc(
     verb = "would remove" if dry_run else "removed"
     for pool in Pool.all(Layout.here().pool):
         for path in pool.sweep(dry_run=dry_run):
-            typer.echo(f"{verb} {path}")
+            tables.line(f"{verb} {path}")
 
 
 @app.command()
@@ -175,7 +175,7 @@ def export(
     for path, write in writers:
         if path:
             write(found, path)
-            typer.echo(str(path))
+            tables.line(str(path))
 
 
 @app.command("import")
@@ -187,7 +187,7 @@ def import_(
     from store import import_set
 
     found = import_set(source, Layout.here().features(name or source.resolve().name))
-    typer.echo(f"{found.directory}: {len(found):,} images, every byte right")
+    tables.line(f"{found.directory}: {len(found):,} images, every byte right")
 
 
 def _opened(directory: Path, *, full: bool = False) -> "FeatureSet":

@@ -1,16 +1,31 @@
 """Narration on stderr; stdout is kept for results."""
 
+import io
 import logging
 import sys
+
+from store.text import visible
 
 PACKAGES = ("pipeline", "stages", "store")
 
 
+class _Line(logging.Formatter):
+    """One line per record, whatever names are in it; a trace stands below."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return visible(super().formatMessage(record))
+
+
 def configure(*, quiet: bool = False, debug: bool = False) -> None:
-    """Send the three packages' log lines to stderr as they are; with `debug` say where from."""
+    """Send the three packages' log lines to stderr; with `debug` say where from.
+
+    stdout takes every text from then on, also where its encoding lacks a character.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(sys.stderr)
     origin = "%(asctime)s %(levelname)s %(name)s: " if debug else ""
-    handler.setFormatter(logging.Formatter(f"{origin}%(message)s"))
+    handler.setFormatter(_Line(f"{origin}%(message)s"))
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
     for package in PACKAGES:
         logger = logging.getLogger(package)

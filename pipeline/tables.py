@@ -1,12 +1,25 @@
-"""Results on stdout: a table for people, one JSON document or CSV for programs."""
+"""Results on stdout: a table or lines for people, one JSON document or CSV for programs.
+
+The one place that writes to the terminal, with `logs` for the narration: what names and messages
+hold is shown, and never does anything.
+"""
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from store.text import cell, visible, width
+
 Row = Mapping[str, Any]
+
+LONGEST = 200  # columns of a cell
+_CONTROLS = re.compile(
+    r"[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+)
+_HALVES = re.compile(r"[\ud800-\udfff]")
 
 
 def show(rows: Sequence[Row], *, as_json: bool = False, as_csv: bool = False) -> None:
@@ -19,10 +32,23 @@ def show(rows: Sequence[Row], *, as_json: bool = False, as_csv: bool = False) ->
         _print_table(rows)
 
 
+def line(text: str, *, error: bool = False) -> None:
+    """Print one line for people, on stderr if it is no result."""
+    (sys.stderr if error else sys.stdout).write(visible(text) + "\n")
+
+
 def print_json(document: Any) -> None:
-    """Print one document."""
-    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+    """Print one document; its values are exact, and what a terminal would obey is escaped."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    text = _HALVES.sub(_escaped, _CONTROLS.sub(_escaped, text))
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    if text.encode(encoding, "replace").decode(encoding) != text:
+        text = json.dumps(document, indent=2, allow_nan=False)
+    sys.stdout.write(text + "\n")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 def size(count: int | None) -> str:
@@ -36,20 +62,25 @@ def size(count: int | None) -> str:
 
 
 def _print_csv(rows: Sequence[Row]) -> None:
-    if rows:
-        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    """Exact for a program, but for `store.text.cell`; on a terminal everything is visible."""
+    if not rows:
+        return
+    shown = visible if sys.stdout.isatty() else str
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    for values in (list(rows[0]), *(row.values() for row in rows)):
+        writer.writerow([shown(cell(v)) if isinstance(v, str) else v for v in values])
 
 
 def _print_table(rows: Sequence[Row]) -> None:
     if not rows:
         return
-    lines = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+    lines = [list(map(_cell, rows[0])), *(list(map(_cell, row.values())) for row in rows)]
+    widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
+    for cells in lines:
+        padded = (
+            one + " " * (whole - width(one)) for one, whole in zip(cells, widths, strict=True)
+        )
+        sys.stdout.write("  ".join(padded).rstrip() + "\n")
 
 
 def _cell(value: Any) -> str:
@@ -59,4 +90,5 @@ def _cell(value: Any) -> str:
         return f"{value:.4f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return str(value)
+    text = visible(str(value))
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

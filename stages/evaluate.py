@@ -3,7 +3,6 @@
 A part without images has no scores, here and in whatever is written.
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from stages.heads.head import CARD, Head
 from stages.heads.metrics import Predictions
 from stages.heads.side_by_side import Paths, SideBySide
 from stages.heads.standing import Score
-from stages.outputs import write_table, write_text
+from stages.outputs import write_json, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -198,8 +197,7 @@ def _write_set(
 ) -> None:
     best = document["best"]
     output.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(document, indent=2) + "\n"
-    write_text(output / "metrics.json", text)
+    write_json(output / "metrics.json", document)
     columns = list(document["heads"][best][judge])
     rows = (
         (head, *(entry[judge].get(column, "") for column in columns))

@@ -1,6 +1,5 @@
 """`cryobase ladder`: what each rung of transfer learning buys on a dataset, and what it costs."""
 
-import json
 import logging
 import shutil
 import time
@@ -22,7 +21,7 @@ from stages.errors import DataError
 from stages.evaluate import EvaluateConfig
 from stages.extract import ExtractConfig, SetConfig
 from stages.heads.config import HeadConfig
-from stages.outputs import write_table, write_text
+from stages.outputs import write_json, write_table
 from stages.train import TrainConfig
 from stages.tuning.starts import Network, NewHead
 
@@ -294,5 +293,5 @@ def _write(output: Path, rungs: list[Rung]) -> None:
 
     rows: list[dict[str, Any]] = [asdict(rung) for rung in rungs]
     write_table(output / "ladder.csv", list(rows[0]), (row.values() for row in rows))
-    write_text(output / "ladder.json", json.dumps(rows, indent=2) + "\n")
+    write_json(output / "ladder.json", rows)
     pictures.ladder(output / "ladder.svg", rows)

@@ -6,6 +6,7 @@ forbidden, or, for root, changes the cache.
 
 import csv
 import io
+import json
 import os
 import secrets
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import DataError
+from store.text import cell
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -43,13 +45,18 @@ def replace(path: Path, data: bytes) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file by UTF-8 text with Unix line ends, the same bytes on every system."""
-    replace(path, text.encode())
+    replace(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Replace a file by one JSON document; a number that is none is a mistake of the caller."""
+    write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Replace a CSV file by a header and rows; see `write_text`."""
+    """Replace a CSV file by a header and rows, which no spreadsheet runs; see `store.text.cell`."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow(map(cell, header))
+    writer.writerows(map(cell, row) for row in rows)
     write_text(path, text.getvalue())

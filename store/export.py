@@ -14,6 +14,7 @@ import numpy as np
 
 from store.examples import decode_id, encode_id
 from store.reader import FeatureSet
+from store.text import cell
 
 _BATCH_BYTES = 1 << 22
 _PROJECTOR = """embeddings {{
@@ -47,9 +48,12 @@ def export_npz(feature_set: FeatureSet, path: Path) -> None:
 
 
 def export_csv(feature_set: FeatureSet, path: Path) -> None:
-    """Write one line for each example: id, class, then the features of the plain image in order."""
+    """Write one line for each example: id, class, then the features of the plain image in order.
+
+    Ids and classes that a spreadsheet would run have a `'` in front, see `text.cell`.
+    """
     width = int(np.prod(feature_set.feature_shape))
-    ids, classes = feature_set.ids, feature_set.classes
+    ids, classes = feature_set.ids, [cell(name) for name in feature_set.classes]
     with (
         _replacing(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
@@ -61,7 +65,7 @@ def export_csv(feature_set: FeatureSet, path: Path) -> None:
             names = ids[start : start + len(labels)]
             start += len(labels)
             for name, label, row in zip(names, labels, features, strict=True):
-                writer.writerow([decode_id(name), classes[label], *row.ravel().tolist()])
+                writer.writerow([cell(decode_id(name)), classes[label], *row.ravel().tolist()])
 
 
 def export_projector(feature_set: FeatureSet, directory: Path) -> None:

@@ -1,6 +1,5 @@
 """How far the scores of a set can be trusted: folds, more data, labels, duplicates, leaks."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from stages.heads.resample import OutOfFold, cross_validate, folds, learning_cur
 from stages.heads.rows import Positions, Rows, open_rows
 from stages.heads.side_by_side import Paths, SideBySide
 from stages.heads.suspects import Suspect, label_suspects
-from stages.outputs import write_table, write_text
+from stages.outputs import write_json, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ def investigate(
         "near_duplicates": sum(not pair.exact for pair in pairs),
         "leaks": len(leaked),
     }
-    write_text(output / "evidence.json", json.dumps(summary, indent=2) + "\n")
+    write_json(output / "evidence.json", summary)
     return summary
 
 

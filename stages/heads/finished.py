@@ -1,6 +1,5 @@
 """Finished heads by fingerprint: trained once, linked wherever they are asked for."""
 
-import json
 import logging
 import os
 import shutil
@@ -10,10 +9,14 @@ from pathlib import Path
 
 from stages.errors import DataError
 from stages.heads.head import CARD, FILES, Head
-from stages.outputs import write_text
+from stages.heads.standing import VERBS
+from stages.outputs import write_json
+from store.errors import StoreError, StoreNotFoundError
 from store.publish import share
+from store.text import component, read_json
 
 TRAINING = "training.json"
+MAX_BYTES = 1 << 24
 
 logger = logging.getLogger(__name__)
 
@@ -61,14 +64,20 @@ def clear(output: Path) -> None:
 def tell(output: Path, heads: Mapping[str, Sequence[str]]) -> None:
     """Write which heads the last training has `trained`, and which it has `reused`."""
     output.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(heads, indent=2) + "\n"
-    write_text(output / TRAINING, text)
+    write_json(output / TRAINING, heads)
 
 
 def told(output: Path) -> dict[str, str]:
-    """`trained` or `reused` by head, where `tell` has written it."""
+    """`trained` or `reused` by head, where `tell` has written it.
+
+    Raises:
+        DataError: it is not what `tell` writes.
+    """
+    path = output / TRAINING
     try:
-        heads = json.loads((output / TRAINING).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        heads = read_json(path, MAX_BYTES)
+        return {component(head): verb for verb in VERBS for head in heads.get(verb, ())}
+    except StoreNotFoundError:
         return {}
-    return {head: verb for verb, names in heads.items() for head in names}
+    except (StoreError, AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not what train writes ({error}); run: cryobase train") from None

@@ -1,24 +1,15 @@
-"""Pictures as SVG, the same bytes for the same numbers."""
+"""Pictures of heads: their curves, what they confuse, how sure they are."""
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.figure import figure, label
 from stages.heads.history import History
-from stages.outputs import write_text
 
-STYLE = {
-    "svg.hashsalt": "cryobase",
-    "svg.fonttype": "path",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "font.size": 9.0,
-}
 WRITTEN = 30  # classes up to which a confusion matrix has its counts written in
 NAMED = 12  # curves up to which a legend names each
 BLUE, RED, GREY = "#1f6feb", "#d1242f", "#8c959f"
@@ -27,12 +18,12 @@ BLUE, RED, GREY = "#1f6feb", "#d1242f", "#8c959f"
 def learning_curves(path: Path, history: History, title: str) -> None:
     """Loss and accuracy of one head by epoch, its best epoch and the onset of overfitting."""
     epochs = np.arange(1, len(history) + 1)
-    with _figure(path, 2) as axes:
+    with figure(path, 2) as axes:
         for axis, curve in zip(axes, ("loss", "accuracy"), strict=True):
             axis.plot(epochs, history.curves[curve], color=GREY, label="training")
             axis.plot(epochs, history.curves[f"val_{curve}"], color=BLUE, label="validation")
             _mark(axis, history)
-            axis.set(xlabel="epoch", ylabel=curve, title=title)
+            axis.set(xlabel="epoch", ylabel=curve, title=label(title))
             axis.xaxis.get_major_locator().set_params(integer=True)
         axes[0].legend(frameon=False)
 
@@ -47,15 +38,15 @@ def _mark(axis: Any, history: History) -> None:
 
 def all_curves(path: Path, histories: Mapping[str, History], best: str) -> None:
     """Validation loss and accuracy of all heads of a set; the best one stands out."""
-    with _figure(path, 2) as axes:
+    with figure(path, 2) as axes:
         for axis, curve in zip(axes, ("loss", "accuracy"), strict=True):
             for name, history in histories.items():
                 values = history.curves[f"val_{curve}"]
                 style = {"color": BLUE, "linewidth": 2, "zorder": 3} if name == best else {}
                 few = len(histories) <= NAMED
-                label = name if few or name == best else None
+                shown = label(name) if few or name == best else None
                 line = {"color": None if few else GREY, "linewidth": 1, **style}
-                axis.plot(range(1, len(values) + 1), values, label=label, **line)
+                axis.plot(range(1, len(values) + 1), values, label=shown, **line)
             axis.set(xlabel="epoch", ylabel=f"validation {curve}")
             axis.xaxis.get_major_locator().set_params(integer=True)
             _mark(axis, histories[best])
@@ -68,22 +59,23 @@ def confusion_matrix(
     """Rows are true classes, columns predicted ones; shaded by the share of the row."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(12.0, 2.5 + 0.32 * len(classes))
-    with _figure(path, 1, (side + 0.6, side)) as (axis,):
+    with figure(path, 1, (side + 0.6, side)) as (axis,):
         axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         if len(classes) <= WRITTEN:
-            axis.set_xticks(range(len(classes)), classes, rotation=90)
-            axis.set_yticks(range(len(classes)), classes)
+            names = [label(name) for name in classes]
+            axis.set_xticks(range(len(names)), names, rotation=90)
+            axis.set_yticks(range(len(names)), names)
             for row, column in np.argwhere(counts):
                 shade = "white" if shares[row, column] > 0.5 else "black"
                 axis.text(
                     column, row, counts[row, column], ha="center", va="center", color=shade, size=7
                 )
-        axis.set(xlabel="predicted", ylabel="true", title=title)
+        axis.set(xlabel="predicted", ylabel="true", title=label(title))
 
 
 def reliability_plot(path: Path, rows: Sequence[Mapping[str, float]], error: float) -> None:
     """Accuracy over confidence; on the diagonal a head is as often right as it says."""
-    with _figure(path, 1, (4.0, 4.0)) as (axis,):
+    with figure(path, 1, (4.0, 4.0)) as (axis,):
         axis.plot([0, 1], [0, 1], color=GREY, linestyle=":")
         size = np.sqrt([row["images"] for row in rows])
         axis.scatter(
@@ -98,25 +90,9 @@ def reliability_plot(path: Path, rows: Sequence[Mapping[str, float]], error: flo
 
 def data_curve(path: Path, curve: Sequence[tuple[int, float]]) -> None:
     """Accuracy over the number of training images, which doubles from tick to tick."""
-    with _figure(path, 1, (4.5, 3.2)) as (axis,):
+    with figure(path, 1, (4.5, 3.2)) as (axis,):
         counts, accuracies = zip(*curve, strict=True)
         axis.semilogx(counts, accuracies, color=BLUE, marker="o", base=2)
         axis.set_xticks(counts, [f"{count:,}" for count in counts])
         axis.minorticks_off()
         axis.set(xlabel="training images", ylabel="accuracy")
-
-
-@contextmanager
-def _figure(path: Path, columns: int, size: tuple[float, float] = (9.0, 3.2)) -> Iterator[Any]:
-    """Axes of a figure that is written to `path` in the end, without date or random ids."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasSVG(figure)
-        yield figure.subplots(1, columns, squeeze=False)[0]
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    write_text(path, text.getvalue())

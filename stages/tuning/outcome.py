@@ -1,6 +1,5 @@
 """What a tuning came to: scores of both saved models on the same images, tables, pictures."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +12,9 @@ from stages.data.pixels import load
 from stages.data.raw import RawImages
 from stages.data.splits import Splits
 from stages.data.stream import ImageStream, live_view, shuffled
+from stages.figure import label
 from stages.heads.metrics import Predictions
-from stages.outputs import write_table, write_text
+from stages.outputs import write_json, write_table
 from stages.tuning import pictures, tuned
 from stages.tuning.course import Told
 
@@ -77,8 +77,7 @@ def write(
         split=split,
         predictions=next(iter(found.values()))["tuned"],
     )
-    text = json.dumps(document, indent=2) + "\n"
-    write_text(output / "metrics.json", text)
+    write_json(output / "metrics.json", document)
     return document
 
 
@@ -175,12 +174,7 @@ def _grid(path: Path, stream: ImageStream, predictions: Predictions, chosen: Any
         named = predictions.classes[int(predictions.predicted[position])]
         true = predictions.classes[int(predictions.labels[position])]
         right = named == true
-        title = f"{_short(named)}, {predictions.confidence[position]:.0%}"
-        titles.append(title if right else f"{title}\ntrue: {_short(true)}")
+        title = f"{label(named, NAME)}, {predictions.confidence[position]:.0%}"
+        titles.append(title if right else f"{title}\ntrue: {label(true, NAME)}")
         colors.append(pictures.BLUE if right else pictures.RED)
     pictures.grid(path, shown, titles, colors, empty="no mistakes")
-
-
-def _short(name: str) -> str:
-    """A name that fits over a thumbnail."""
-    return name if len(name) <= NAME else f"{name[: NAME - 1]}…"

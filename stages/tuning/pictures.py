@@ -1,23 +1,15 @@
 """Pictures of a tuning as SVG: its curves, what the model says of images, what it gets wrong."""
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.outputs import write_text
+from stages.figure import figure
 from stages.tuning.phase import smoothed
 
-STYLE = {
-    "svg.hashsalt": "cryobase",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "font.size": 9.0,
-}
 BLUE, RED, GREY = "#1f6feb", "#d1242f", "#8c959f"
 THUMBNAIL = 96  # pixels a side
 COLUMNS = 6
@@ -101,7 +93,7 @@ def grid(
             axes[0].text(0, 0.5, empty)
         for axis, image, title, color in zip(axes, images, titles, colors, strict=False):
             axis.imshow(_thumbnail(image))
-            axis.set_title(title, color=color, fontsize=7, parse_math=False)
+            axis.set_title(title, color=color, fontsize=7)
 
 
 def ladder(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -135,19 +127,3 @@ def _thumbnail(image: NDArray[np.float32]) -> NDArray[np.uint8]:
     small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
     pixels: NDArray[np.uint8] = np.clip(np.rint(small), 0, 255).astype(np.uint8)
     return pixels
-
-
-@contextmanager
-def figure(path: Path, columns: int, size: tuple[float, float], rows: int = 1) -> Iterator[Any]:
-    """Axes of a figure that is written to `path` in the end, without date or random ids."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(STYLE):
-        drawn = Figure(figsize=size, layout="constrained")
-        FigureCanvasSVG(drawn)
-        yield drawn.subplots(rows, columns, squeeze=False).ravel()
-        text = io.StringIO()
-        drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    write_text(path, text.getvalue())

@@ -59,8 +59,3 @@ def test_stored_views_are_shown_as_they_are_stored(root, sheet):
 def test_without_augmentation_the_image_is_shown_once(root, sheet):
     images, titles, _ = sheet(scratch())
     assert (len(images), titles) == (1, ["no augmentation"])
-
-
-def test_long_names_are_cut():
-    assert outcome._short("tulips") == "tulips"
-    assert outcome._short("a" * 40) == "a" * 16 + "…"
