@@ -7,8 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import typer
-
+from pipeline import tables
 from pipeline.dvc_cache import last_version
 from pipeline.layout import Layout
 from pipeline.params import ParamsError, load
@@ -40,13 +39,13 @@ def repair(layout: Layout, asked: Path | None) -> None:
     for pool in find_pools(layout.pool, lambda: _specs(config.sets.values())):
         for damage in pool.repair():
             dropped.add(pool.spec.fingerprint)
-            typer.echo(f"dropped {damage.shard.rows:,} rows: {damage.reason}")
+            tables.line(f"dropped {damage.shard.rows:,} rows: {damage.reason}")
     damaged, left = 0, []
     for directory in [asked] if asked else _directories(layout, config.sets):
         key = _key(layout, config.sets, directory)
         found = _mended(layout, directory)
         for line in found.damage:
-            typer.echo(f"{directory.name}: {line}")
+            tables.line(f"{directory.name}: {line}")
         damaged += bool(found.damage)
         lost = key is not None and _has_lost_rows(config.sets[key], dropped)
         if found.whole and not lost:
@@ -57,7 +56,7 @@ def repair(layout: Layout, asked: Path | None) -> None:
             _extract(layout, config, key, adopt=not found.damage)
         else:
             left.append(str(directory))
-    typer.echo(f"{len(dropped)} pools and {damaged} feature sets were damaged")
+    tables.line(f"{len(dropped)} pools and {damaged} feature sets were damaged")
     if left:
         raise IntegrityError(f"{', '.join(left)}: damaged, and no set of {layout.params}; {AGAIN}")
 
