@@ -12,8 +12,9 @@ from typing import Literal
 import numpy as np
 
 from stages.data import doubts, index, patterns
+from stages.data.decoding import is_outdated
 from stages.data.ingest import Ingest, is_whole
-from stages.data.left_out import LeftOut
+from stages.data.left_out import MAY_BE_IMAGES, Tally
 from stages.data.sources import SOURCES, open_source
 from stages.errors import DataError
 from stages.outputs import write_table
@@ -119,7 +120,8 @@ def _as_before(config: DownloadConfig, output: Path) -> index.Index | None:
     except DataError:
         return None
     whole = all(is_whole(output, pack) for pack in old.packs)
-    return old if whole and old.source == identity else None
+    same = old.source == identity and not any(map(is_outdated, old.reasons))
+    return old if whole and same else None
 
 
 def _identity(config: DownloadConfig) -> dict[str, str | None]:
@@ -134,6 +136,8 @@ def _bring_up_to_date(config: DownloadConfig, output: Path) -> tuple[index.Index
     with open_source(config, output.with_name(f"{output.name}.incoming")) as source:
         found = replace(ingest.run(source), source=_identity(config))
         leaves = source.left_out
+    if ingest.remarks.counts:
+        log.warning("images that are taken, but look wrong: %s", ingest.remarks)
     bad = np.flatnonzero(found.quarantined)
     _refuse_nothing(config, found, bad, leaves)
     _write_quarantine(output, found, bad)
@@ -145,7 +149,7 @@ def _bring_up_to_date(config: DownloadConfig, output: Path) -> tuple[index.Index
 
 
 def _refuse_nothing(
-    config: DownloadConfig, found: index.Index, bad: np.ndarray, leaves: LeftOut
+    config: DownloadConfig, found: index.Index, bad: np.ndarray, leaves: Tally
 ) -> None:
     if len(found.ids) == 0:
         beside = f" (left out: {leaves})" if leaves.counts else ""
@@ -167,8 +171,8 @@ def _write_quarantine(output: Path, found: index.Index, bad: np.ndarray) -> None
     write_table(output / QUARANTINE, ("id", "reason"), rows)
 
 
-def _say_left_out(output: Path, leaves: LeftOut) -> None:
-    level = logging.WARNING if leaves.may_be_images else logging.INFO
+def _say_left_out(output: Path, leaves: Tally) -> None:
+    level = logging.INFO if MAY_BE_IMAGES.isdisjoint(leaves.counts) else logging.WARNING
     if leaves.counts:
         log.log(level, "left out: %s; all are listed in %s", leaves, output / LEFT_OUT)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.data.folder import Folder
-from stages.data.left_out import LeftOut
+from stages.data.left_out import Tally
 from stages.data.packs import open_regular
 from stages.data.source import SourceExample
 from stages.data.unpack import unpack
@@ -26,7 +26,7 @@ class Archive:
         self._config = config
         self._workspace = workspace
         self._folder: Folder
-        self.left_out = LeftOut()
+        self.left_out = Tally()
 
     def __enter__(self) -> "Archive":
         from stages.data.fetch import check_sha256, fetch  # the network's libraries load slowly

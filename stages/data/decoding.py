@@ -4,13 +4,14 @@ import io
 import re
 import struct
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from stages.data import headers
+from stages.data import headers, unread
 from stages.errors import DataError
 
 MAX_BYTES = headers.MAX_BYTES
@@ -18,6 +19,15 @@ TOO_LARGE = f"more than {MAX_BYTES:,} bytes"
 MAX_SCANS = 200  # of a progressive JPEG; each costs a pass over all pixels
 START_OF_SCAN = b"\xff\xda"
 WHITE = 255
+DARK_BELOW = 64  # of 256: what 14 bits fill of 16
+DARK = "16 bits that hold 14 or less, so it is nearly black: multiply its values to fill 16 bits"
+TURNED_ALREADY = frozenset({"TIFF", "AVIF", "HEIF"})
+HEIC_NEEDS = "HEIC is read by pillow-heif; run: pip install 'cryobase[heif]'"
+READ_SINCE = frozenset({  # reasons of older versions
+    "TIFF is not read; convert to PNG",
+    "AVIF is not read; convert to JPEG or PNG",
+    "HEIC is not read; convert to JPEG or PNG",
+})  # fmt: skip
 
 # libjpeg warnings that leave the pixels alone; every other one means damage.
 HARMLESS = re.compile(
@@ -38,7 +48,7 @@ def decode(
     Opaque 8-bit files that EXIF does not turn have the pixels of `tf.io.decode_image`.
 
     Args:
-        data: The encoded JPEG, PNG, BMP, GIF (first frame) or WebP.
+        data: The encoded JPEG, PNG, BMP, GIF (first frame), WebP, TIFF (first page), AVIF or HEIC.
         accurate: Decode JPEG with the accurate DCT, as Pillow and Keras' `load_img` do, not with
             TensorFlow's fast one.
         smallest: (height, width) that suffices: a JPEG may come back scaled down by 2, 4 or 8 to no
@@ -57,7 +67,25 @@ def decode(
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise anything on hostile bytes
         raise UndecodableImageError(f"broken {header.format} file: {_one_line(error)}") from None
-    return _upright(pixels, header.orientation)
+    return pixels if header.format in TURNED_ALREADY else _upright(pixels, header.orientation)
+
+
+def examine(data: bytes) -> str:
+    """Try an image out: decode it in full; a remark for people, or "".
+
+    Raises:
+        UndecodableImageError: with the reason.
+    """
+    pixels = decode(data)
+    sixteen = inspect(data).depth == 16
+    return DARK if sixteen and pixels.max() < DARK_BELOW else ""
+
+
+def is_outdated(reason: str) -> bool:
+    """Whether an image that an earlier run put into quarantine is read now."""
+    if reason in READ_SINCE:
+        return True
+    return reason == HEIC_NEEDS and find_spec("pillow_heif") is not None
 
 
 def inspect(data: bytes) -> headers.Header:
@@ -73,7 +101,7 @@ def inspect(data: bytes) -> headers.Header:
     except (struct.error, IndexError, ValueError) as error:
         raise UndecodableImageError(f"broken header: {_one_line(error)}") from None
     if header is None:
-        raise UndecodableImageError(headers.describe(data))
+        raise UndecodableImageError(unread.describe(data))
     if reason := headers.too_large(header.height, header.width):
         raise UndecodableImageError(reason)
     return header
@@ -130,6 +158,59 @@ def _decode_with_pillow(
         return _to_rgb(image)
 
 
+def _decode_tiff(
+    data: bytes, header: headers.Header, accurate: bool, smallest: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """The first page, which Pillow turns upright; 12 and 16 bits keep the high eight."""
+    from PIL import TiffImagePlugin
+
+    with TiffImagePlugin.TiffImageFile(io.BytesIO(data)) as image:
+        if image.mode in ("I", "F", "LAB"):
+            kind = {"I": "signed or 32-bit values", "F": "fractions", "LAB": "Lab colours"}
+            raise UndecodableImageError(
+                f"TIFF of {kind[image.mode]} is not read; convert to 8 or 16 bits, gray or RGB"
+            )
+        if reason := headers.too_large(image.height, image.width):
+            raise UndecodableImageError(reason)
+        inverted = image.tag_v2.get(262) == 0
+        image.load()
+        if not image.mode.startswith("I;16"):
+            return _to_rgb(image)
+        values = np.asarray(image).astype(np.uint16) << (16 - header.depth)
+        gray = ((~values if inverted else values) >> 8).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
+
+
+def _decode_avif(
+    data: bytes, header: headers.Header, accurate: bool, smallest: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """The main image; Pillow says as EXIF's orientation how the file turns it."""
+    from PIL import Image, features
+
+    if not features.check("avif"):
+        raise UndecodableImageError("AVIF is not read by this build of Pillow; take PyPI's")
+    with Image.open(io.BytesIO(data), formats=["AVIF"]) as image:
+        if reason := headers.too_large(image.height, image.width):
+            raise UndecodableImageError(reason)
+        image.load()
+        turned = image.getexif().get(headers.EXIF_ORIENTATION, 1)
+        return _upright(_to_rgb(image), turned if turned in _FLIPS else 1)
+
+
+def _decode_heif(
+    data: bytes, header: headers.Header, accurate: bool, smallest: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """The main image, which libheif crops and turns as the file says."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise UndecodableImageError(HEIC_NEEDS) from None
+    image = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=True)
+    if reason := headers.too_large(*image.size[::-1]):
+        raise UndecodableImageError(reason)
+    return _to_rgb(image.to_pillow())
+
+
 def _to_rgb(image: Any) -> NDArray[np.uint8]:
     """The frame that is loaded, of whatever mode, as RGB on white."""
     if image.mode.startswith("I"):
@@ -164,7 +245,9 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    words = re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error))  # no two are equal
+    name = type(error).__name__
+    return " ".join(words.split())[:120] if len(words) > 8 else f"{name} {words}".strip()
 
 
 # Orientation: whether rows and columns are reversed, after the transposition of 5 to 8.
@@ -185,4 +268,7 @@ _DECODERS = {
     "GIF": _decode_with_pillow,
     "BMP": _decode_with_pillow,
     "WEBP": _decode_with_pillow,
+    "TIFF": _decode_tiff,
+    "AVIF": _decode_avif,
+    "HEIF": _decode_heif,
 }

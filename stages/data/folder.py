@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stages.data import left_out
-from stages.data.left_out import LeftOut
+from stages.data.left_out import Tally
 from stages.data.packs import open_regular
 from stages.data.patterns import PatternReader
 from stages.data.source import SourceExample
@@ -38,7 +38,7 @@ class Folder:
 
     def __init__(self, config: "DownloadConfig", workspace: Path) -> None:
         """`config.path` is the folder; `config.pattern` finds the label in a file name."""
-        self.left_out = LeftOut()
+        self.left_out = Tally()
         self._root = Path(config.path)
         self._pattern = config.pattern
         self._classes: set[str] = set()
@@ -120,7 +120,7 @@ class Children(NamedTuple):
     files: list[str]
 
 
-def children(folder: Path, prefix: str, leaves: LeftOut) -> Children:
+def children(folder: Path, prefix: str, leaves: Tally) -> Children:
     """What a directory has of folders and of files that may be images; the rest goes to `leaves`.
 
     Raises:
@@ -169,7 +169,7 @@ def _sort_in(entry: os.DirEntry[str], found: Children) -> str:
 
 
 def files(
-    folder: Path, prefix: str, leaves: LeftOut, found: Children | None = None
+    folder: Path, prefix: str, leaves: Tally, found: Children | None = None
 ) -> Iterator[tuple[Path, str]]:
     """Every file below a folder that may be an image, with its name below the root.
 

@@ -1,46 +1,47 @@
 """What an encoded image says of itself, read from its first bytes, without decoding anything."""
 
-import re
 import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+
+from stages.data import boxes
 
 MAX_BYTES = 256 << 20  # of an encoded image
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb
 MAX_SIDE = 65_535
 EXIF_ORIENTATION = 0x0112
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers of a JPEG
-EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "BMP": "bmp", "WEBP": "webp"}
-
-BEGINNINGS = re.compile(
-    rb"(?s)\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0|RIFF.{4}WEBP"
-)
-
-# Beginnings of files that people put among images; the words become reasons of quarantine.
-KNOWN_BEGINNINGS = [
-    (rb"\A\s*\Z", "empty file"),
-    (rb"\Aversion https://git-lfs", "a Git LFS pointer, not the image; run: git lfs pull"),
-    (rb"(?i)\A\s*<(!doctype html|html|head|body)", "an HTML page, not an image"),
-    (rb"(?i)\A\s*(<\?xml[^>]*>\s*)?<svg", "SVG is not read; convert to PNG"),
-    (rb"\A%PDF", "PDF is not read; convert to PNG"),
-    (rb"\A%!PS|\A\xc5\xd0\xd3\xc6", "EPS is not read; convert to PNG"),
-    (rb"\ASIMPLE  =", "FITS is not read; convert to PNG"),
-    (rb"\A(II\*\0|MM\0\*)", "TIFF is not read; convert to PNG"),
-    (rb"(?s)\A....ftyp(avif|avis)", "AVIF is not read; convert to JPEG or PNG"),
-    (rb"(?s)\A....ftyp(hei|hev|mif1|msf1)", "HEIC is not read; convert to JPEG or PNG"),
-    (rb"\APK\x03\x04", "a zip archive, not an image"),
-    (rb"\A[\t\n\r\x20-\x7e]{16}", "text, not an image"),
-]
+EXTENSIONS = {
+    "JPEG": "jpg", "PNG": "png", "GIF": "gif", "BMP": "bmp", "WEBP": "webp", "TIFF": "tiff",
+    "AVIF": "avif", "HEIF": "heic",
+}  # fmt: skip
+TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # + is BigTIFF
+TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # types of whole numbers
+BEGINNINGS = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    **dict.fromkeys(TIFF_ORDERS, "TIFF"),
+}
+RAW_COLORS = (32803, 34892)  # a sensor's pixels, as a TIFF's photometric interpretation
+DNG_VERSION = 50706
 
 
 @dataclass(frozen=True)
 class Header:
-    """Format (Pillow's name), size as stored, channels where known, and EXIF orientation."""
+    """Format (Pillow's name), size as stored, channels and bits of a value where known.
+
+    `orientation` is EXIF's; AVIF and HEIF have the size after their own way of turning.
+    """
 
     format: str
     height: int
     width: int
     channels: int = 3
     orientation: int = 1
+    depth: int = 8
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -50,38 +51,25 @@ class Header:
 
 
 def read(data: bytes) -> Header | None:
-    """The header of a JPEG, PNG, GIF, BMP or WebP file, else None.
+    """The header of a file of a format that is read, else None.
 
     Raises:
         ValueError, IndexError, struct.error: the header is broken.
     """
-    if data.startswith(b"\xff\xd8\xff"):
-        return _read_jpeg(data)
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return _read_png(data)
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        width, height = struct.unpack_from("<HH", data, 6)
-        return Header("GIF", height, width)
-    if data.startswith(b"BM") and data[14:18] in _BMP_SIZES:
-        return _read_bmp(data)
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return _read_webp(data)
-    return None
+    form = format_of(data)
+    return _READERS[form](data) if form else None
 
 
-def begins_as_image(start: bytes) -> bool:
-    """Whether the first bytes of a file, 32 or more, are those of a format that is read here."""
-    return bool(BEGINNINGS.match(start))
-
-
-def describe(data: bytes) -> str:
-    """A reason why these bytes are not read, for people."""
-    if not data:
-        return "empty file"
-    for beginning, reason in KNOWN_BEGINNINGS:
-        if re.match(beginning, data[:512]):
-            return reason
-    return f"not a JPEG, PNG, GIF, BMP or WebP file (begins with {data[:8].hex(' ')})"
+def format_of(start: bytes) -> str:
+    """The format that the first bytes of a file, 64 or more, are those of; "" if it is not read."""
+    for beginning, form in BEGINNINGS.items():
+        if start.startswith(beginning):
+            return form
+    if start.startswith(b"BM") and start[14:18] in _BMP_SIZES:
+        return "BMP"
+    if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
+        return "WEBP"
+    return boxes.format_of(start)
 
 
 def too_large(height: int, width: int) -> str:
@@ -98,18 +86,56 @@ def too_large(height: int, width: int) -> str:
 
 def orientation_of(tiff: bytes) -> int:
     """EXIF's orientation, 1 to 8, from a TIFF structure (TIFF 6.0, section 2); 1 where unusable."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
-    if order is None or len(tiff) < 8:
-        return 1
-    (directory,) = struct.unpack_from(order + "I", tiff, 4)
-    if directory + 2 > len(tiff):
-        return 1
-    (entries,) = struct.unpack_from(order + "H", tiff, directory)
-    for entry in range(directory + 2, min(directory + 2 + 12 * entries, len(tiff) - 11), 12):
-        tag, kind, count, value = struct.unpack_from(order + "HHIH", tiff, entry)
+    for tag, kind, count, value in _first_directory(tiff):
         if tag == EXIF_ORIENTATION:
             return value if (kind, count) == (3, 1) and 1 <= value <= 8 else 1
     return 1
+
+
+def _first_directory(tiff: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """(tag, type, count, first value if it is a whole number, else 0) of a TIFF's first page."""
+    order = TIFF_ORDERS.get(tiff[:4])
+    if order is None or len(tiff) < 16:
+        return
+    big = b"+" in tiff[:4]
+    (start,) = struct.unpack_from(order + ("Q" if big else "I"), tiff, 8 if big else 4)
+    head, room, step = ("HHQ", 8, 20) if big else ("HHI", 4, 12)
+    first = start + (8 if big else 2)
+    if first > len(tiff):
+        return
+    (entries,) = struct.unpack_from(order + ("Q" if big else "H"), tiff, start)
+    for entry in range(first, min(first + step * min(entries, 0xFFFF), len(tiff) - step + 1), step):
+        tag, kind, count = struct.unpack_from(order + head, tiff, entry)
+        number, place = order + TIFF_NUMBERS.get(kind, "B"), entry + step - room
+        if count * struct.calcsize(number) > room:
+            (place,) = struct.unpack_from(order + ("Q" if big else "I"), tiff, place)
+        whole = kind in TIFF_NUMBERS and place + struct.calcsize(number) <= len(tiff)
+        yield tag, kind, count, struct.unpack_from(number, tiff, place)[0] if whole else 0
+
+
+def _read_tiff(data: bytes) -> Header | None:
+    """Size of the first page; none of a raw photograph, whose first page is a preview."""
+    tags = {tag: value for tag, _, _, value in _first_directory(data)}
+    raw = data[8:10] == b"CR" or tags.get(254, 0) & 1 or tags.get(262) in RAW_COLORS
+    if raw or DNG_VERSION in tags:
+        return None
+    if not tags.get(256) or not tags.get(257):
+        raise ValueError("TIFF without a first page")
+    orientation = orientation_of(data)
+    return Header("TIFF", tags[257], tags[256], orientation=orientation, depth=tags.get(258, 1))
+
+
+def _read_boxes(form: str, data: bytes) -> Header:
+    try:
+        return Header(form, *boxes.size_of(data))
+    except (struct.error, IndexError, ValueError) as error:
+        name = "HEIC" if form == "HEIF" else form
+        raise ValueError(f"the boxes of an {name} file are broken or cut ({error})") from None
+
+
+def _read_gif(data: bytes) -> Header:
+    width, height = struct.unpack_from("<HH", data, 6)
+    return Header("GIF", height, width)
 
 
 def _read_jpeg(data: bytes) -> Header:
@@ -146,7 +172,7 @@ def _read_png(data: bytes) -> Header:
             orientation = orientation_of(data[position + 8 : position + 8 + length])
             break
         position += 12 + length
-    return Header("PNG", height, width, orientation=orientation)
+    return Header("PNG", height, width, orientation=orientation, depth=data[24])
 
 
 _BMP_SIZES = {struct.pack("<I", size) for size in (12, 40, 52, 56, 64, 108, 124)}
@@ -186,3 +212,15 @@ def _webp_exif(data: bytes) -> bytes:
             return data[position + 8 : position + 8 + length].removeprefix(b"Exif\0\0")
         position += 8 + length + length % 2
     return b""
+
+
+_READERS: dict[str, Callable[[bytes], Header | None]] = {
+    "JPEG": _read_jpeg,
+    "PNG": _read_png,
+    "GIF": _read_gif,
+    "BMP": _read_bmp,
+    "WEBP": _read_webp,
+    "TIFF": _read_tiff,
+    "AVIF": partial(_read_boxes, "AVIF"),
+    "HEIF": partial(_read_boxes, "HEIF"),
+}

@@ -19,6 +19,7 @@ from stages.data import decoding, headers, index, packs
 from stages.data.digests import DigestTable
 from stages.data.index import Index
 from stages.data.isolation import IsolatedDecoder
+from stages.data.left_out import Tally
 from stages.data.packs import Pack, PackWriter
 from stages.data.source import Source, SourceExample
 from stages.errors import DataError
@@ -31,8 +32,6 @@ MOSTLY_DEAD = 0.5  # of a pack's bytes unused, and it is written anew
 GROUP, GROUP_BYTES = 32, 1 << 16  # examples that a thread looks at together
 SAY_EVERY = 10.0  # seconds
 WIDTHS = {"<i4": "i", "<i8": "q"}  # numpy's dtypes to the array module's
-UNREADABLE = "cannot be read: missing, not permitted, or no regular file"
-UNREADABLE_DIGEST = hashlib.sha256(UNREADABLE.encode()).digest()
 NOTHING = headers.Header("", 0, 0)
 
 
@@ -45,6 +44,7 @@ class _Image:
     length: int
     data: bytes = b""
     reason: str = ""
+    remark: str = ""
     header: headers.Header | None = None  # None: the image is known from the last run
 
 
@@ -56,7 +56,7 @@ class Ingest:
         self._directory = directory
         self._in_place = in_place
         self._workers = workers or os.cpu_count() or 1
-        self._decoder = IsolatedDecoder(decoding.decode)
+        self._decoder = IsolatedDecoder(decoding.examine)
         self._old = _usable(directory, in_place)
         self._known = DigestTable(self._old.digest)  # the old index's rows, read by all threads
         self._table = DigestTable()  # of this run
@@ -71,6 +71,7 @@ class Ingest:
         self._label_numbers: dict[str, int] = {}
         self._reasons: dict[str, int] = {"": 0}
         self.decoded = 0
+        self.remarks = Tally()
 
     def run(self, source: Source) -> Index:
         """Take all examples of a source; what it no longer has leaves the index."""
@@ -90,8 +91,9 @@ class Ingest:
         """In a thread: hash images, and have those decoded that are new."""
         images = [self._read(example) for example in examples]
         new = [n for n, image in enumerate(images) if image.header and not image.reason]
-        reasons = self._decoder.reasons([images[n].data for n in new])
-        for n, reason in zip(new, reasons, strict=True):
+        verdicts = self._decoder.examine([images[n].data for n in new])
+        for n, (reason, remark) in zip(new, verdicts, strict=True):
+            images[n] = replace(images[n], remark=remark)
             if reason:
                 images[n] = replace(images[n], data=b"", reason=reason, header=NOTHING)
             elif self._in_place:
@@ -99,20 +101,15 @@ class Ingest:
         return images
 
     def _read(self, example: SourceExample) -> _Image:
-        try:
-            data, digest, length = _read(example.image)
-        except (DataError, OSError):
-            data, digest, length = b"", UNREADABLE_DIGEST, 0
+        data, digest, length, reason = _read(example.image)
         if self._known.find(digest) is not None:
             return _Image(example, digest, length)
-        if digest == UNREADABLE_DIGEST:
-            return _Image(example, digest, 0, b"", UNREADABLE, NOTHING)
-        if length > decoding.MAX_BYTES:
-            return _Image(example, digest, length, b"", decoding.TOO_LARGE, NOTHING)
+        if reason:
+            return _Image(example, digest, length, reason=reason, header=NOTHING)
         try:
-            return _Image(example, digest, length, data, "", decoding.inspect(data))
+            return _Image(example, digest, length, data, header=decoding.inspect(data))
         except decoding.UndecodableImageError as error:
-            return _Image(example, digest, length, b"", str(error), NOTHING)
+            return _Image(example, digest, length, reason=str(error), header=NOTHING)
 
     def _take(self, image: _Image) -> None:
         """In order: note an example, and its image if it is the first with these bytes."""
@@ -126,6 +123,8 @@ class Ingest:
         if row is None:
             row = self._table.add(image.digest)
             self._note_known(image) if image.header is None else self._note_new(image)
+            if image.remark:
+                self.remarks.add(image.example.id, image.remark)
         self._ids += identifier
         self._id_ends.append(len(self._ids))
         self._images.append(row)
@@ -239,19 +238,30 @@ def _size(image: bytes | Path) -> int:
         return 0
 
 
-def _read(image: bytes | Path) -> tuple[bytes, bytes, int]:
-    """(the bytes, at most one beyond the cap; their digest; how many there are).
+def _read(image: bytes | Path) -> tuple[bytes, bytes, int, str]:
+    """(the bytes, their digest, how many there are, why there are none).
 
-    A file beyond the cap has no bytes, and a digest of its length.
+    A file beyond the cap has a digest of its length, one that cannot be read of the reason.
     """
     if isinstance(image, bytes):
-        return image, hashlib.sha256(image).digest(), len(image)
-    with os.fdopen(packs.open_regular(image, follow=True), "rb") as file:
-        length = os.fstat(file.fileno()).st_size
-        if length <= decoding.MAX_BYTES:  # else it is refused, and not worth reading
-            data = file.read(decoding.MAX_BYTES + 1)
-            return data, hashlib.sha256(data).digest(), len(data)
-    return b"", hashlib.sha256(f"{length:,} bytes, too many".encode()).digest(), length
+        return image, hashlib.sha256(image).digest(), len(image), ""
+    try:
+        with os.fdopen(packs.open_regular(image, follow=True), "rb") as file:
+            length = os.fstat(file.fileno()).st_size
+            if length <= decoding.MAX_BYTES:  # else it is refused, and not worth reading
+                data = file.read(decoding.MAX_BYTES + 1)
+                return data, hashlib.sha256(data).digest(), len(data), ""
+    except (DataError, OSError):
+        reason = f"cannot be read: {_why_unreadable(image)}"
+        return b"", hashlib.sha256(reason.encode()).digest(), 0, reason
+    digest = hashlib.sha256(f"{length:,} bytes, too many".encode()).digest()
+    return b"", digest, length, decoding.TOO_LARGE
+
+
+def _why_unreadable(path: Path) -> str:
+    if not os.path.exists(path):
+        return "a link that leads nowhere" if path.is_symlink() else "gone, or not permitted"
+    return "not permitted, or the disk fails" if path.is_file() else "no regular file"
 
 
 def _usable(directory: Path, in_place: str | None) -> Index:
@@ -266,11 +276,13 @@ def _usable(directory: Path, in_place: str | None) -> Index:
         return Index.empty()
     keep = old.reason > 0
     if in_place:
-        keep |= True
+        keep[:] = True
         old.pack[:] = index.NO_PACK
     else:
         whole = np.array([*(is_whole(directory, pack) for pack in old.packs), False])
         keep |= whole[old.pack]  # NO_PACK looks at the last one
+    outdated = [n for n, reason in enumerate(old.reasons) if decoding.is_outdated(reason)]
+    keep &= ~np.isin(old.reason, outdated)
     kept = {name: getattr(old, name)[keep] for name in index.IMAGE_COLUMNS}
     return replace(Index.empty(), **kept, reasons=old.reasons, packs=old.packs)
 

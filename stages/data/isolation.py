@@ -13,6 +13,7 @@ import pkgutil
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
@@ -25,25 +26,26 @@ from stages.errors import StageError
 SECONDS = 60.0  # for one image; noise of the most pixels that are read takes about four
 MAX_ANSWER = 1 << 16  # bytes
 
-Decode = Callable[[bytes], Any]
+Examine = Callable[[bytes], str]
+Verdict = tuple[str, str]  # the reason why an image cannot be decoded; a remark on it
 
 
 class IsolatedDecoder:
     """As many children as threads decode at once, started when needed."""
 
-    def __init__(self, decode: Decode) -> None:
-        """Take a function that a child can import by its name."""
-        self._name = f"{decode.__module__}:{decode.__qualname__}"
+    def __init__(self, examine: Examine) -> None:
+        """Take a function that a child can import by its name: see `decoding.examine`."""
+        self._name = f"{examine.__module__}:{examine.__qualname__}"
         self._lock = Lock()
         self._children: list[_Child] = []  # dead ones too
         self._idle: list[_Child] = []
         self._closed = False
 
-    def reasons(self, images: Sequence[bytes]) -> list[str]:
-        """Why each image cannot be decoded; "" if it can.
+    def examine(self, images: Sequence[bytes]) -> list[Verdict]:
+        """Why each image cannot be decoded, and what is to be said of it; both may be "".
 
         Raises:
-            MemoryError: `decode` raised it.
+            MemoryError: the function raised it.
             StageError: children do not even start.
         """
         if not images:
@@ -51,10 +53,10 @@ class IsolatedDecoder:
         answers, _ = self._ask(images)
         if not answers:  # one of them did it, or an earlier one, or something from outside
             alone = [self._ask([image]) for image in images]
-            answers = [answer[0] if answer else cause for answer, cause in alone]
+            answers = [answer[0] if answer else (cause, "") for answer, cause in alone]
         if None in answers:
             raise MemoryError(f"decoding images of up to {max(map(len, images)):,} bytes")
-        return answers
+        return [(reason, remark) for reason, remark in answers]
 
     def _ask(self, images: Sequence[bytes]) -> tuple[list[Any], str]:
         """A child's answers; none if it died, and of what."""
@@ -106,7 +108,7 @@ class _Child:
             )
 
     def ask(self, images: Sequence[bytes]) -> list[Any]:
-        """A reason, "" or None per image; nothing if the child died, and its cause is known."""
+        """A verdict or None per image; nothing if the child died, and its cause is known."""
         try:
             self._socket.send_bytes(json.dumps([len(image) for image in images]).encode())
             self._socket.send_bytes(b"".join(images))
@@ -134,8 +136,9 @@ class _Child:
 
 def serve(name: str, seconds: float) -> None:
     """In a child: answer one question after the other, until the parent is gone."""
-    decode: Decode = pkgutil.resolve_name(name)
+    examine: Examine = pkgutil.resolve_name(name)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    _silence_libraries()
     parent = Connection(sys.stdin.fileno())
     with suppress(EOFError, ConnectionError):
         while True:
@@ -143,19 +146,25 @@ def serve(name: str, seconds: float) -> None:
             answers = []
             for length in lengths:
                 signal.setitimer(signal.ITIMER_REAL, seconds)
-                answers.append(_reason(decode, images.read(length)))
+                answers.append(_verdict(examine, images.read(length)))
                 signal.setitimer(signal.ITIMER_REAL, 0)
             parent.send_bytes(json.dumps(answers).encode())
 
 
-def _reason(decode: Decode, image: bytes) -> str | None:
+def _silence_libraries() -> None:
+    """What C libraries say of a broken file names no file; Python's own words are still heard."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    warnings.simplefilter("ignore")
+
+
+def _verdict(examine: Examine, image: bytes) -> Verdict | None:
     try:
-        decode(image)
+        return "", examine(image)
     except UndecodableImageError as error:
-        return str(error)
+        return str(error), ""
     except MemoryError:
         return None
-    return ""
 
 
 if __name__ == "__main__":

@@ -83,13 +83,13 @@ def of_file(name: str, beginning: Callable[[], bytes]) -> str:
     kind = KINDS.get(extension)
     if kind is None and (extension in PICTURE_EXTENSIONS or not LICENCES.match(name)):
         return ""
-    if headers.begins_as_image(beginning()):
+    if headers.format_of(beginning()):
         return ""
     return LICENCE if LICENCES.match(name) else str(kind)
 
 
-class LeftOut:
-    """What a run has left out so far: counts by reason, and rows (path, reason) up to a limit.
+class Tally:
+    """Paths counted by reason, with an example of each, and listed up to a limit.
 
     Paths are relative to the source; a folder left out as a whole is one of them, with a slash.
     """
@@ -123,11 +123,6 @@ class LeftOut:
         yield from sorted(self._rows)
         if more := self.counts.total() - len(self._rows):
             yield "", f"{more:,} more, counted in the log"
-
-    @property
-    def may_be_images(self) -> bool:
-        """Whether images may be among it that somebody expects to see."""
-        return not MAY_BE_IMAGES.isdisjoint(self.counts)
 
     def __str__(self) -> str:
         """All reasons in one line, each with its count and an example; "" for nothing."""

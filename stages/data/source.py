@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from stages.data.left_out import LeftOut
+from stages.data.left_out import Tally
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Source(Protocol):
         left_out: what it has beside its examples, known once `examples` is exhausted.
     """
 
-    left_out: LeftOut
+    left_out: Tally
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from stages.data.digests import DigestTable
 from stages.data.folder import PART_NAMES
-from stages.data.left_out import NO_LABEL, LeftOut
+from stages.data.left_out import NO_LABEL, Tally
 from stages.data.png import encode_png
 from stages.data.source import SourceExample
 from stages.errors import DataError
@@ -32,7 +32,7 @@ class Tfds:
 
     def __init__(self, config: "DownloadConfig", workspace: Path) -> None:
         """`config.name`, `config.data_dir`, `config.splits` and `config.label` say which."""
-        self.left_out = LeftOut()
+        self.left_out = Tally()
         self._config = config
         self._classes: tuple[str, ...] = ()
         self._seen = DigestTable()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from stages.data import left_out, tar
-from stages.data.left_out import LeftOut
+from stages.data.left_out import Tally
 from stages.data.packs import open_regular
 from stages.errors import DataError
 from store.examples import encode_id
@@ -50,7 +50,7 @@ class Member:
     content: IO[bytes]
 
 
-def unpack(archive: Path, directory: Path, leaves: LeftOut) -> int:
+def unpack(archive: Path, directory: Path, leaves: Tally) -> int:
     """Unpack a .tar, .tar.gz or .zip into an empty directory; the number of files.
 
     What is left out of a folder is not even written: `leaves` has it.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.data.folder import files
-from stages.data.left_out import LeftOut
+from stages.data.left_out import Tally
 from stages.data.packs import read_image
 from stages.data.pixels import PixelSpec, load
 from stages.errors import DataError
@@ -119,7 +119,7 @@ def image_files(paths: Iterable[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        leaves = LeftOut()
+        leaves = Tally()
         yield from sorted(found for found, _ in files(path, "", leaves))
         if leaves.counts:
             logger.info("%s: left out, as download does: %s", path, leaves)

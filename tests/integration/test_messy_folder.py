@@ -20,10 +20,10 @@ from tests.images import CLASSES, picture
 SIZE = 48
 BROKEN = {
     "red/truncated.jpg": "truncated",
-    "green/words.jpg": "not a JPEG",
+    "green/words.jpg": "text",
     "blue/empty.png": "empty",
 }
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "AVIF")
 
 
 @pytest.fixture(scope="module")

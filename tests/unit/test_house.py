@@ -29,6 +29,7 @@ HOMES = {  # a library -> the only modules that import it
     "keras": {"stages/backbones/frameworks.py"},  # which pins all that changes values
     "tensorflow": {"stages/backbones/frameworks.py"},
     "keras_hub": {"stages/backbones/hub.py"},
+    "pillow_heif": {"stages/data/decoding.py"},
     "openvino": {"stages/backbones/openvino_engine.py", "stages/heads/export.py"},
     "tensorflow_datasets": {"stages/data/tfds.py"},
 }

@@ -104,7 +104,7 @@ def test_packs_are_plain_tars_named_by_content(images, raw, tmp_path):
 def test_a_second_run_decodes_nothing_and_keeps_every_pack(images, raw, monkeypatch):
     fetch(images, raw)
     before = {path.name: path.read_bytes() for path in raw.iterdir()}, pack_files(raw)
-    monkeypatch.setattr(ingest.decoding, "decode", lambda data: pytest.fail("decoded again"))
+    monkeypatch.setattr(ingest.decoding, "examine", lambda data: pytest.fail("decoded again"))
     assert fetch(images, raw).new == 0
     assert ({path.name: path.read_bytes() for path in raw.iterdir()}, pack_files(raw)) == before
 
@@ -156,7 +156,7 @@ def test_duplicates_are_stored_once_and_renaming_decodes_nothing(images, raw, mo
     assert len(index.read(raw).digest) == 8
     before = pack_files(raw)
     (images / "a" / "0.png").rename(images / "b" / "renamed.png")
-    monkeypatch.setattr(ingest.decoding, "decode", lambda data: pytest.fail("decoded again"))
+    monkeypatch.setattr(ingest.decoding, "examine", lambda data: pytest.fail("decoded again"))
     fetch(images, raw)
     assert pack_files(raw) == before
     test_positions(images, raw)
@@ -171,13 +171,15 @@ def test_bad_images_are_quarantined_with_a_reason(images, raw, caplog, monkeypat
     (images / "b" / "müll.png").write_bytes(good)
     os.mkfifo(images / "b" / "pipe.png")
     (images / "b" / "dangling.png").symlink_to("nowhere.png")
-    assert fetch(images, raw) == download.DownloadSummary(14, 2, 12, 5)
+    assert fetch(images, raw) == download.DownloadSummary(14, 2, 13, 5)
     stored = RawImages.open(raw)
     reasons = dict(zip(ids(raw), stored.reasons, strict=True))
     assert {name for name, reason in reasons.items() if reason} == {
         "a/cut.jpg", "a/words.jpg", "b/nothing.png", "b/pipe.png", "b/dangling.png",
     }  # fmt: skip
     assert "Premature end" in reasons["a/cut.jpg"]
+    assert reasons["b/dangling.png"] == "cannot be read: a link that leads nowhere"
+    assert reasons["b/pipe.png"] == "cannot be read: no regular file"
     assert reasons["b/nothing.png"] == "empty file"
     assert stored.examples.quarantined.tolist() == [bool(reason) for reason in stored.reasons]
     assert "a/words.jpg: text, not an image" in caplog.text
@@ -185,7 +187,7 @@ def test_bad_images_are_quarantined_with_a_reason(images, raw, caplog, monkeypat
         stored.read(ids(raw).index("a/words.jpg"))
     with (raw / "quarantined.csv").open() as file:
         assert {row["id"] for row in csv.DictReader(file)} == {n for n, r in reasons.items() if r}
-    monkeypatch.setattr(ingest.decoding, "decode", lambda data: pytest.fail("decoded again"))
+    monkeypatch.setattr(ingest.decoding, "examine", lambda data: pytest.fail("decoded again"))
     assert fetch(images, raw) == download.DownloadSummary(14, 2, 0, 5)
 
 

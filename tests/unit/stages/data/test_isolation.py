@@ -22,7 +22,7 @@ from tests.unit.stages.data import faulty_decoder
 
 @pytest.fixture(autouse=True)
 def faulty(monkeypatch):
-    monkeypatch.setattr(decoding, "decode", faulty_decoder.decode)
+    monkeypatch.setattr(decoding, "examine", faulty_decoder.examine)
 
 
 @pytest.fixture
@@ -103,12 +103,16 @@ def test_what_is_undecodable_in_a_child_has_its_own_reason(tmp_path):
     cut = encode_png(np.zeros((90, 90, 3), np.uint8))[:60]
     with pytest.raises(decoding.UndecodableImageError) as here:
         faulty_decoder.real(cut)
-    decoder = IsolatedDecoder(decoding.decode)
+    decoder = IsolatedDecoder(decoding.examine)
     try:
-        assert decoder.reasons([image(1), cut, image(2)]) == ["", str(here.value), ""]
+        assert decoder.examine([image(1), cut, image(2)]) == [
+            ("", ""),
+            (str(here.value), ""),
+            ("", ""),
+        ]
         with pytest.raises(MemoryError, match="decoding images of up to"):
-            decoder.reasons([image(1), image(1, b"memory")])
-        assert decoder.reasons([image(1)]) == [""]
+            decoder.examine([image(1), image(1, b"memory")])
+        assert decoder.examine([image(1)]) == [("", "")]
     finally:
         decoder.close()
 
@@ -137,9 +141,9 @@ def test_a_second_run_starts_no_child(tmp_path, started):
 
 
 def test_children_import_what_decoding_needs():
-    decoder = IsolatedDecoder(decoding.decode)
+    decoder = IsolatedDecoder(decoding.examine)
     try:
-        (modules,) = decoder.reasons([image(0, b"modules")])
+        ((modules, _),) = decoder.examine([image(0, b"modules")])
     finally:
         decoder.close()
     packages = {name.partition(".")[0] for name in modules.split()}
@@ -147,7 +151,7 @@ def test_children_import_what_decoding_needs():
 
 
 def test_children_that_do_not_start_end_the_run_and_quarantine_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(decoding, "decode", lambda data: data)
+    monkeypatch.setattr(decoding, "examine", lambda data: data)
     with pytest.raises(StageError, match=r"does not start as a decoder.*\(.*exit status 1\)"):
         ingest(tmp_path, b"", b"")
 
@@ -172,7 +176,7 @@ import signal, sys
 from pathlib import Path
 from stages.data import decoding, ingest, isolation
 from tests.unit.stages.data import faulty_decoder, test_isolation
-decoding.decode = faulty_decoder.decode
+decoding.examine = faulty_decoder.examine
 isolation.SECONDS = 6.0
 signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
 ingest.GROUP = 1

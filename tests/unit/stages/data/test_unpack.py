@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from stages.data import tar, unpack
-from stages.data.left_out import LeftOut
+from stages.data.left_out import Tally
 from stages.data.unpack import HostileArchiveError
 from stages.data.unpack import unpack as unpack_archive
 from stages.errors import DataError
@@ -70,7 +70,7 @@ def attempt(tmp_path, data):
     target.mkdir(parents=True, exist_ok=True)
     error = None
     try:
-        unpack_archive(archive, target, LeftOut())
+        unpack_archive(archive, target, Tally())
     except DataError as caught:
         error = caught
         assert "\n" not in str(error)
