@@ -51,8 +51,9 @@ def run(
         config: what to tune, and how.
         raw: the images.
         splits: which image learns, which one judges.
-        output: gets `start.keras` (the model before tuning), `model.keras` and `model.json`, and
-            where they are asked for `imagenet.csv` and `tensorboard`.
+        output: gets `start.keras` (the model before tuning), `model.keras`, `head` (that of the
+            former) and `model.json` (what both are made of), and where they are asked for
+            `imagenet.csv` and `tensorboard`.
         results: gets `metrics.json`, `comparison.csv`, `history.csv` and pictures.
         weights: with `start: head`, the backbone's weights as in the feature set's params.
         head: with `start: head`, the directory of the trained head.
@@ -94,7 +95,7 @@ def run(
             scaled=policy == "mixed_float16",
         )
         tuned.save(start.model, output / tuned.TUNED)
-    tuned.save_card(output, images.examples.classes, start.pixels)
+    tuned.save_card(output, start, policy)
     document = outcome.write(config, told, images, split, models=output, output=results)
     shutil.rmtree(directory, ignore_errors=True)
     return document

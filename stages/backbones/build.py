@@ -1,19 +1,17 @@
 """From a row of the table to a Keras model: pixels in, one feature per output out."""
 
 import difflib
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.backbones.foreign import is_known, rewritten
+from stages.backbones.foreign import is_known, load_weights
 from stages.backbones.frameworks import forget_names, load_keras
 from stages.backbones.preprocessing import PREPROCESSINGS
 from stages.backbones.table import BACKBONES, resolve
-from stages.errors import ConfigError, MissingWeightsError
+from stages.errors import ConfigError, DataError, MissingWeightsError
 
 POOLINGS = ("avg", "max", "flatten")
-SPARE = 16 << 20  # bytes
 
 
 def build(
@@ -68,23 +66,13 @@ def _load(backbone: str, base: Any, weights_file: Path) -> None:
     try:
         if weights_file.suffix == ".pth":
             lite0.load_weights(base, weights_file)
-        elif is_known(backbone, weights_file):
-            base.load_weights(str(weights_file))
         else:
-            with rewritten(weights_file, limit=_limit(base)) as clean:
-                base.load_weights(str(clean))
-    except Exception as error:  # noqa: BLE001 (Keras raises anything on a file of another base)
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+            load_weights(base, weights_file, known=is_known(backbone, weights_file))
+    except (DataError, OSError) as error:
         raise MissingWeightsError(
-            f"{weights_file}: these are no weights of {backbone} without its top: {reason};"
+            f"{weights_file}: these are no weights of {backbone} without its top: {error};"
             f" give a file that a model built with `weights: none` saved"
         ) from None
-
-
-def _limit(base: Any) -> int:
-    """Bytes that a file's arrays may have: room for a classifier and an optimizer's state."""
-    own: int = sum(math.prod(variable.shape) * 4 for variable in base.weights)
-    return SPARE + own * 10
 
 
 def _output(base: Any, backbone: str, name: str) -> Any:

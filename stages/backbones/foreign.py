@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from io import BufferedReader
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +28,8 @@ from store.text import parse_json
 from store.verified import Algorithm, cache_directory, digest
 
 MAX_FILE = 2 << 30  # bytes; the largest of Keras' own, ConvNeXtXLarge, has 1.4 GB
+FLOAT = 4  # bytes
+SPARE, EXCESS = 16 << 20, 10  # what a file may have beyond the model's: classifier, optimizer
 MAX_DOCUMENT = 16 << 20  # bytes
 SECONDS = 3  # of processor time; what a few megabytes need is a tenth
 BYTES_PER_SECOND = 32 << 20  # that larger files may take more
@@ -59,6 +61,27 @@ def note(path: Path) -> None:
 
 def _note(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
+
+
+def load_weights(model: Any, path: Path, *, known: bool = False) -> None:
+    """Give a Keras model the weights of a file, by Keras' own rules of which are whose.
+
+    Args:
+        model: the model.
+        path: the file.
+        known: whether it is one of ours or of Keras, see `is_known`, which Keras may read itself.
+
+    Raises:
+        DataError: it is no such file, or of another model.
+    """
+    own = sum(math.prod(variable.shape) * FLOAT for variable in model.weights)
+    copy = nullcontext(path) if known else rewritten(path, SPARE + own * EXCESS)
+    try:
+        with copy as clean:
+            model.load_weights(str(clean))
+    except Exception as error:  # noqa: BLE001 (Keras raises anything on the file of another model)
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(reason or type(error).__name__) from None
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from stages.backbones.foreign import MAX_FILE
 from stages.backbones.frameworks import keras_home, load_keras
 from stages.backbones.table import BACKBONES, Backbone, resolve
 from stages.errors import MissingWeightsError
@@ -55,6 +56,10 @@ def _given(backbone: str, path: Path) -> Path:
     if path.suffix not in SUFFIXES:
         raise MissingWeightsError(
             f"{path}: {backbone} reads weights from {', '.join(SUFFIXES)}, not {path.suffix!r}"
+        )
+    if (size := path.stat().st_size) > MAX_FILE:
+        raise MissingWeightsError(
+            f"{path}: {size:,} bytes, no base has over {MAX_FILE:,}; give the base's weights alone"
         )
     return path.resolve()
 

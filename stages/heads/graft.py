@@ -15,13 +15,14 @@ from store import FeatureSpec
 
 
 def graft_onto(
-    head: Head, weights: str | Sequence[str], *, preprocessing: str | None = None
+    head: Head, weights: str | Sequence[str] | None, *, preprocessing: str | None = None
 ) -> Any:
     """Build the backbones that a head was trained on, with preprocessing, and graft the head.
 
     Args:
         head: the head.
-        weights: where to look for the backbones' weights: "imagenet", "none" or paths.
+        weights: where to look for the backbones' weights: "imagenet", "none" or paths; None leaves
+            those that Keras draws.
         preprocessing: another one than that of the head's features, for diagnosis.
 
     Raises:
@@ -69,14 +70,16 @@ def weights_of(spec: FeatureSpec, places: Sequence[str]) -> Path:
     )
 
 
-def _base(specs: Sequence[FeatureSpec], places: Sequence[str], preprocessing: str | None) -> Any:
+def _base(
+    specs: Sequence[FeatureSpec], places: Sequence[str] | None, preprocessing: str | None
+) -> Any:
     """One backbone with an output per spec."""
     from stages.backbones.build import build
 
     first = specs[0]
     return build(
         first.backbone,
-        weights_of(first, places),
+        None if places is None else weights_of(first, places),
         image_size=first.image_size,
         preprocessing=preprocessing or first.preprocessing,
         outputs=[spec.output for spec in specs],

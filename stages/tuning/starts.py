@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -93,6 +93,7 @@ class Start:
         pixels: how an image becomes its input.
         head: the head as arrays.
         identity: what decides its weights, for the key of checkpoints.
+        below: what is below the head, for `untuned`.
         config: the base as a feature set's config; None for a network from nothing.
     """
 
@@ -101,6 +102,7 @@ class Start:
     pixels: PixelSpec
     head: Head
     identity: dict[str, Any]
+    below: dict[str, Any]
     config: SetConfig | None = None
 
     def check(self, images: NDArray[np.float32]) -> None:
@@ -144,6 +146,7 @@ def from_head(directory: Path, weights: str) -> Start:
         pixels=PixelSpec.of(spec),
         head=head,
         identity={"head": digest, "weights": spec.weights_sha256},
+        below={},
         config=SetConfig(
             backbone=spec.backbone,
             weights=weights,
@@ -169,7 +172,15 @@ def fresh(base: SetConfig, new: NewHead, classes: Sequence[str], seed: int) -> S
         image_size=base.size, resize=base.resize, aspect=base.aspect, decode=base.decode
     )
     head = untrained(new, tuple(model.outputs[0].shape[1:]), classes, seed)
-    return _joined(model, head, pixels, {"weights": found.sha256}, base)
+    below = {
+        "backbone": base.backbone,
+        "image_size": base.size,
+        "preprocessing": preprocessing_of(base),
+        "output": base.output,
+    }
+    return _joined(
+        model, head, pixels, identity={"weights": found.sha256}, below=below, config=base
+    )
 
 
 def scratch(network: Network, new: NewHead, classes: Sequence[str], seed: int) -> Start:
@@ -181,7 +192,33 @@ def scratch(network: Network, new: NewHead, classes: Sequence[str], seed: int) -
     model = convnets.build(network.kind, image_size=network.image_size, seed=seed)
     row = asdict(convnets.CONVNETS[network.kind])
     head = untrained(new, tuple(model.outputs[0].shape[1:]), classes, seed)
-    return _joined(model, head, network.pixels, {"network": row})
+    below = {"network": network.kind, "image_size": network.pixels.image_size}
+    return _joined(model, head, network.pixels, identity={"network": row}, below=below)
+
+
+def untuned(head: Head, below: Mapping[str, Any]) -> Any:
+    """The model of a start, with weights that mean nothing: what a file of weights fits into.
+
+    Args:
+        head: its head.
+        below: `Start.below`; where the head has specs, these say what is below it.
+
+    Raises:
+        DataError: the parts do not fit together.
+        KeyError: there is no such part.
+    """
+    if head.specs:
+        return graft_onto(head, None)
+    if "network" in below:
+        return graft(convnets.build(below["network"], image_size=below["image_size"]), head)
+    base = build(
+        below["backbone"],
+        None,
+        image_size=below["image_size"],
+        preprocessing=below["preprocessing"],
+        outputs=[below["output"]],
+    )
+    return graft(base, head)
 
 
 def preprocessing_of(base: SetConfig) -> str:
@@ -207,7 +244,9 @@ def _joined(
     base: Any,
     head: Head,
     pixels: PixelSpec,
+    *,
     identity: dict[str, Any],
+    below: dict[str, Any],
     config: SetConfig | None = None,
 ) -> Start:
     return Start(
@@ -216,6 +255,7 @@ def _joined(
         pixels=pixels,
         head=head,
         identity=identity,
+        below=below,
         config=config,
     )
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,15 +11,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.backbones.foreign import MAX_FILE, load_weights
 from stages.data.pixels import PixelSpec
 from stages.data.stream import ImageStream
 from stages.errors import DataError
+from stages.heads.head import Head
 from stages.heads.metrics import Predictions, scores
 from stages.outputs import write_text
-from stages.tuning.starts import two_columns
+from stages.received import opened
+from stages.tuning.precision import HALVES, precision
+from stages.tuning.starts import Start, two_columns, untuned
+from store.text import parse_json
 
-FORMAT = 1
-START, TUNED, CARD = "start.keras", "model.keras", "model.json"
+FORMAT = 2
+START, TUNED, CARD, HEAD = "start.keras", "model.keras", "model.json", "head"
+MAX_CARD = 1 << 23  # bytes
+MAX_SIDE = 2048  # pixels
+PRECISIONS = ("float32", *HALVES)
 TOP_K = 5
 
 
@@ -38,26 +47,28 @@ class TunedModel:
 
     @classmethod
     def load(cls, directory: Path, name: str = TUNED) -> "TunedModel":
-        """Read a saved model; nothing in the file is executed (`safe_mode`).
+        """Read a saved model, also one from elsewhere.
+
+        Of the Keras file only the weights are used: the model that they fit into is built from the
+        card and the head, whose words are names of our tables and bounded numbers.
 
         Raises:
             DataError: a file is missing, damaged, or not the one that was saved.
         """
-        from stages.backbones.frameworks import load_keras
-
         try:
-            card = json.loads((directory / CARD).read_bytes())
+            with opened(directory / CARD, MAX_CARD) as file:
+                card = parse_json(file.read())
             if card["format"] != FORMAT:
-                raise DataError(
-                    f"{directory}: format {card['format']}, this version reads {FORMAT}"
-                )
+                raise DataError(f"format {card['format']!r:.20}, this version reads {FORMAT}")
             if _sha256(directory / name) != card["sha256"][name]:
-                raise DataError(f"{directory / name}: its SHA-256 is not the one in {CARD}")
-            model = load_keras().models.load_model(directory / name, compile=False, safe_mode=True)
-            return cls(model, tuple(card["classes"]), PixelSpec(**card["pixels"]))
+                raise DataError(f"{name}: its SHA-256 is not the one in {CARD}")
+            head, pixels = Head.load(directory / HEAD), PixelSpec(**card["pixels"])
+            return cls(_model(card, head, pixels, directory / name), head.classes, pixels)
         except (OSError, KeyError, TypeError, ValueError) as error:
-            mend = "run: cryobase finetune"
-            raise DataError(f"{directory}: not a usable model ({error}); {mend}") from error
+            reason = f"nothing is called {error}" if isinstance(error, KeyError) else error
+            raise DataError(
+                f"{directory}: not a usable model ({reason}); run: cryobase finetune"
+            ) from None
 
     def probabilities(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
         """(b, classes) of pixels (b, size, size, 3) in 0 to 255."""
@@ -71,16 +82,40 @@ def save(model: Any, path: Path) -> None:
     model.save(path)
 
 
-def save_card(directory: Path, classes: tuple[str, ...], pixels: PixelSpec) -> None:
-    """Write what `TunedModel.load` needs beside both models."""
+def save_card(directory: Path, start: Start, policy: str) -> None:
+    """Write what `TunedModel.load` needs beside both models.
+
+    Args:
+        directory: of the models.
+        start: what was tuned.
+        policy: the Keras dtype policy that it was built under.
+    """
+    shutil.rmtree(directory / HEAD, ignore_errors=True)
+    start.head.save(directory / HEAD)
     card = {
         "format": FORMAT,
-        "classes": classes,
-        "pixels": asdict(pixels),
+        "classes": start.head.classes,
+        "below": start.below,
+        "pixels": asdict(start.pixels),
+        "precision": policy,
         "sha256": {name: _sha256(directory / name) for name in (START, TUNED)},
     }
     text = json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     write_text(directory / CARD, text)
+
+
+def _model(card: Mapping[str, Any], head: Head, pixels: PixelSpec, path: Path) -> Any:
+    """The model that a card describes, with the weights of a file."""
+    if card["precision"] not in PRECISIONS:
+        raise DataError(f"no precision {card['precision']!r:.40}")
+    if not pixels.image_size <= MAX_SIDE:
+        raise DataError(f"images of {pixels.image_size} pixels a side, at most {MAX_SIDE}")
+    with precision(card["precision"]):
+        model = untuned(head, card["below"])
+    if model.input_shape[1] != pixels.image_size:
+        raise DataError(f"images of {pixels.image_size} for a model of {model.input_shape[1]}")
+    load_weights(model, path)
+    return model
 
 
 def answers(
@@ -107,5 +142,5 @@ def scores_of(predictions: Mapping[str, Predictions]) -> dict[str, dict[str, flo
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with opened(path, MAX_FILE) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

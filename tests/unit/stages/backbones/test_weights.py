@@ -135,3 +135,12 @@ def test_seeded_weights_are_made_once(own_cache, monkeypatch):
     assert first.path.read_bytes() == b"seeded"
     kept = [path.name for path in first.path.parent.iterdir() if path.suffix == ".h5"]
     assert kept == [first.path.name]
+
+
+@pytest.mark.fault(56)
+def test_what_no_base_has_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "large.h5"
+    with path.open("wb") as file:
+        file.truncate(7 << 30)
+    with pytest.raises(MissingWeightsError, match="give the base's weights alone"):
+        locate_weights("mobilenet", str(path))
