@@ -10,12 +10,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, cast
 
+from stages.data.formats import UnsupportedArchiveError, refuse_folders
+
 BLOCK = 512
 MAX_EXTENSION = 1 << 16  # bytes of a long name or a pax header
 MAX_EXTENSIONS = 8  # in a row
 REGULAR = (b"0", b"\0", b"7")
 FOLDER = b"5"
 LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL = EXTENSIONS = b"L", b"K", b"x", b"g"
+SPARSE, LABEL = b"S", b"V"
+UNSUPPORTED = {
+    SPARSE: "is a sparse file; pack it without --sparse, and pin the new sha256",
+    LABEL: "is a volume's label with content; pack the files without it",
+    b"M": "begins in another volume; join the volumes to one archive",
+    b"D": "is a folder of an incremental backup; pack it as a full one, and pin the new sha256",
+    b"X": "has an extended header of Solaris; pack it with GNU tar, and pin the new sha256",
+    b"A": "is an access list of Solaris; pack it with GNU tar, and pin the new sha256",
+}
 COPY = 1 << 20
 MAX_HEADERS = 10_000_000
 MAX_PADDING = 16 << 20
@@ -47,9 +58,10 @@ def read(stream: IO[bytes]) -> Iterator[Entry]:
 
     Raises:
         ValueError: not a tar, or damaged.
+        UnsupportedArchiveError: a member is stored in a way that is not read here.
         EOFError: the stream ends before the tar does.
     """
-    said, headers = _Extensions(), 0
+    said, headers, folders = _Extensions(), 0, 0
     while any(block := _exactly(stream, BLOCK)):
         headers += 1
         if not is_header(block) or headers > MAX_HEADERS:
@@ -63,7 +75,13 @@ def read(stream: IO[bytes]) -> Iterator[Entry]:
         if kind == FOLDER or name.endswith("/"):
             if size:
                 raise ValueError("a folder has content")
+            folders += 1
+            refuse_folders(folders, headers - folders)
             continue
+        if kind == LABEL and not size:
+            continue
+        if kind in UNSUPPORTED:
+            raise UnsupportedArchiveError(f"member {name[:100]!r} {UNSUPPORTED[kind]}")
         content = _Content(stream, size)
         yield Entry(name, kind, size, cast("IO[bytes]", content))
         content.skip()
@@ -84,12 +102,17 @@ class _Extensions:
             raise ValueError("too many extended headers in a row")
         if kind == LONG_NAME:
             self.name = _text(data.split(b"\0", 1)[0])
-        elif kind == PAX:
+        elif kind in (PAX, PAX_GLOBAL):
             records = dict(_records(data))
+            if any(key.startswith(b"GNU.sparse") for key in records):
+                raise UnsupportedArchiveError(f"a member {UNSUPPORTED[SPARSE]}")
+            if kind == PAX_GLOBAL:  # comments; a name or size of all members means nothing
+                return
             self.name = _text(records.get(b"path", b"")) or self.name
-            self.size = int(records[b"size"]) if b"size" in records else self.size
-            if self.size is not None and self.size < 0:
-                raise ValueError("a negative size")
+            if (size := records.get(b"size")) is not None:
+                if not re.fullmatch(rb"[0-9]{1,19}", size):
+                    raise ValueError("a size is no number")
+                self.size = int(size)
 
 
 class _Content(io.RawIOBase):

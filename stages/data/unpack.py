@@ -11,16 +11,15 @@ import os
 import re
 import shutil
 import stat
-import struct
 import unicodedata
-import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from stages.data import left_out, tar
+from stages.data import left_out, tar, zip
+from stages.data.formats import UnsupportedArchiveError, describe
 from stages.data.left_out import Tally
 from stages.data.packs import open_regular
 from stages.errors import DataError
@@ -30,7 +29,6 @@ MAX_MEMBERS = 3_000_000
 MAX_UNPACKED = 1 << 40
 MAX_RATIO = 200  # unpacked bytes per packed byte, beyond SLACK
 SLACK = 16 << 20
-MAX_DIRECTORY = 256 << 20  # bytes of a zip's central directory
 MAX_NAME = 1024
 MAX_DEPTH = 32
 BLOCK = 1 << 20
@@ -198,6 +196,8 @@ def _members(archive: Path) -> Iterator[Iterator[Member]]:
     try:
         with os.fdopen(open_regular(archive), "rb") as file, _open(archive, file) as members:
             yield members
+    except UnsupportedArchiveError as error:
+        raise UnsupportedArchiveError(f"{archive}: {error}") from None
     except DataError:
         raise
     except OSError as error:
@@ -222,13 +222,15 @@ def _open(archive: Path, file: IO[bytes]) -> AbstractContextManager[Iterator[Mem
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _open_zip(archive, file)
     if start.startswith(b"\x1f\x8b"):
-        return _open_tar(archive, cast("IO[bytes]", gzip.GzipFile(fileobj=file)))
+        inner = cast("IO[bytes]", gzip.GzipFile(fileobj=file))
+        first = inner.read(tar.BLOCK)
+        if not tar.is_header(first) and (any(first) or len(first) < tar.BLOCK):
+            raise UnsupportedArchiveError(f"gzip, and in it what is {describe(first)}")
+        inner.seek(0)
+        return _open_tar(archive, inner)
     if start[257:262] == b"ustar" or tar.is_header(start):
         return _open_tar(archive, file)
-    raise DataError(
-        f"{archive}: not a .tar, .tar.gz or .zip file (begins with {start[:8].hex(' ')}); unpack it"
-        " by hand and use download.source: folder"
-    )
+    raise UnsupportedArchiveError(describe(start))
 
 
 @contextmanager
@@ -244,40 +246,15 @@ def _open_tar(archive: Path, stream: IO[bytes]) -> Iterator[Iterator[Member]]:
 
 @contextmanager
 def _open_zip(archive: Path, file: IO[bytes]) -> Iterator[Iterator[Member]]:
-    _check_directory(archive, file)
-    with zipfile.ZipFile(file) as opened:
-        entries = [entry for entry in opened.infolist() if not entry.is_dir()]
-        size = os.fstat(file.fileno()).st_size
-        if sum(entry.compress_size for entry in entries) > size:
-            raise HostileArchiveError(f"{archive}: members overlap; get another archive")
+    opened = zip.Archive(file)
 
-        def members() -> Iterator[Member]:
-            for entry in entries:
-                mode = entry.external_attr >> 16
-                if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-                    raise _no_file(archive, entry.filename)
-                if entry.flag_bits & 1:
-                    raise DataError(f"{archive}: encrypted; decrypt it and pin the new sha256")
-                with opened.open(entry) as content:
-                    yield Member(entry.orig_filename, entry.file_size, content)
+    def members() -> Iterator[Member]:
+        for entry in opened.entries():
+            if stat.S_IFMT(entry.mode) not in (0, stat.S_IFREG):
+                raise _no_file(archive, entry.name)
+            yield Member(entry.name, entry.size, opened.open(entry))
 
-        yield members()
-
-
-def _check_directory(archive: Path, file: IO[bytes]) -> None:
-    """Refuse a central directory that would not fit into memory (APPNOTE 4.3.16, 4.3.14)."""
-    size = os.fstat(file.fileno()).st_size
-    tail = os.pread(file.fileno(), 1 << 17, max(0, size - (1 << 17)))
-    directory = 0
-    if (at := tail.rfind(b"PK\x05\x06")) >= 0 and at + 16 <= len(tail):
-        (directory,) = struct.unpack_from("<I", tail, at + 12)
-    if (at := tail.rfind(b"PK\x06\x06")) >= 0 and at + 48 <= len(tail):
-        directory = max(directory % 0xFFFFFFFF, *struct.unpack_from("<Q", tail, at + 40))
-    if directory > MAX_DIRECTORY:
-        raise HostileArchiveError(
-            f"{archive}: a central directory of {directory:,} bytes, at most {MAX_DIRECTORY:,} are"
-            " read; unpack it by hand and use download.source: folder"
-        )
+    yield members()
 
 
 def _no_file(archive: Path, name: str) -> HostileArchiveError:

@@ -4,6 +4,7 @@ Each writes its input below a directory and gives what a user would then run; `A
 code that must come of it. `meet` runs one and tells how it ended.
 """
 
+import gzip
 import hashlib
 import io
 import json
@@ -11,6 +12,9 @@ import os
 import resource
 import signal
 import socket
+import struct
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -160,8 +164,6 @@ def sealed(directory: Path, columns: bytes | None = None, **changes: object) -> 
 
 def sparse_npz(path: Path, **columns: tuple[str, int]) -> None:
     """Columns of zeros that take no place on the disk, with the checksums of zeros left out."""
-    import zipfile
-
     with zipfile.ZipFile(path, "w") as archive:
         for name, (dtype, rows) in columns.items():
             header = io.BytesIO()
@@ -341,6 +343,98 @@ def an_image_in_place_of_7_gigabytes_without_a_disk(place):
     (place / "a" / "1").touch()
     os.truncate(place / "a" / "1", 7 << 30)
     return lambda: RawImages.open(place / "raw").read(0)
+
+
+# Archives
+
+
+def archive(kind: str, members: list[tuple[str, bytes]] | None = None) -> bytes:
+    """A good one of three pictures, or of other members."""
+    members = members or [(f"top/{'ab'[n % 2]}/{n}.png", picture(n)) for n in range(3)]
+    buffer = io.BytesIO()
+    if "zip" in kind:
+        method = zipfile.ZIP_STORED if kind == "stored zip" else zipfile.ZIP_DEFLATED
+        with zipfile.ZipFile(buffer, "w", method) as packed:
+            for name, data in members:
+                packed.writestr(zipfile.ZipInfo(name), data, method)
+        return buffer.getvalue()
+    form = tarfile.PAX_FORMAT if kind == "pax" else tarfile.GNU_FORMAT
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as packed:
+        for name, data in members:
+            info = tarfile.TarInfo(name + "\u00e9" * (kind == "pax"))
+            info.size = len(data)
+            packed.addfile(info, io.BytesIO(data))
+    return gzip.compress(buffer.getvalue(), 1) if kind == "tar.gz" else buffer.getvalue()
+
+
+def unpacked(place: Path, data: bytes) -> Run:
+    """`cryobase download` of an archive that is pinned."""
+    path = place / "received"
+    path.write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return download(place, source="archive", path=str(path), sha256=sha256)
+
+
+@attack(3, folders=tarfile.DIRTYPE, links=tarfile.SYMTYPE, fifos=tarfile.FIFOTYPE)
+def a_tar_of_many(place, kind):
+    member = tarfile.TarInfo("a")
+    member.type = kind
+    headers = member.tobuf(tarfile.GNU_FORMAT) * 3_000_000
+    return unpacked(place, gzip.compress(headers + bytes(1024), 1))
+
+
+@attack(3)
+def a_zip_of_many_folders(place):
+    entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, *[0] * 7, 2, *[0] * 6) + b"a/"
+    count = 5_000_000  # 240 MB of directory in a file of a few megabytes of disk
+    path = place / "received"
+    with path.open("wb") as file:
+        file.write(b"PK\3\4")
+        for _ in range(count // 100_000):
+            file.write(entry * 100_000)
+        size = count * len(entry)
+        file.write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, size, 4, 0))
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return download(place, source="archive", path=str(path), sha256=sha256)
+
+
+@attack(3, zip="zip", tar_gz="tar.gz")
+def an_archive_that_inflates(place, kind):
+    return unpacked(place, archive(kind, [("a/1.bmp", bytes(64 << 20))]))
+
+
+@attack(
+    3,
+    up=("../x.png", b"1"),
+    root=("/x.png", b"1"),
+    drive=("C:/x.png", b"1"),
+    control=("a/\x1b]0;x\x07.png", b"1"),
+    deep=("a/" * 40 + "x.png", b"1"),
+    nothing=("./.", b"1"),
+)
+def an_archive_with_a_name(place, member):
+    return unpacked(place, archive("tar", [("a/1.png", picture()), member]))
+
+
+@attack(
+    3,
+    seven_zip=b"7z\xbc\xaf\x27\x1c",
+    xz=b"\xfd7zXZ\0",
+    half_a_gzip=gzip.compress(bytes(5000))[:20],
+    gzip_of_text=gzip.compress(b"text" * 999),
+    negative_size=tarfile.TarInfo("a").tobuf()[:124] + b"\xff" * 12 + bytes(888),
+    nothing=b"",
+)
+def an_archive_that_is_none(place, data):
+    return unpacked(place, data)
+
+
+@attack(3, fifo="fifo", folder="folder", device="device", socket="socket")
+def an_archive_that_is_no_file(place, kind):
+    special(place / "received", kind, place)
+    path = str(place / "received")
+    return download(place, source="archive", path=path, sha256="0" * 64)
 
 
 # Folders of images

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.data import index
+from stages.data import index, unpack
 from stages.data.splits import Splits
 from stages.errors import DataError
 from tests.integration import received_data
@@ -78,3 +78,29 @@ def test_a_mutated_file_says_the_same_or_is_refused(tmp_path, kind):
         else:
             assert found == expected
     assert refused > 0.5 * rounds(100_000)
+
+
+@pytest.mark.fault(9, 12, 14)
+@pytest.mark.parametrize("build", ["tar", "tar.gz", "pax", "zip", "stored zip"])
+def test_a_mutated_archive_is_read_or_refused(tmp_path, build):
+    """Whatever is read is no larger than an archive of its size may be; a zip's has its CRC-32."""
+    whole, random, refused = received_data.archive(build), np.random.default_rng(0), 0
+    path = tmp_path / "archive"
+    count = rounds(100_000) // 2 if "zip" in build else rounds(100_000) // 3
+    for _ in range(count):
+        path.write_bytes(mutated(whole, random))
+        size = 0
+        try:
+            with unpack._members(path) as members:
+                for member in members:
+                    unpack.split_name(path, member.name)
+                    while data := member.content.read(1 << 16):
+                        size += len(data)
+        except DataError as error:
+            refused += 1
+            line = str(error)
+        else:
+            line = ""
+        assert "\n" not in line
+        assert size < 1 << 20
+    assert refused > 0.1 * count

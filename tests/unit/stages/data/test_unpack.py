@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import lzma
 import os
 import shutil
 import stat
@@ -9,11 +10,12 @@ import struct
 import sys
 import tarfile
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
 
-from stages.data import tar, unpack
+from stages.data import formats, tar, unpack, zip
 from stages.data.left_out import Tally
 from stages.data.unpack import HostileArchiveError
 from stages.data.unpack import unpack as unpack_archive
@@ -33,9 +35,9 @@ def tar_of(members, mode="w:gz", kind=tarfile.GNU_FORMAT):
     return buffer.getvalue()
 
 
-def zip_of(members, **options):
+def zip_of(members, compression=zipfile.ZIP_DEFLATED):
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, **options) as archive:
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, content in members:
             archive.writestr(name, content)
     return buffer.getvalue()
@@ -64,6 +66,7 @@ def tree(root):
 
 def attempt(tmp_path, data):
     """Unpack beside a witness; the files unpacked, or the error, and nothing else anywhere."""
+    tmp_path.mkdir(exist_ok=True)
     archive = tmp_path / "archive"
     archive.write_bytes(data)
     target = tmp_path / "inner" / "target"
@@ -186,20 +189,20 @@ def test_overlapping_members_and_lying_sizes_are_refused(tmp_path):
     struct.pack_into("<I", data, entry + 20, 1 << 20)  # compressed size
     files, error = attempt(tmp_path, bytes(data))
     assert files == {}
-    assert isinstance(error, HostileArchiveError)
+    assert "members overlap" in str(error)
     data = bytearray(zip_of([("a/1.jpg", PICTURE * 9)]))
     struct.pack_into("<I", data, data.index(b"PK\x01\x02") + 24, 10)  # uncompressed size
     assert attempt(tmp_path, bytes(data))[1] is not None
 
 
 @pytest.mark.fault(12)
-@pytest.mark.parametrize(("signature", "offset", "width"), [(b"PK\5\6", 12, 4), (b"PK\6\6", 40, 8)])
-def test_a_zip_with_a_huge_directory_is_refused_unread(
-    tmp_path, monkeypatch, signature, offset, width
-):
-    monkeypatch.setattr(zipfile, "ZipFile", lambda *_: pytest.fail("read"))
-    end = bytearray(56)
-    end[:4], end[offset : offset + width] = signature, ((256 << 20) + 1).to_bytes(width, "little")
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_zip_with_a_huge_directory_is_refused_unread(tmp_path, wide):
+    huge = (256 << 20) + 1
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, 0xFFFFFFFF if wide else huge, 0, 0)
+    if wide:
+        record = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, 1, 1, huge, 0)
+        end = record + struct.pack("<4sLQL", b"PK\6\7", 0, 604, 1) + end
     error = attempt(tmp_path, b"PK\3\4" + bytes(600) + end)[1]
     assert "a central directory of 268,435,457 bytes" in str(error)
 
@@ -252,10 +255,167 @@ def test_a_cut_archive_is_refused_and_nothing_of_it_is_written(tmp_path, build):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"text", b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c", bytes(1024)]
+    ("data", "what"),
+    [
+        (b"", "begins with nothing"), (b"text", "begins with 74 65"), (bytes(1024), "begins with"),
+        (b"Rar!\x1a\x07", "a RAR archive"), (b"7z\xbc\xaf\x27\x1c", "with `7z x`"),
+        (lzma.compress(tar_of([("a/1.jpg", b"1")], "w")), "with `tar -xJf`"),
+        (tar_of([("a/1.jpg", b"1")], "w:bz2"), "with `tar -xjf`"),
+        (b"\x28\xb5\x2f\xfd", "compressed by zstd"), (b"LZIP\x01", "compressed by lzip"),
+        (b"PK\x07\x08PK\x03\x04", "a part of a split zip"), (b"MZ\x90", "a Windows program"),
+        (b"<!DOCTYPE html>", "an HTML page"),
+        (gzip.compress(b"label,pixel\n" * 99), "gzip, and in it what is not a .tar"),
+        (gzip.compress(gzip.compress(PICTURE * 9)), "begins with 1f 8b"),
+        (gzip.compress(b"7z\xbc\xaf\x27\x1c" + PICTURE), "with `7z x`"),
+    ],
+)  # fmt: skip
+def test_other_files_are_named_and_not_called_damaged(tmp_path, data, what):
+    error = str(attempt(tmp_path, data)[1])
+    assert what in error
+    assert "not a .tar, .tar.gz or .zip file" in error
+    assert "damaged" not in error
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [(9, "Deflate64"), (6, "Implode"), (93, "Zstandard"), (98, "PPMd"),
+                         (95, "XZ"), (77, "method 77")],
+)  # fmt: skip
+def test_a_zip_of_another_compression_is_named_and_not_called_damaged(tmp_path, method, name):
+    files, error = attempt(tmp_path, changed(zip_of([("a/1.jpg", PICTURE)]), method=method))
+    assert files == {}
+    assert f"member 'a/1.jpg' is compressed by {name}" in str(error)
+    assert "7z x" in str(error)
+    assert "damaged" not in str(error)
+
+
+def changed(data, flags=None, method=None, made=None):
+    """A zip of one member with other numbers in both of its headers."""
+    data = bytearray(data)
+    for signature, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = data.index(signature)
+        if flags is not None:
+            struct.pack_into("<H", data, place + at, flags)
+        if method is not None:
+            struct.pack_into("<H", data, place + at + 2, method)
+        if made is not None and signature == b"PK\x01\x02":
+            data[place + 5] = made
+    return bytes(data)
+
+
+@pytest.mark.parametrize("disk", [4, 6])
+def test_a_part_of_a_split_zip_is_named(tmp_path, disk):
+    data = bytearray(zip_of([("a/1.jpg", PICTURE)]))
+    data[data.rindex(b"PK\5\6") + disk] = 1
+    assert "a part of a split zip; join it" in str(attempt(tmp_path, bytes(data))[1])
+    data = bytearray(zip_of([("a/1.jpg", PICTURE)]))
+    end = data.rindex(b"PK\5\6")
+    data[end:end] = struct.pack("<4sLQL", b"PK\6\7", 1, 0, 3)
+    assert "a part of a split zip; join it" in str(attempt(tmp_path, bytes(data))[1])
+
+
+@pytest.mark.parametrize("flags", [1, 0x41, 1 << 13, 1 << 5])
+def test_encrypted_and_patching_members_are_named(tmp_path, flags):
+    error = str(attempt(tmp_path, changed(zip_of([("a/1.jpg", PICTURE)]), flags=flags))[1])
+    assert "encrypted" in error if flags != 1 << 5 else "is a patch" in error
+    assert "damaged" not in error
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_the_methods_of_zips_that_are_read(tmp_path, method):
+    members = [("a/1.jpg", PICTURE), ("a/2.jpg", b""), ("a/3.jpg", PICTURE * 999)]
+    data = zip_of(members, compression=method)
+    assert attempt(tmp_path / "good", data)[0] == dict(members)
+    _, error = attempt(tmp_path / "x", data[:60] + bytes([data[60] ^ 1]) + data[61:])
+    assert error is not None
+    if method == zipfile.ZIP_LZMA:
+        wide = bytearray(data)
+        at = wide.index(b"a/1.jpg") + 7 + 4 + 1  # after the name, a version, a length, lc/lp/pb
+        struct.pack_into("<L", wide, at, 4_000_000_000)
+        assert "needs 4,000,000,000 bytes of memory" in str(attempt(tmp_path / "y", bytes(wide))[1])
+
+
+UMLAUT = "a/k\u00e4tzchen.jpg"
+
+
+@pytest.mark.parametrize(
+    ("raw", "flags", "system", "crc", "name"),
+    [
+        ("a/k\u00e4tzchen.jpg".encode(), 0x800, 0, None, UMLAUT),
+        (UMLAUT.encode("cp437"), 0, 0, None, UMLAUT),
+        (UMLAUT.encode(), 0, 3, None, UMLAUT),  # Unix, macOS: UTF-8 without a word
+        (UMLAUT.encode(), 0, 0, None, UMLAUT.encode().decode("cp437")),
+        (UMLAUT.encode("latin-1"), 0, 3, None, UMLAUT.encode("latin-1").decode("cp437")),
+        (b"a/k_tzchen.jpg", 0, 0, 0, UMLAUT),
+        (b"a/k_tzchen.jpg", 0, 0, 1, "a/k_tzchen.jpg"),  # renamed since, by what knows no field
+    ],
 )
-def test_other_files_are_refused(tmp_path, data):
-    assert "not a .tar, .tar.gz or .zip" in str(attempt(tmp_path, data)[1])
+def test_names_in_zips_are_read_as_what_wrote_them_meant(tmp_path, raw, flags, system, crc, name):
+    info = zipfile.ZipInfo("x" * len(raw))
+    if crc is not None:
+        field = struct.pack("<BL", 1, zlib.crc32(raw) + crc) + UMLAUT.encode()
+        info.extra = struct.pack("<HH", 0x7075, len(field)) + field
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(info, b"1")
+    data = changed(buffer.getvalue().replace(b"x" * len(raw), raw), flags=flags, made=system)
+    assert attempt(tmp_path, data) == ({name: b"1"}, None)
+
+
+def test_a_unicode_path_leads_nowhere_either(tmp_path):
+    info = zipfile.ZipInfo("a/good.jpg")
+    field = struct.pack("<BL", 1, zlib.crc32(b"a/good.jpg")) + b"../evil.jpg"
+    info.extra = struct.pack("<HH", 0x7075, len(field)) + field
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(info, b"1")
+    files, error = attempt(tmp_path, buffer.getvalue())
+    assert files == {}
+    assert isinstance(error, HostileArchiveError)
+
+
+def test_a_zip_of_more_than_65535_members_is_read(tmp_path):
+    members = [(f"a/{number}.jpg", b"") for number in range(66_000)]
+    path = tmp_path / "many.zip"
+    path.write_bytes(zip_of(members))
+    with path.open("rb") as file:
+        assert sum(1 for _ in zip.Archive(file).entries()) == 66_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [(b"S", "is a sparse file"), (b"M", "begins in another volume"), (b"X", "of Solaris"),
+     (b"D", "an incremental backup")],
+)  # fmt: skip
+def test_a_tar_with_special_members_is_not_called_damaged(tmp_path, kind, words):
+    special = tarfile.TarInfo("a/1.jpg")
+    special.type = kind
+    files, error = attempt(tmp_path, tar_of([("a/0.jpg", b"0"), (special, b"1")]))
+    assert files == {}
+    assert words in str(error)
+    assert "damaged" not in str(error)
+
+
+def test_a_label_is_passed_over_and_a_sparse_pax_member_is_named(tmp_path):
+    label = tarfile.TarInfo("my volume")
+    label.type = b"V"
+    assert attempt(tmp_path, tar_of([(label, b""), ("a/1.jpg", b"1")])) == ({"a/1.jpg": b"1"}, None)
+    sparse = tarfile.TarInfo("a/GNUSparseFile.0/1.jpg")
+    sparse.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.name": "a/1.jpg"}
+    data = tar_of([(sparse, PICTURE)], kind=tarfile.PAX_FORMAT)
+    assert "a sparse file" in str(attempt(tmp_path / "x", data)[1])
+
+
+@pytest.mark.fault(12)
+def test_an_archive_of_folders_is_refused_while_it_is_read(tmp_path, build, monkeypatch):
+    monkeypatch.setattr(formats, "MAX_FOLDERS", 10)
+    if build is BUILDERS["zip"]:
+        members = [(f"{number}/", b"") for number in range(20)]
+    else:
+        members = [(tarfile.TarInfo(f"{number}"), b"") for number in range(20)]
+        for folder, _ in members:
+            folder.type = tarfile.DIRTYPE
+    error = attempt(tmp_path, build([*members, ("a/1.jpg", b"1")]))[1]
+    assert "10 folders more than files" in str(error)
 
 
 def test_a_full_disk_is_no_damaged_archive(tmp_path, monkeypatch):

@@ -1,0 +1,302 @@
+"""Reading zip files (PKWARE's APPNOTE 6.3.10) entry by entry, with bounded memory.
+
+The standard library makes an object of every entry of the directory, 3 GB for 256 MB, calls what
+it cannot read damaged, and gives an LZMA member the memory that it asks for.
+"""
+
+import bz2
+import io
+import lzma
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import IO, Any, NamedTuple, cast
+
+from stages.archives import END, ENTRY, LOCAL
+from stages.data.formats import UnsupportedArchiveError, refuse_folders
+
+MAX_DIRECTORY = 256 << 20  # bytes
+MAX_DICTIONARY = 64 << 20  # bytes that LZMA looks back
+PIECE = 1 << 16
+LOCATOR = struct.Struct("<4sLQL")  # 4.3.15
+END64 = struct.Struct("<4sQ2H2L4Q")  # 4.3.14
+NEEDS_64_BITS = 0xFFFFFFFF
+ENCRYPTED, PATCHED, STRONGLY, UTF8, MASKED = 1, 1 << 5, 1 << 6, 1 << 11, 1 << 13
+UNIX, MACOS = 3, 19
+SIZES, UNICODE_PATH, AES = 0x0001, 0x7075, 0x9901  # extra fields
+STORED, DEFLATED, BZIP2, LZMA = 0, 8, 12, 14
+METHODS = {
+    1: "Shrink", 2: "Reduce", 3: "Reduce", 4: "Reduce", 5: "Reduce", 6: "Implode", 9: "Deflate64",
+    10: "PKWARE's Implode", 16: "CMPSC", 18: "TERSE", 19: "LZ77", 20: "Zstandard",
+    93: "Zstandard", 94: "MP3", 95: "XZ", 96: "JPEG", 97: "WavPack", 98: "PPMd", 99: "AES",
+}  # fmt: skip
+SPLIT = "a part of a split zip; join it with `zip -s 0 FILE.zip --out WHOLE.zip`"
+
+
+class Entry(NamedTuple):
+    """A file in the archive, as the directory has it."""
+
+    name: str
+    size: int
+    mode: int  # of Unix; 0 where the archive has none
+    raw_name: bytes
+    packed: int
+    method: int
+    crc: int
+    offset: int
+
+
+class Archive:
+    """An open zip file."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """Find the directory.
+
+        Raises:
+            ValueError: there is none, or it lies elsewhere than it says.
+            UnsupportedArchiveError: it is too large, or the archive is in parts.
+        """
+        self._descriptor = file.fileno()
+        self._size = os.fstat(self._descriptor).st_size
+        self._start, self._end, self._shift = self._find()
+
+    def entries(self) -> Iterator[Entry]:
+        """All files, in the directory's order.
+
+        Raises:
+            ValueError: the directory is damaged.
+            UnsupportedArchiveError: a file is encrypted, or compressed in a way that is not read.
+        """
+        directory = _Window(self._descriptor, self._start, self._end)
+        folders = files = total = 0
+        while directory.left:
+            fields = ENTRY.unpack(directory.take(ENTRY.size))
+            if fields[0] != b"PK\1\2":
+                raise ValueError("an entry of the directory is none")
+            raw, extra, _ = (directory.take(length) for length in fields[10:13])
+            if raw.endswith(b"/"):
+                folders += 1
+            else:
+                files += 1
+                entry = _entry(fields, raw, extra)
+                total += LOCAL.size + len(raw) + entry.packed
+                if total > self._size:
+                    raise ValueError("members overlap")
+                yield entry
+            refuse_folders(folders, files)
+
+    def open(self, entry: Entry) -> IO[bytes]:
+        """The bytes of a file; what follows its last one is an error, and so is a wrong CRC-32."""
+        offset = entry.offset + self._shift
+        local = LOCAL.unpack(_exactly(self._descriptor, offset, LOCAL.size, self._start))
+        name = _exactly(self._descriptor, offset + LOCAL.size, local[9], self._start)
+        if local[0] != b"PK\3\4" or name != entry.raw_name:
+            raise ValueError(f"{entry.name[:80]!r} is not where the directory says")
+        start = offset + LOCAL.size + local[9] + local[10]
+        window = _Window(self._descriptor, start, start + entry.packed)
+        if start + entry.packed > self._start:
+            raise ValueError(f"{entry.name[:80]!r} reaches into the directory")
+        return cast("IO[bytes]", _Content(entry, window))
+
+    def _find(self) -> tuple[int, int, int]:
+        """(where the directory begins, where it ends, by how much offsets are to be shifted)."""
+        beginning = max(0, self._size - END.size - 0xFFFF)
+        tail = os.pread(self._descriptor, self._size - beginning, beginning)
+        at = tail.rfind(b"PK\5\6")
+        if at < 0 or at + END.size > len(tail):
+            raise ValueError("the end of the directory is missing")
+        _, disk, first, _, _, size, offset, _ = END.unpack_from(tail, at)
+        end = beginning + at
+        if at >= LOCATOR.size and tail[at - LOCATOR.size : at].startswith(b"PK\6\7"):
+            _, _, place, disks = LOCATOR.unpack_from(tail, at - LOCATOR.size)
+            if disks > 1:
+                raise UnsupportedArchiveError(SPLIT)
+            end -= LOCATOR.size
+            found = os.pread(self._descriptor, END64.size, min(place, self._size))
+            if len(found) == END64.size and found.startswith(b"PK\6\6"):
+                end = place
+            else:  # something stands before the archive
+                end -= END64.size
+                found = _exactly(self._descriptor, max(0, end), END64.size, self._size)
+            signature, *_, disk, first, _, _, size, offset = END64.unpack(found)
+            if signature != b"PK\6\6":
+                raise ValueError("the end of the directory is damaged")
+        if {disk, first} - {0, 0xFFFF, NEEDS_64_BITS}:
+            raise UnsupportedArchiveError(SPLIT)
+        if size > MAX_DIRECTORY:
+            raise UnsupportedArchiveError(
+                f"a central directory of {size:,} bytes, at most {MAX_DIRECTORY:,} are read; unpack"
+                " it by hand and use download.source: folder"
+            )
+        shift = end - size - offset
+        if shift < 0 or end < size:
+            raise ValueError("the directory is not where it says")
+        return end - size, end, shift
+
+
+def _entry(fields: tuple[Any, ...], raw: bytes, extra: bytes) -> Entry:
+    made, flags, method, crc, packed, size = (fields[place] for place in (1, 3, 4, 7, 8, 9))
+    offset, found = fields[16], dict(_extra_fields(extra))
+    wide = _Wide(found.get(SIZES, b""))
+    size, packed, offset = wide(size), wide(packed), wide(offset)
+    name = _name(raw, flags, made >> 8, found.get(UNICODE_PATH, b""))
+    mode = fields[15] >> 16
+    shown = f"member {name[:100]!r}"
+    if flags & (ENCRYPTED | STRONGLY | MASKED) or AES in found:
+        raise UnsupportedArchiveError(
+            f"{shown} is encrypted; decrypt the archive, and pin the new sha256"
+        )
+    if flags & PATCHED:
+        raise UnsupportedArchiveError(f"{shown} is a patch to another file; get the whole archive")
+    if method not in (STORED, DEFLATED, BZIP2, LZMA):
+        by = METHODS.get(method, f"method {method}")
+        raise UnsupportedArchiveError(
+            f"{shown} is compressed by {by}, which is not read here; unpack the archive by hand"
+            " with `7z x` and use download.source: folder"
+        )
+    return Entry(name, size, mode, raw, packed, method, crc, offset)
+
+
+def _extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
+    position = 0
+    while position + 4 <= len(extra):  # some writers leave a few bytes more
+        kind, length = struct.unpack_from("<HH", extra, position)
+        if position + 4 + length > len(extra):
+            raise ValueError("an extra field is damaged")
+        yield kind, extra[position + 4 : position + 4 + length]
+        position += 4 + length
+
+
+class _Wide:
+    """Takes a number's 64 bits from the extra field where its 32 are all set (4.5.3)."""
+
+    def __init__(self, field: bytes) -> None:
+        self._field = field
+
+    def __call__(self, number: int) -> int:
+        if number != NEEDS_64_BITS:
+            return number
+        if len(self._field) < 8:
+            raise ValueError("the 64 bits of a size are missing")
+        (wide,) = struct.unpack_from("<Q", self._field)
+        self._field = self._field[8:]
+        return int(wide)
+
+
+def _name(raw: bytes, flags: int, system: int, unicode_path: bytes) -> str:
+    """A name as UTF-8 where the archive says so (4.4.4, 4.6.9), else in the code page of DOS.
+
+    Unix and macOS write UTF-8 without a word.
+    """
+    if len(unicode_path) > 5 and unicode_path[0] == 1:
+        (crc,) = struct.unpack_from("<L", unicode_path, 1)
+        if crc == zlib.crc32(raw):  # else somebody has renamed the file since
+            return unicode_path[5:].decode("utf-8", "surrogateescape")
+    if flags & UTF8:
+        return raw.decode("utf-8", "surrogateescape")
+    if system in (UNIX, MACOS):
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            pass
+    return raw.decode("cp437")
+
+
+class _Window:
+    """Bytes of a file from a place to another, read in pieces."""
+
+    def __init__(self, descriptor: int, start: int, end: int) -> None:
+        self._descriptor = descriptor
+        self._at, self._end = start, end
+        self._buffer, self._used = b"", 0
+
+    @property
+    def left(self) -> int:
+        return self._end - self._at + len(self._buffer) - self._used
+
+    def take(self, size: int) -> bytes:
+        """Exactly so many."""
+        if self._used + size > len(self._buffer):
+            rest = self._buffer[self._used :]
+            more = min(max(PIECE, size), self._end - self._at)
+            read = os.pread(self._descriptor, more, self._at)
+            self._at += len(read)
+            self._buffer, self._used = rest + read, 0
+            if size > len(self._buffer):
+                raise EOFError("the archive is cut off")
+        self._used += size
+        return self._buffer[self._used - size : self._used]
+
+
+class _Content(io.RawIOBase):
+    """The bytes of one file, inflated as they are asked for."""
+
+    def __init__(self, entry: Entry, packed: _Window) -> None:
+        self._entry = entry
+        self._packed = packed
+        self._unpack = _unpacker(entry, packed)
+        self._crc = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most `size` bytes, which must be given; none at the end, once the CRC-32 is right."""
+        if size == 0:
+            return b""
+        data = self._next(size)
+        self._crc = zlib.crc32(data, self._crc)
+        if not data and self._crc != self._entry.crc:
+            raise ValueError(f"{self._entry.name[:80]!r} does not have its checksum")
+        return data
+
+    def _next(self, size: int) -> bytes:
+        if self._unpack is None:
+            return self._packed.take(min(size, self._packed.left))
+        unpacker = self._unpack
+        while not unpacker.eof:
+            rest = getattr(unpacker, "unconsumed_tail", b"")
+            hungry = not rest and getattr(unpacker, "needs_input", True)
+            more = self._packed.take(min(PIECE, self._packed.left)) if hungry else b""
+            data: bytes = unpacker.decompress(rest + more, size)
+            if data:
+                return data
+            if hungry and not more:
+                if self._entry.method == LZMA:  # whose end need not be marked
+                    return b""
+                raise EOFError(f"{self._entry.name[:80]!r} ends early")
+        return b""
+
+
+def _unpacker(entry: Entry, packed: _Window) -> Any:
+    """What has `decompress` and `eof`, or None for a file that is stored."""
+    if entry.method == STORED:
+        return None
+    if entry.method == DEFLATED:
+        return zlib.decompressobj(-zlib.MAX_WBITS)
+    if entry.method == BZIP2:
+        return bz2.BZ2Decompressor()
+    _, length = struct.unpack("<HH", packed.take(4))  # 5.8.8
+    properties = packed.take(length)
+    if length != 5 or properties[0] >= 9 * 5 * 5:
+        raise ValueError(f"{entry.name[:80]!r} has no properties of LZMA")
+    (dictionary,) = struct.unpack_from("<L", properties, 1)
+    if dictionary > MAX_DICTIONARY:
+        raise UnsupportedArchiveError(
+            f"member {entry.name[:100]!r} needs {dictionary:,} bytes of memory, at most"
+            f" {MAX_DICTIONARY:,} are given; unpack it by hand and use download.source: folder"
+        )
+    lc, lp, pb = properties[0] % 9, properties[0] // 9 % 5, properties[0] // 45
+    chain = [{"id": lzma.FILTER_LZMA1, "dict_size": dictionary, "lc": lc, "lp": lp, "pb": pb}]
+    return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=chain)
+
+
+def _exactly(descriptor: int, offset: int, size: int, end: int) -> bytes:
+    """Bytes that lie before `end`."""
+    if not 0 <= offset <= end - size:
+        raise ValueError("a record reaches beyond its place")
+    data = os.pread(descriptor, size, offset)
+    if len(data) != size:
+        raise EOFError("the archive is cut off")
+    return data
