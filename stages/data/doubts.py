@@ -22,13 +22,14 @@ def conflicts(found: Index) -> Iterator[tuple[str, str, str]]:
 
     Those of one image follow each other. What cannot be decoded is no image, and not among them.
     """
-    good = np.flatnonzero(~found.quarantined)
-    images, labels = found.images[good], found.labels[good]
-    pairs = np.unique(np.stack([images, labels], axis=1), axis=0) if len(good) else np.empty((0, 2))
-    rows, counts = np.unique(pairs[:, 0], return_counts=True)
-    doubtful = np.flatnonzero(np.isin(images, rows[counts > 1]))
+    images, labels = found.images, found.labels
+    several = (np.bincount(images)[images] > 1) & ~found.quarantined
+    copies = np.flatnonzero(several)
+    pairs = np.unique(images[copies] * len(found.classes) + labels[copies])
+    rows, counts = np.unique(pairs // max(1, len(found.classes)), return_counts=True)
+    doubtful = copies[np.isin(images[copies], rows[counts > 1])]
     for one in doubtful[np.argsort(images[doubtful], kind="stable")]:
-        identifier = found.ids[good[one]].decode()
+        identifier = found.ids[one].decode()
         yield found.digest[images[one]].tobytes().hex(), identifier, found.classes[labels[one]]
 
 
@@ -40,9 +41,9 @@ def of_classes(found: Index, where: str | None) -> Iterator[str]:
         where: how to have the classes read from another folder, "{}"; None where they are not
             read from folders.
     """
-    counts = np.zeros((len(found.classes), len(index.PARTS)), np.int64)
-    good = ~found.quarantined
-    np.add.at(counts, (found.labels[good], found.parts[good]), 1)
+    parts, good = len(index.PARTS), ~found.quarantined
+    places = found.labels[good].astype(np.int64) * parts + found.parts[good]
+    counts = np.bincount(places, minlength=parts * len(found.classes)).reshape(-1, parts)
     sizes = counts.sum(axis=1)
     yield from _alike(found.classes)
     if empty := _names(found, sizes == 0):

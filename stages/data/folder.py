@@ -86,8 +86,11 @@ class Folder:
         for name in names:
             self.left_out.add(text(name), left_out.NO_PART)
         for name in folders:
-            for _, inner in files(self._root / name, f"{name}/", self.left_out):
-                self.left_out.add(text(inner), left_out.NO_PART)
+            try:
+                for _, inner in files(self._root / name, f"{name}/", self.left_out):
+                    self.left_out.add(text(inner), left_out.NO_PART)
+            except DataError:  # what is not needed need not be readable
+                self.left_out.add(text(name) + "/", left_out.NO_PART)
 
     def _labelled(
         self, folder: Path, found: "Children", prefix: str, part: str | None
@@ -164,6 +167,9 @@ def _sort_in(entry: os.DirEntry[str], found: Children) -> str:
         return ""
     if reason := left_out.of_file(entry.name, lambda: beginning(Path(entry.path))):
         return reason
+    broken = entry.is_symlink() and not os.path.exists(entry.path)
+    if broken and not left_out.is_picture(entry.name):  # quarantine has those that are
+        return left_out.BROKEN_LINK
     found.files.append(entry.name)
     return ""
 

@@ -15,12 +15,12 @@ LISTED = 100_000  # rows of the table; what is beyond is counted
 
 HIDDEN_FILE, HIDDEN_FOLDER = "hidden file", "hidden folder"
 SYSTEM_FILE, SYSTEM_FOLDER = "system file", "system folder"
-FOLDER_LINK = "link to a folder"
+FOLDER_LINK, BROKEN_LINK = "link to a folder", "broken link"
 LICENCE = "licence or read-me"
 NO_LABEL = "no label"
 NO_CLASS = "outside class folders"
 NO_PART = "beside train and test"
-MAY_BE_IMAGES = frozenset({FOLDER_LINK, NO_LABEL, NO_CLASS, NO_PART, HIDDEN_FOLDER})
+MAY_BE_IMAGES = frozenset({FOLDER_LINK, BROKEN_LINK, NO_LABEL, NO_CLASS, NO_PART, HIDDEN_FOLDER})
 
 OF_FOLDERS = frozenset({HIDDEN_FOLDER, SYSTEM_FOLDER, FOLDER_LINK})
 BEGINNING = 64  # bytes of a file that tell whether it is an image
@@ -31,6 +31,7 @@ SYSTEM_FOLDERS = frozenset((
     "__macosx", "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot",
     "$recycle.bin", "recycler", "system volume information", "lost+found", "lost.dir",
 ))  # fmt: skip
+SYSTEM_ENDS = (":zone.identifier", ":encryptable")  # Windows' notes on a file, copied as one
 SYSTEM_DOTS = (".ds_store", "._", ".appledouble", ".thumbnails", ".trash", ".fseventsd",
                ".spotlight-", ".apdisk", ".directory", ".picasa", ".nfs")  # fmt: skip
 
@@ -67,6 +68,11 @@ def of_folder(name: str) -> str:
     return HIDDEN_FOLDER if name.startswith(".") else ""
 
 
+def is_picture(name: str) -> bool:
+    """Whether a file has the name of a picture, of a format that is read or not."""
+    return os.path.splitext(name.lower())[1] in PICTURE_EXTENSIONS
+
+
 def of_file(name: str, beginning: Callable[[], bytes]) -> str:
     """Why a file is left out, or "" where it is to be tried as an image.
 
@@ -75,13 +81,12 @@ def of_file(name: str, beginning: Callable[[], bytes]) -> str:
         beginning: gives its first bytes; asked only where the name does not decide.
     """
     lower = name.lower()
-    if lower in SYSTEM_FILES or lower.startswith(SYSTEM_DOTS):
+    if lower in SYSTEM_FILES or lower.startswith(SYSTEM_DOTS) or lower.endswith(SYSTEM_ENDS):
         return SYSTEM_FILE
     if name.startswith("."):
         return HIDDEN_FILE
-    extension = os.path.splitext(lower)[1]
-    kind = KINDS.get(extension)
-    if kind is None and (extension in PICTURE_EXTENSIONS or not LICENCES.match(name)):
+    kind = KINDS.get(os.path.splitext(lower)[1])
+    if kind is None and (is_picture(name) or not LICENCES.match(name)):
         return ""
     if headers.format_of(beginning()):
         return ""

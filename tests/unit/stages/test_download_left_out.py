@@ -3,7 +3,9 @@
 import csv
 import hashlib
 import logging
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from stages.data import left_out
 from stages.data.raw import RawImages
 from stages.data.sources import SOURCES
 from stages.download import DownloadConfig, run
+from stages.errors import DataError
 from stages.heads.predict import image_files
 from tests.unit.stages.data.test_decoding import encoded, photo
 from tests.unit.stages.data.test_unpack import tar_of, zip_of
@@ -41,6 +44,7 @@ LEFT_OUT = {
     "b/desktop.ini": "system file",
     "b/LICENCE.md": "licence or read-me",
     "b/notes.txt": "text",
+    "b/1.jpg:Zone.Identifier": "system file",
     "b/boxes.xml": "table or record",
     "b/deep/Readme": "licence or read-me",
     "labels.csv": "table or record",
@@ -83,7 +87,8 @@ def table(raw, name="left_out.csv"):
 
 
 def listed(raw):
-    return {row["path"]: row["reason"] for row in table(raw)}
+    """The table; a cell that a spreadsheet would take for a formula begins with a quote."""
+    return {row["path"].removeprefix("'"): row["reason"] for row in table(raw)}
 
 
 def ids(raw):
@@ -147,6 +152,40 @@ def test_links_to_folders_are_not_followed_and_listed(tmp_path, folder, caplog):
     assert "link to a folder: 2 (" in caplog.text
     links = {"a/loop/": "link to a folder", "c/": "link to a folder"}
     assert listed(tmp_path / "raw") == LEFT_OUT | links
+
+
+def test_a_broken_link_is_listed_or_in_quarantine(tmp_path, folder):
+    (folder / "c").symlink_to("nowhere")
+    (folder / "a" / "gone.jpg").symlink_to("nowhere.jpg")
+    summary = run(DownloadConfig(source="folder", path=str(folder)), output=tmp_path / "raw")
+    assert listed(tmp_path / "raw") == LEFT_OUT | {"c": "broken link"}
+    assert summary.quarantined == 1
+
+
+def test_a_folder_that_cannot_be_listed_stops_the_run_only_where_it_is_needed(
+    tmp_path, monkeypatch
+):
+    for number, name in enumerate(["train/a/1.jpg", "test/a/2.jpg", "more/3.jpg", "@eaDir/4.jpg"]):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(number))
+    scandir, closed = os.scandir, "more"
+
+    def refuse(path):
+        if Path(path).name in (closed, "@eaDir"):
+            raise PermissionError(13, "denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    config = DownloadConfig(source="folder", path=str(tmp_path / "images"))
+    run(config, output=tmp_path / "raw")
+    assert listed(tmp_path / "raw") == {
+        "more/": "beside train and test",
+        "@eaDir/": "system folder",
+    }
+    closed = "test"
+    with pytest.raises(DataError, match="test: cannot be listed"):
+        run(config, output=tmp_path / "raw")
 
 
 def test_the_table_is_bounded_and_says_so(tmp_path, folder, monkeypatch):

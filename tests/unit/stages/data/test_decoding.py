@@ -14,6 +14,7 @@ from stages.data.decoding import UndecodableImageError, decode
 from stages.data.png import encode_png
 from tests.scale import rounds
 
+ALL_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "AVIF")
 COLORS = np.array([[[200, 30, 40], [10, 220, 60]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
 
 
@@ -139,7 +140,7 @@ def test_scaled_decoding_counts_sides_as_they_are_seen(side, shape):
 
 
 @pytest.mark.fault(1)
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "BMP", "GIF", "WEBP"])
+@pytest.mark.parametrize("image_format", ALL_FORMATS)
 def test_an_image_cut_at_any_decile_is_refused(image_format):
     data = encoded(photo(), image_format)
     for tenths in range(10):
@@ -148,7 +149,7 @@ def test_an_image_cut_at_any_decile_is_refused(image_format):
 
 
 @pytest.mark.fault(1)
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "BMP", "GIF", "WEBP"])
+@pytest.mark.parametrize("image_format", ALL_FORMATS)
 def test_an_image_that_lacks_its_last_bytes_is_refused_or_whole(image_format):
     data = encoded(photo(), image_format)
     whole = decode(data)
@@ -246,7 +247,8 @@ def test_exif_parser_survives_anything():
 @pytest.mark.fault(1)
 def test_mutated_images_decode_or_are_refused_with_one_line():
     random = np.random.default_rng(2)
-    seeds = [encoded(photo(40, 50), name) for name in ("JPEG", "PNG", "BMP", "GIF", "WEBP")]
+    seeds = [encoded(photo(40, 50), name) for name in ALL_FORMATS]
+    seeds += [encoded(photo(40, 50), "TIFF", compression=kind) for kind in ("tiff_lzw", "jpeg")]
     seeds += [encoded(photo(40, 50), "JPEG", progressive=True), encoded(photo(), "JPEG", "CMYK")]
     reasons = []
     for number in range(rounds(1000)):
