@@ -137,7 +137,7 @@ def _bring_up_to_date(config: DownloadConfig, output: Path) -> tuple[index.Index
         found = replace(ingest.run(source), source=_identity(config))
         leaves = source.left_out
     if ingest.remarks.counts:
-        log.warning("images that are taken, but look wrong: %s", ingest.remarks)
+        log.warning("images that look wrong: %s", ingest.remarks)
     bad = np.flatnonzero(found.quarantined)
     _refuse_nothing(config, found, bad, leaves)
     _write_quarantine(output, found, bad)
@@ -193,7 +193,7 @@ def _say_doubts(config: DownloadConfig, output: Path, found: index.Index) -> Non
     groups = [[f"{id_} ({label})" for _, id_, label in group] for _, group in by_digest]
     if groups:
         log.warning(
-            "%s stand under different labels with equal bytes, listed in %s; keep one of each:",
+            "equal bytes under different labels: %s times, listed in %s; keep one of each:",
             f"{len(groups):,}", output / CONFLICTS,
         )  # fmt: skip
     for group in groups[:SHOWN]:

@@ -48,7 +48,7 @@ def test_equal_bytes_under_two_labels_are_named_with_both_ids(tmp_path, caplog):
         (tmp_path / "images" / name).write_bytes(b"")
     found = fetch(tmp_path, ["c/1.jpg"])
     assert conflicts(tmp_path) == [("a/1.jpg", "a"), ("b/2.jpg", "b"), ("b/3.jpg", "b")]
-    assert "1 stand under different labels with equal bytes" in caplog.text
+    assert "equal bytes under different labels: 1 times" in caplog.text
     assert "  a/1.jpg (a) and b/2.jpg (b), …" in warnings(caplog)
     assert len(found.ids) == 8, "all examples stay"
 
@@ -62,7 +62,7 @@ def test_many_conflicts_are_counted_and_a_clean_folder_has_none(tmp_path, caplog
             (tmp_path / "images" / label / f"{number}.jpg").write_bytes(jpeg(100 + number))
     fetch(tmp_path, [])
     assert len(conflicts(tmp_path)) == 30
-    assert "15 stand under" in caplog.text
+    assert "under different labels: 15 times" in caplog.text
     assert "  and 5 more" in warnings(caplog)
 
 
