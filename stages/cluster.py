@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -100,8 +100,12 @@ def compute(
     passes = plan(targets, images)
     if not passes:
         return computed
-    starts = [partial(checked_engine, each, weights, engine, batch_size) for each in passes]
+    starts = [cache(partial(checked_engine, each, weights, engine, batch_size)) for each in passes]
     check_size(passes, starts, max_bytes)
+    for each, start in zip(passes, starts, strict=True):
+        if any(target.pool.canary() is None for target in each.targets):
+            start()  # here, once: else every worker would load the reference
+    del starts
     with (
         connect(cluster) as client,
         _loaded(client, passes, images, weights, engine=engine, batch_size=batch_size) as loader,

@@ -12,6 +12,10 @@ COUNT = 4
 SEED = 2016
 # of the features' standard deviation; engines were seen to differ by 1e-4 to 1e-3 of it
 TOLERANCE = 2e-3
+MEND = (
+    "run with the libraries and engine of before, or raise EXTRACTOR_VERSION in"
+    " stages/backbones/table.py and extract anew"
+)
 
 
 class DriftError(StageError, ArithmeticError):
@@ -38,18 +42,25 @@ def deviation(found: NDArray[np.floating], expected: NDArray[np.floating]) -> fl
     return float(relative) if math.isfinite(relative) else math.inf
 
 
-def check(found: NDArray[np.floating], expected: NDArray[np.floating], subject: str) -> None:
+def check(
+    found: NDArray[np.floating],
+    expected: NDArray[np.floating],
+    subject: str,
+    *,
+    of: str = "recorded",
+    mend: str = MEND,
+) -> None:
     """Refuse features that are not those expected.
 
     Raises:
-        DriftError: naming `subject` and the measured difference.
+        DriftError: naming `subject`, whose features were expected, the measured difference and the
+            mend.
     """
     measured = deviation(found, expected)
     if measured > TOLERANCE:
         raise DriftError(
             f"{subject}: the canary images' features differ by {measured:.2g} standard deviations"
-            f" from those recorded, {TOLERANCE:g} are tolerated; run with the libraries and engine"
-            " of before, or raise EXTRACTOR_VERSION in stages/backbones/table.py and extract anew"
+            f" from those {of}, {TOLERANCE:g} are tolerated; {mend}"
         )
 
 

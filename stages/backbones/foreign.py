@@ -5,11 +5,12 @@ Why not by Keras itself: docs/adr/0019.
 
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from io import BufferedReader
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,27 +41,17 @@ NOT_WRITTEN = (
     KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, OSError,
 )  # fmt: skip
 MEMBER = "model.weights.h5"
+MADE = re.compile(r".+-seeded-\d+-([0-9a-f]{64})\.weights\.h5")  # as `seeded.name` says
 
 
 def is_known(backbone: str, path: Path) -> bool:
-    """Whether a file is the one that Keras publishes, or one that `note` has seen here."""
+    """Whether a file is the one that Keras publishes, or one of our making in our cache."""
     expected = BACKBONES[backbone].checksum
+    if path.parent == cache_directory() / "weights" and (made := MADE.fullmatch(path.name)):
+        expected = made[1]
     with opened(path, MAX_FILE) as file:
-        if path.parent == cache_directory() / "weights":
-            with suppress(OSError, UnicodeDecodeError), opened(_note(path), SHA256) as noted:
-                expected = noted.read().decode("ascii")
         kind: Algorithm = "sha256" if len(expected) == SHA256 else "md5"
         return bool(expected) and digest(file.fileno(), kind) == expected
-
-
-def note(path: Path) -> None:
-    """Remember a file that Cryobase has just made itself in its cache."""
-    with opened(path, MAX_FILE) as file:
-        _note(path).write_text(digest(file.fileno()), encoding="ascii")
-
-
-def _note(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
 
 
 def load_weights(model: Any, path: Path, *, known: bool = False) -> None:

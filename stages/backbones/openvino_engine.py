@@ -1,7 +1,8 @@
 """The fast engine on processors: OpenVINO, from a model that was converted once and kept.
 
-A kept model needs neither Keras nor TensorFlow. Beside it lie the reference's features of the
-canary images, so that it can be held against them wherever it is loaded.
+A kept model needs neither Keras nor TensorFlow. Beside it lies what it was made from and the
+SHA-256 of its files, which tells damage. That it computes the right features is for others to say:
+a pool's canary rows, or TensorFlow's of now; see `engines`.
 """
 
 import hashlib
@@ -21,16 +22,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.archives import read_npz
 from stages.backbones import canary
+from stages.backbones.kept import kept
 from stages.backbones.machine import cores
 from stages.backbones.trunk import Trunk, padded
-from stages.received import opened
-from store.verified import cache_directory
+from store.text import read_json
 
 MODEL = "model.xml"
-REFERENCE = "reference.npz"
-MAX_REFERENCE = 256 << 20  # bytes
+CARD = "kept.json"
 # Images per inference; more fall out of the processor's cache: docs/backbones.md, Engines.
 INFERENCE_BATCH = 4
 REQUESTS_PER_STREAM = 2  # the next one is there when a stream becomes free
@@ -46,28 +45,29 @@ logger = logging.getLogger(__name__)
 
 
 class OpenVinoEngine:
-    """A compiled model with one stream per core."""
+    """A compiled model with one stream per core.
+
+    Attributes:
+        reference: TensorFlow's features of the canary images, if the model was converted just now.
+    """
 
     name = "openvino"
 
     def __init__(self, trunk: Trunk, outputs: Sequence[str], batch_size: int) -> None:
-        """Compile the kept model, or convert and keep one.
-
-        Raises:
-            DriftError: it does not reproduce TensorFlow's features of the canary images.
-        """
+        """Compile the kept model, or convert and keep one."""
         self.streams = cores()
+        self.reference: list[NDArray[np.float32]] | None = None
         directory = kept_directory(trunk, outputs)
-        if (directory / MODEL).exists():
+        if directory.exists():
             try:
-                self._load(trunk, directory, batch_size)
+                _check_kept(directory, trunk, outputs)
+                self._compile(directory, trunk.image_size, batch_size)
             except DAMAGE as error:
-                logger.info("%s: removed, it cannot be used: %s", directory, error)
-                shutil.rmtree(directory, ignore_errors=True)
+                forget(trunk, outputs, error)
             else:
                 return
-        _convert(trunk, outputs, directory)
-        self._load(trunk, directory, batch_size)
+        self.reference = _convert(trunk, outputs, directory)
+        self._compile(directory, trunk.image_size, batch_size)
 
     def __call__(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Features of pixels; see `Engine`. All streams share one call, so all end together."""
@@ -107,14 +107,6 @@ class OpenVinoEngine:
             self._requests.put(compiled.create_infer_request())
         self._threads = ThreadPoolExecutor(self._requests.qsize(), self.name)
 
-    def _load(self, trunk: Trunk, directory: Path, batch_size: int) -> None:
-        self._compile(directory, trunk.image_size, batch_size)
-        found = self(canary.canary_images(trunk.image_size))
-        with opened(directory / REFERENCE, MAX_REFERENCE) as file:
-            kept = read_npz(file, {"<f4"})
-        for number, features in enumerate(found):
-            canary.check(features, kept[f"arr_{number}"], f"{trunk.backbone} with {self.name}")
-
 
 def _number(port: Any) -> int:
     """Which output: Keras' export names them output_0, output_1, …"""
@@ -123,37 +115,61 @@ def _number(port: Any) -> int:
 
 def kept_directory(trunk: Trunk, outputs: Sequence[str]) -> Path:
     """Where a converted model is kept, named by all that decides what it computes."""
-    parts = {
+    parts = json.dumps(_parts(trunk, outputs), sort_keys=True)
+    return kept("openvino") / hashlib.sha256(parts.encode()).hexdigest()
+
+
+def forget(trunk: Trunk, outputs: Sequence[str], reason: Exception) -> None:
+    """Remove a kept model that cannot be used."""
+    directory = kept_directory(trunk, outputs)
+    logger.info("%s: removed, it cannot be used: %s", directory, reason)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _parts(trunk: Trunk, outputs: Sequence[str]) -> dict[str, Any]:
+    return {
         "backbone": trunk.backbone,
         "weights": trunk.weights.sha256,
         "image_size": trunk.image_size,
         "preprocessing": trunk.preprocessing,
         "outputs": list(outputs),
         "versions": [version(name) for name in ("openvino", "keras", "tensorflow")],
-        "canary": [canary.COUNT, canary.SEED],
     }
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return cache_directory() / "openvino" / key
 
 
-def _convert(trunk: Trunk, outputs: Sequence[str], directory: Path) -> None:
-    """Convert the Keras model and keep it, in full precision, with the reference's features."""
+def _check_kept(directory: Path, trunk: Trunk, outputs: Sequence[str]) -> None:
+    """Raise ValueError where what is kept is another model, or not the bytes that were kept."""
+    found = read_json(directory / CARD)
+    if found != _card(directory, trunk, outputs):
+        raise ValueError(f"its {CARD} does not describe it")
+
+
+def _card(directory: Path, trunk: Trunk, outputs: Sequence[str]) -> dict[str, Any]:
+    sha256 = {}
+    for path in directory.iterdir():
+        if path.name != CARD:
+            with path.open("rb") as file:
+                sha256[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"made_from": _parts(trunk, outputs), "sha256": sha256}
+
+
+def _convert(trunk: Trunk, outputs: Sequence[str], directory: Path) -> list[NDArray[np.float32]]:
+    """Convert the Keras model and keep it, in full precision; its features of the canary images."""
     import openvino
 
     logger.info("%s: converting for OpenVINO, once", trunk.backbone)
     model = trunk.model(outputs)
     found = model(canary.canary_images(trunk.image_size), training=False)
-    reference = [np.asarray(one) for one in (found if isinstance(found, list) else [found])]
-    directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
         model.export(f"{scratch}/saved", verbose=False)
         converted = openvino.Core().read_model(f"{scratch}/saved")
-        kept = Path(scratch, "kept")
-        kept.mkdir()
-        openvino.save_model(converted, kept / MODEL, compress_to_fp16=False)
-        np.savez(kept / REFERENCE, *reference)
+        whole = Path(scratch, "kept")
+        whole.mkdir()
+        openvino.save_model(converted, whole / MODEL, compress_to_fp16=False)
+        (whole / CARD).write_text(json.dumps(_card(whole, trunk, outputs)), encoding="utf-8")
         try:
-            os.rename(kept, directory)
+            os.rename(whole, directory)
         except OSError:
             if not (directory / MODEL).exists():  # else another process was faster
                 raise
+    return [np.asarray(one) for one in (found if isinstance(found, list) else [found])]

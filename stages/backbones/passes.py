@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.backbones import canary
-from stages.backbones.engines import start_engine
+from stages.backbones.engines import check_reference, reference, start_engine
 from stages.backbones.flow import Batch, Flow
 from stages.backbones.machine import cores
 from stages.backbones.plan import Digests, Images, Pass, Target, Views, plan, pooled_bytes
@@ -139,7 +139,11 @@ def flow_of(each: Pass, images: Images, start: Callable[[], Engine], batch_size:
 
 
 def checked_engine(each: Pass, weights: WeightsFile, name: str, batch_size: int) -> Engine:
-    """Start an engine and hold it against the canary rows of every pool that it will write to."""
+    """Start an engine and hold it against the canary rows of every pool that it will write to.
+
+    A pool without any gets those of the reference, computed now: a first writer whose engine, kept
+    model or cache is bad must not define what is right for all later ones.
+    """
     spec = each.targets[0].spec
     trunk = Trunk(
         backbone=spec.backbone,
@@ -147,18 +151,27 @@ def checked_engine(each: Pass, weights: WeightsFile, name: str, batch_size: int)
         image_size=spec.image_size,
         preprocessing=spec.preprocessing,
     )
-    engine = start_engine(name, trunk, each.outputs, batch_size)
-    features = engine(canary.canary_images(spec.image_size))
+    expected: list[NDArray[np.float32]] = []  # the reference's, once they are needed
+
+    def check(engine: Engine) -> None:
+        found = engine(canary.canary_images(spec.image_size))
+        for target in each.targets:
+            recorded = target.pool.canary()
+            if recorded is not None:
+                rows = found[each.outputs.index(target.spec.output)]
+                canary.check(rows, recorded, f"{target.pool.directory} with {engine.name}")
+            elif not expected:
+                expected.extend(reference(engine, found, trunk, each.outputs))
+        if expected:
+            check_reference(found, expected, f"{spec.backbone} with {engine.name}")
+
+    engine = start_engine(name, trunk, each.outputs, batch_size, check)
     for target in each.targets:
-        found = features[each.outputs.index(target.spec.output)]
-        recorded = target.pool.canary()
-        if recorded is None:
+        if target.pool.canary() is None:
             try:
-                target.pool.record_canary(found)
-            except ConflictError:  # another worker was faster, on another processor
-                recorded = target.pool.canary()
-        if recorded is not None:
-            canary.check(found, recorded, f"{target.pool.directory} with {engine.name}")
+                target.pool.record_canary(expected[each.outputs.index(target.spec.output)])
+            except ConflictError:  # another process was faster, on another processor
+                check(engine)
     return engine
 
 

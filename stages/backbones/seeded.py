@@ -5,6 +5,7 @@ would pass. Here kernels are He-normal (https://arxiv.org/abs/1502.01852) and ev
 BatchNormalization has the statistics of smooth images, as if after training.
 """
 
+import hashlib
 import logging
 import math
 import os
@@ -12,34 +13,63 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
-from stages.backbones import foreign
 from stages.backbones.build import build
-from stages.backbones.canary import probes
+from stages.backbones.canary import canary_images, probes
 from stages.backbones.frameworks import load_keras
 from stages.backbones.table import BACKBONES
+from stages.errors import MissingWeightsError
 
 VERSION = 1
 PROBES = 32
 PROBE_SIZE = 128
 LAYER_SCALE = 0.1
+SPREAD = 1e-2, 1e2  # of sane features: the bases of the table have 0.08 to 11
 
 logger = logging.getLogger(__name__)
 
 
-def make(backbone: str, path: Path) -> None:
-    """Write the seeded weights of a base, unless another process has done so meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f"{path.name}.lock")):
-        if path.exists():
-            return
-        logger.info("%s: making seeded weights at %s", backbone, path)
-        partial = path.with_name(f"partial-{os.getpid()}-{path.name}")
+def name(backbone: str, sha256: str) -> str:
+    """What a file of seeded weights is called: it says its SHA-256, so that damage is noticed."""
+    return f"{backbone}-seeded-{VERSION}-{sha256}.weights.h5"
+
+
+def make(backbone: str, directory: Path) -> Path:
+    """Write the seeded weights of a base; they are read back before they have their name.
+
+    Raises:
+        MissingWeightsError: what was read back gives no usable features.
+    """
+    logger.info("%s: making seeded weights in %s", backbone, directory)
+    partial = directory / f"partial-{os.getpid()}-{name(backbone, 'new')}"
+    try:
         seeded_base(backbone).save_weights(str(partial))
-        partial.replace(path)
-        foreign.note(path)
+        check(backbone, partial)
+        with partial.open("rb") as file:
+            path = directory / name(backbone, hashlib.file_digest(file, "sha256").hexdigest())
+        return partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check(backbone: str, path: Path) -> None:
+    """Refuse weights that cannot be loaded, or whose features do not tell images apart.
+
+    Raises:
+        MissingWeightsError: with the spread that was found.
+    """
+    row = BACKBONES[backbone]
+    size = max(PROBE_SIZE, row.smallest)
+    model = build(backbone, path, image_size=size, preprocessing=row.preprocessing, outputs=["avg"])
+    features = np.asarray(model(canary_images(size), training=False))
+    spread = float(features.std(axis=0, dtype=np.float64).mean())
+    if not SPREAD[0] <= spread <= SPREAD[1]:  # NaN neither
+        raise MissingWeightsError(
+            f"{backbone}: its seeded weights give features with a spread of {spread:.2g}, expected"
+            f" {SPREAD[0]:g} to {SPREAD[1]:g}; Keras or TensorFlow do not compute here as they"
+            " should: run: pip install -r requirements.lock"
+        )
 
 
 def seeded_base(backbone: str) -> Any:

@@ -1,20 +1,23 @@
 """The file that holds a base's weights, found or fetched without building a model."""
 
-import hashlib
-import os
-import re
+import logging
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from filelock import FileLock
+
+from stages.backbones import seeded
 from stages.backbones.foreign import MAX_FILE
 from stages.backbones.frameworks import keras_home, load_keras
+from stages.backbones.kept import kept
 from stages.backbones.table import BACKBONES, Backbone, resolve
 from stages.errors import MissingWeightsError
-from store.verified import cache_directory
+from store import verified
 
 SUFFIXES = (".h5", ".keras", ".pth")
-SHA256 = re.compile(r"[0-9a-f]{64}")
+
+logger = logging.getLogger(__name__)
 
 
 class WeightsFile(NamedTuple):
@@ -65,12 +68,21 @@ def _given(backbone: str, path: Path) -> Path:
 
 
 def _seeded(backbone: str) -> Path:
-    from stages.backbones import seeded
+    directory = kept("weights")
+    if path := _whole(backbone, directory):
+        return path
+    with FileLock(directory / f"{backbone}.lock"):
+        return _whole(backbone, directory) or seeded.make(backbone, directory)
 
-    path = cache_directory() / "weights" / f"{backbone}-seeded-{seeded.VERSION}.weights.h5"
-    if not path.exists():
-        seeded.make(backbone, path)
-    return path
+
+def _whole(backbone: str, directory: Path) -> Path | None:
+    """The seeded file that is there; its name says its SHA-256, so that damage does not last."""
+    for path in sorted(directory.glob(seeded.name(backbone, "*"))):
+        if path.name == seeded.name(backbone, _sha256(path)):
+            return path
+        logger.warning("%s: damaged; it is made anew", path)
+        path.unlink(missing_ok=True)
+    return None
 
 
 def _imagenet(backbone: str, row: Backbone, image_size: int) -> Path:
@@ -131,35 +143,14 @@ def _line(error: Exception) -> str:
 def _matches(path: Path, checksum: str) -> bool:
     if len(checksum) == 64:
         return _sha256(path) == checksum
-    return _remembered(path, "md5") == checksum
+    return _digest(path, "md5") == checksum
 
 
 def _sha256(path: Path) -> str:
-    return _remembered(path, "sha256")
+    return _digest(path, "sha256")
 
 
-def _remembered(path: Path, algorithm: str) -> str:
-    """A file's digest, computed once per (device, inode, size, mtime): weights can be 500 MB."""
-    found = path.stat()
-    key = f"{found.st_dev}-{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
-    memory = cache_directory() / algorithm / key
-    try:
-        known = memory.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError):
-        known = ""
-    if re.fullmatch(r"[0-9a-f]{32}|[0-9a-f]{64}", known):
-        return known
+def _digest(path: Path, algorithm: verified.Algorithm) -> str:
+    """A file's digest, computed once for a stat that tells a change: weights can be 500 MB."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, algorithm).hexdigest()
-    _remember(memory, digest)
-    return digest
-
-
-def _remember(memory: Path, digest: str) -> None:
-    partial = memory.with_name(f"{memory.name}.{os.getpid()}")
-    try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(digest, encoding="ascii")
-        partial.replace(memory)
-    except OSError:  # a read-only cache costs time, nothing else
-        return
+        return verified.digest(file.fileno(), algorithm)

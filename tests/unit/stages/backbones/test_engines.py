@@ -1,18 +1,26 @@
 """Engines: the choice among them, what is kept, and what happens when it is damaged."""
 
+import json
+import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from stages.backbones import canary, engines, openvino_engine
 from stages.backbones.engines import start_engine
+from stages.backbones.kept import kept
 from stages.backbones.openvino_engine import OpenVinoEngine
+from stages.backbones.passes import checked_engine
+from stages.backbones.plan import Pass, Target
 from stages.backbones.tensorflow_engine import TensorFlowEngine
 from stages.errors import ConfigError
+from store import Pool
 from tests.scale import RUN_ALL
+from tests.unit.stages.heads.sets import SPEC
 
 pytest.importorskip("openvino")
 
@@ -55,16 +63,23 @@ def test_auto_takes_tensorflow_on_gpus_and_without_openvino(trunk, monkeypatch, 
     assert start_engine("auto", trunk, ["avg"], 16).name == "tensorflow"
 
 
-def test_an_engine_that_does_not_reproduce_the_reference_is_not_taken(trunk, monkeypatch, caplog):
-    """As if OpenVINO computed in half precision: its features drift, so TensorFlow runs."""
-    original = OpenVinoEngine.__call__
-    monkeypatch.setattr(
-        OpenVinoEngine, "__call__", lambda self, batch: [1.01 * f for f in original(self, batch)]
-    )
+@pytest.mark.parametrize("drifting", [0, 1])
+def test_an_engine_that_does_not_reproduce_the_reference_is_not_taken(
+    trunk, monkeypatch, caplog, drifting
+):
+    """As if OpenVINO computed one output in half precision: it drifts, so TensorFlow runs."""
+    outputs, original = ["avg", "conv_pw_3_relu"], OpenVinoEngine.__call__
+
+    def drifts(self, batch):
+        found = original(self, batch)
+        found[drifting] *= 1.01
+        return found
+
+    monkeypatch.setattr(OpenVinoEngine, "__call__", drifts)
     monkeypatch.setattr(engines, "has_accelerator", lambda: False)
-    with pytest.raises(canary.DriftError, match="mobilenet with openvino"):
-        start_engine("openvino", trunk, ["avg"], 16)
-    assert start_engine("auto", trunk, ["avg"], 16).name == "tensorflow"
+    with pytest.raises(canary.DriftError, match=r"mobilenet with openvino: .* those of TensorFlow"):
+        start_engine("openvino", trunk, outputs, 16)
+    assert start_engine("auto", trunk, outputs, 16).name == "tensorflow"
     assert "OpenVINO cannot stand in" in caplog.text
 
 
@@ -74,38 +89,139 @@ def test_an_engine_that_is_not_installed_is_refused(trunk, monkeypatch):
         start_engine("openvino", trunk, ["avg"], 16)
 
 
-def test_a_kept_model_needs_neither_keras_nor_tensorflow(trunk):
-    start_engine("openvino", trunk, ["avg"], 16)
+def pass_of(pool, trunk, *outputs):
+    specs = [
+        replace(
+            SPEC,
+            backbone=trunk.backbone,
+            weights_sha256=trunk.weights.sha256,
+            image_size=trunk.image_size,
+            preprocessing=trunk.preprocessing,
+            output=output,
+        )
+        for output in outputs
+    ]
+    targets = tuple(Target(Pool(pool, spec), 0) for spec in specs)
+    return Pass(targets, np.empty(0, "i8"), np.empty(0, "u2"))
+
+
+def test_a_kept_model_needs_neither_keras_nor_tensorflow_where_the_pool_has_canary_rows(
+    trunk, tmp_path
+):
+    each = pass_of(tmp_path / "pool", trunk, "avg")
+    checked_engine(each, trunk.weights, "openvino", 16)
     code = (
-        "import sys; from pathlib import Path;"
+        "import json, sys; from pathlib import Path; import numpy as np;"
         "from stages.backbones.canary import canary_images;"
-        "from stages.backbones.engines import start_engine;"
-        "from stages.backbones.trunk import Trunk;"
+        "from stages.backbones.passes import checked_engine;"
+        "from stages.backbones.plan import Pass, Target;"
         "from stages.backbones.weights import WeightsFile;"
-        f"trunk = Trunk(backbone='mobilenet', image_size=64, preprocessing='symmetric',"
-        f" weights=WeightsFile(Path('no'), {trunk.weights.sha256!r}));"
-        "assert start_engine('openvino', trunk, ['avg'], 16)(canary_images(64))[0].any();"
+        "from store import FeatureSpec, Pool;"
+        f"spec = FeatureSpec.from_json({each.targets[0].spec.to_json()});"
+        f"targets = (Target(Pool(Path({str(tmp_path / 'pool')!r}), spec), 0),);"
+        "each = Pass(targets, np.empty(0, 'i8'), np.empty(0, 'u2'));"
+        f"weights = WeightsFile(Path('no'), {trunk.weights.sha256!r});"
+        "assert checked_engine(each, weights, 'openvino', 16)(canary_images(64))[0].any();"
         "assert not {'keras', 'tensorflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(
-    "damage", ["weights", "reference", "model", "missing"] if RUN_ALL else ["weights", "reference"]
+    "damage", ["weights", "card", "model", "missing"] if RUN_ALL else ["weights", "card"]
 )
 def test_a_damaged_kept_model_is_made_again(trunk, images, expected, damage):
     outputs = ["avg", "conv_pw_3_relu"]
     start_engine("openvino", trunk, outputs, 16)
     kept = openvino_engine.kept_directory(trunk, outputs)
-    path = kept / {"weights": "model.bin", "model": "model.xml"}.get(damage, "reference.npz")
+    path = kept / {"weights": "model.bin", "model": "model.xml"}.get(damage, "kept.json")
     if damage == "missing":
         path.unlink()
     elif damage == "weights":
-        data = np.fromfile(path, "<f4")
-        (data[len(data) // 3 :] * 0.9).tofile(path)
+        altered(path)
     else:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    check(start_engine("openvino", trunk, outputs, 16), images, expected)
+    engine = OpenVinoEngine(trunk, outputs, 16)
+    assert engine.reference is not None, "converted anew"
+    check(engine, images, expected)
+
+
+def altered(path):
+    data = np.fromfile(path, "<f4")
+    data[len(data) // 3 :] *= 0.9
+    data.tofile(path)
+
+
+def forge(trunk, outputs, monkeypatch):
+    """Another model in the place of the kept one, with a card that fits: no hash can tell."""
+    start_engine("openvino", trunk, outputs, 16)
+    kept = openvino_engine.kept_directory(trunk, outputs)
+    altered(kept / "model.bin")
+    card = openvino_engine._card(kept, trunk, outputs)
+    (kept / "kept.json").write_text(json.dumps(card))
+    assert OpenVinoEngine(trunk, outputs, 16).reference is None, "nothing is noticed"
+
+
+@pytest.mark.parametrize("pool", ["new", "old"])
+def test_a_kept_model_that_was_replaced_writes_no_row(
+    trunk, images, expected, tmp_path, monkeypatch, pool
+):
+    """A pool's canary rows tell, or TensorFlow's of now; whoever writes to a cache has neither."""
+    each = pass_of(tmp_path, trunk, "avg", "conv_pw_3_relu")
+    if pool == "old":
+        checked_engine(each, trunk.weights, "tensorflow", 16)
+    forge(trunk, each.outputs, monkeypatch)
+    engine = checked_engine(each, trunk.weights, "openvino", 16)
+    assert engine.name == "openvino"
+    check(engine, images, expected)
+    reference = TensorFlowEngine(trunk, each.outputs, 16)(canary.canary_images(64))
+    for target in each.targets:
+        rows = reference[each.outputs.index(target.spec.output)]
+        assert canary.deviation(target.pool.canary(), rows) < 1e-5, "TensorFlow's, not OpenVINO's"
+
+
+def test_a_first_writer_whose_engine_is_wrong_defines_nothing(trunk, tmp_path, monkeypatch):
+    original = OpenVinoEngine.__call__
+    monkeypatch.setattr(
+        OpenVinoEngine, "__call__", lambda self, batch: [1.01 * f for f in original(self, batch)]
+    )
+    monkeypatch.setattr(engines, "has_accelerator", lambda: False)
+    each = pass_of(tmp_path, trunk, "avg")
+    with pytest.raises(canary.DriftError, match=r"set extract\.engine: tensorflow"):
+        checked_engine(each, trunk.weights, "openvino", 16)
+    assert each.targets[0].pool.canary() is None
+    assert checked_engine(each, trunk.weights, "auto", 16).name == "tensorflow"
+
+
+@pytest.mark.parametrize("drifting", ["avg", "conv_pw_3_relu"])
+def test_canary_rows_of_every_output_are_held_against_those_recorded(trunk, tmp_path, drifting):
+    each = pass_of(tmp_path, trunk, "avg", "conv_pw_3_relu")
+    rows = TensorFlowEngine(trunk, each.outputs, 16)(canary.canary_images(64))
+    for target in each.targets:
+        found = rows[each.outputs.index(target.spec.output)]
+        target.pool.record_canary(found * 1.01 if target.spec.output == drifting else found)
+    wrong = next(target.pool for target in each.targets if target.spec.output == drifting)
+    for engine in ("tensorflow", "openvino"):
+        with pytest.raises(canary.DriftError, match=f"{wrong.directory} with {engine}"):
+            checked_engine(each, trunk.weights, engine, 16)
+
+
+def test_the_cache_must_be_the_users_own(trunk, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("CRYOBASE_CACHE", str(cache))
+    assert kept("openvino").stat().st_mode & 0o777 == cache.stat().st_mode & 0o777 == 0o700
+    for directory in (cache, cache / "openvino"):
+        directory.chmod(0o777)
+        with pytest.raises(ConfigError, match=f"anybody may write there.*chmod o-w {directory}"):
+            start_engine("auto", trunk, ["avg"], 16)
+        directory.chmod(0o770)  # a group was given that right, or is the user's own
+        assert kept("openvino")
+    if os.geteuid():
+        monkeypatch.setattr("os.geteuid", lambda: cache.stat().st_uid + 1)
+    else:
+        os.chown(cache, 1234, -1)
+    with pytest.raises(ConfigError, match=r"belongs to user \d+.*set CRYOBASE_CACHE"):
+        kept("openvino")
 
 
 def test_what_is_kept_is_full_precision(trunk):

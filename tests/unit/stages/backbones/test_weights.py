@@ -2,13 +2,14 @@
 
 import hashlib
 import os
-import time
 
+import numpy as np
 import pytest
 
 from stages.backbones import frameworks, seeded, weights
 from stages.backbones.weights import locate_weights
 from stages.errors import MissingWeightsError
+from store import verified
 
 VGG16 = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
@@ -88,22 +89,26 @@ def test_a_path(own_cache):
 def test_the_digest_is_computed_once_and_again_when_the_file_changes(own_cache, monkeypatch):
     path = own_cache / "mine.h5"
     path.write_bytes(b"one")
+    monkeypatch.setattr(verified, "GRANULARITY", -(1 << 62))
     before = locate_weights("vgg16", str(path))
     with monkeypatch.context() as patch:
-        patch.setattr(hashlib, "file_digest", None)
+        patch.setattr(verified, "digest_of", None)
         assert locate_weights("vgg16", str(path)) == before
+    times = path.stat()
     path.write_bytes(b"two")
-    os.utime(path, ns=(time.time_ns(), time.time_ns() + 1))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as `cp -p` into the same inode
     assert locate_weights("vgg16", str(path)).sha256 == hashlib.sha256(b"two").hexdigest()
 
 
-def test_a_damaged_memory_is_not_believed(own_cache):
+def test_a_file_that_changed_just_now_is_not_remembered(own_cache, monkeypatch):
+    """A second change within the clock's tick would leave the same times."""
     path = own_cache / "mine.h5"
     path.write_bytes(b"one")
-    expected = locate_weights("vgg16", str(path))
-    for memory in (own_cache / "cache" / "sha256").iterdir():
-        memory.write_text("half a dige")
-    assert locate_weights("vgg16", str(path)) == expected
+    locate_weights("vgg16", str(path))
+    read = []
+    monkeypatch.setattr(verified, "digest_of", lambda *_: read.append(1) or "0" * 64)
+    locate_weights("vgg16", str(path))
+    assert read
 
 
 def test_a_read_only_cache_costs_time_and_nothing_else(own_cache, monkeypatch):
@@ -119,7 +124,9 @@ def test_without_the_package_the_message_names_the_extra(own_cache, monkeypatch)
         locate_weights("efficientnet_lite0", "imagenet")
 
 
-def test_seeded_weights_are_made_once(own_cache, monkeypatch):
+@pytest.fixture
+def made(monkeypatch):
+    """Seeded weights whose base is a few bytes; returns how often they were made."""
     made = []
 
     class Model:
@@ -129,6 +136,11 @@ def test_seeded_weights_are_made_once(own_cache, monkeypatch):
                 file.write(b"seeded")
 
     monkeypatch.setattr(seeded, "seeded_base", lambda _: Model())
+    return made
+
+
+def test_seeded_weights_are_made_once(own_cache, monkeypatch, made):
+    monkeypatch.setattr(seeded, "check", lambda *_: None)
     first = locate_weights("vgg16", "none")
     assert locate_weights("vgg16", "none") == first
     assert len(made) == 1
@@ -144,3 +156,28 @@ def test_what_no_base_has_is_refused_before_it_is_read(tmp_path):
         file.truncate(7 << 30)
     with pytest.raises(MissingWeightsError, match="give the base's weights alone"):
         locate_weights("mobilenet", str(path))
+
+
+@pytest.mark.parametrize("damage", [b"", b"seedeD", b"seeded and more"])
+def test_damaged_seeded_weights_are_made_anew(own_cache, monkeypatch, made, caplog, damage):
+    monkeypatch.setattr(seeded, "check", lambda *_: None)
+    first = locate_weights("vgg16", "none")
+    first.path.write_bytes(damage)
+    assert locate_weights("vgg16", "none") == first
+    assert first.path.read_bytes() == b"seeded"
+    assert "damaged; it is made anew" in caplog.text
+
+
+def test_seeded_weights_that_cannot_be_read_back_are_not_kept(own_cache, made):
+    for _ in range(2):
+        with pytest.raises(MissingWeightsError, match="these are no weights of efficientnet_lite0"):
+            locate_weights("efficientnet_lite0", "none")
+    assert len(made) == 2
+    assert not list((own_cache / "cache" / "weights").glob("*.h5"))
+
+
+@pytest.mark.parametrize("factor", [np.nan, 1e-12, 1e12])
+def test_seeded_weights_without_a_sane_spread_are_refused(own_cache, monkeypatch, factor):
+    monkeypatch.setattr(seeded, "build", lambda *_, **__: lambda x, **_: factor * x[:, 0, 0])
+    with pytest.raises(MissingWeightsError, match=r"features with a spread of .*expected 0.01 to"):
+        seeded.check("vgg16", own_cache / "any.weights.h5")

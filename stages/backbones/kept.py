@@ -1,0 +1,39 @@
+"""Where models and weights are kept between runs: in a directory that only the user may fill."""
+
+import os
+import stat
+from pathlib import Path
+
+from stages.errors import ConfigError
+from store.verified import cache_directory
+
+
+def kept(name: str) -> Path:
+    """The directory `name` of the user's cache, made if need be, for nobody else.
+
+    Others who could write there could have us compute with their models. A group that may write was
+    given that right on purpose, or is the user's own (umask 002 on Debian and Fedora).
+
+    Raises:
+        ConfigError: it belongs to somebody else, or anybody may write to it.
+    """
+    root = cache_directory()
+    for directory in (root, root / name):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_own(directory)
+    return root / name
+
+
+def _check_own(directory: Path) -> None:
+    found = directory.stat()
+    mend = "set CRYOBASE_CACHE to a directory of your own"
+    if found.st_uid not in (os.geteuid(), 0):
+        raise ConfigError(
+            f"{directory}: belongs to user {found.st_uid}, what is kept there is not to be"
+            f" trusted; {mend}"
+        )
+    if found.st_mode & stat.S_IWOTH:
+        raise ConfigError(
+            f"{directory}: anybody may write there, what is kept there is not to be trusted;"
+            f" run: chmod o-w {directory}, or {mend}"
+        )
