@@ -24,6 +24,7 @@ from store.publish import publish_bytes
 FORMAT = 1
 WEIGHTS, CARD, HISTORY = FILES = ("weights.npz", "head.json", "history.csv")
 MAX_WEIGHTS = 640 << 20  # bytes of weights.npz; checking that they are finite takes a quarter more
+MAX_SIDE = 2048  # pixels of an image: a batch of such has 1.6 GB
 MAX_TEXT = 16 << 20  # bytes of each other file
 ROWS = 4096  # rows that are answered at once
 
@@ -137,10 +138,13 @@ class Head:
                 raise DataError(f"format {card['format']}, this version reads {FORMAT}")
             arrays = _read_arrays(directory / WEIGHTS, card["weights_sha256"])
             count = sum(name.startswith("kernel") for name in arrays)
+            specs = tuple(map(FeatureSpec.from_json, card["specs"]))
+            if side := next((one.image_size for one in specs if one.image_size > MAX_SIDE), 0):
+                raise DataError(f"images of {side} pixels a side, at most {MAX_SIDE}")
             return cls(
                 params=HeadParams.from_json(card["params"]),
                 classes=tuple(card["classes"]),
-                specs=tuple(map(FeatureSpec.from_json, card["specs"])),
+                specs=specs,
                 shapes=tuple(map(tuple, card["shapes"])),
                 layers=tuple((arrays[f"kernel{k}"], arrays[f"bias{k}"]) for k in range(count)),
                 mean=arrays.get("mean"),

@@ -15,7 +15,7 @@ from stages.backbones.foreign import MAX_FILE, load_weights
 from stages.data.pixels import PixelSpec
 from stages.data.stream import ImageStream
 from stages.errors import DataError
-from stages.heads.head import Head
+from stages.heads.head import MAX_SIDE, Head
 from stages.heads.metrics import Predictions, scores
 from stages.outputs import write_text
 from stages.received import opened
@@ -26,7 +26,6 @@ from store.text import parse_json
 FORMAT = 2
 START, TUNED, CARD, HEAD = "start.keras", "model.keras", "model.json", "head"
 MAX_CARD = 1 << 23  # bytes
-MAX_SIDE = 2048  # pixels
 PRECISIONS = ("float32", *HALVES)
 TOP_K = 5
 

@@ -1,11 +1,15 @@
 """Hostile models, weights and heads by name, and mutations of good ones."""
 
 import io
+import os
+import struct
 import zipfile
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def mutated(whole: bytes, random: np.random.Generator) -> bytes:
@@ -32,6 +36,71 @@ def mutated(whole: bytes, random: np.random.Generator) -> bytes:
             case _ if random.integers(10) == 0:
                 del mutant[place:]
     return bytes(mutant)
+
+
+def saved(**arrays: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def zipped(member: bytes, name: str = "a.npy") -> bytes:
+    """A zip file of one stored member."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(name), member)
+    return buffer.getvalue()
+
+
+def npy(header: str, data: bytes = b"", version: bytes = b"\1\0") -> bytes:
+    text = header.encode("latin-1")
+    size = struct.pack("<H" if version == b"\1\0" else "<I", len(text))
+    return b"\x93NUMPY" + version + size + text + data
+
+
+def header(descr: str = "'<f4'", order: str = "False", shape: str = "(1,)") -> str:
+    return f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}\n"
+
+
+def overlapping() -> bytes:
+    """A hundred names for one member: 400 MB of arrays in a file of 4 MB."""
+    data = bytearray(zipped(npy(header(shape="(1000000,)"), bytes(4_000_000))))
+    entry = data.index(b"PK\1\2")
+    end = data.index(b"PK\5\6")
+    entries = b"".join(
+        bytes(data[entry:end]).replace(b"a.npy", b"%c%c.npy" % (97 + k // 10, 48 + k % 10))
+        for k in range(100)
+    )
+    # names of six letters, so that all entries keep one length
+    entries = entries.replace(b"\x05\0\0\0\0\0", b"\x06\0\0\0\0\0")
+    tail = bytearray(data[end:])
+    struct.pack_into("<2H2L", tail, 8, 100, 100, len(entries), entry)
+    return bytes(data[:entry] + entries + tail)
+
+
+NPZ = {
+    "nothing": b"",
+    "no zip": b"hello" * 10,
+    "no array": zipped(b"no array"),
+    "no suffix": zipped(npy(header(), bytes(4)), "a"),
+    "header of 10^18": zipped(npy(header(shape="(1000000000000000000,)"), b"x" * 20)),
+    "header of 0 by 10^18": zipped(npy(header(shape="(0, 999999999999999999, 9)"))),
+    "nested header": zipped(npy("(" * 60_000)),
+    "header that is longer": zipped(npy(header().replace("\n", " " * 60_000 + "\n"), bytes(4))),
+    "header of version 2": zipped(npy(header(), bytes(4), b"\2\0")),
+    "void": zipped(npy(header("'|V1000000'"), bytes(4))),
+    "object": zipped(npy(header("'|O'"), bytes(4))),
+    "big endian": zipped(npy(header("'>f4'"), bytes(4))),
+    "double": zipped(npy(header("'<f8'"), bytes(8))),
+    "record": zipped(npy(header("[('a', '<f4')]"), bytes(4))),
+    "negative": zipped(npy(header(shape="(-1,)"), bytes(4))),
+    "values missing": zipped(npy(header(shape="(2,)"), bytes(4))),
+    "values left over": zipped(npy(header(), bytes(5))),
+    "digits of other alphabets": zipped(npy(header(shape="(\xb2,)"), bytes(4))),
+    "prefixed": b"MZ" + saved(a=np.zeros(1, np.float32)),
+    "followed": saved(a=np.zeros(1, np.float32)) + b"x",
+    "overlapping": overlapping(),
+}
 
 
 def torch_object(objects: bytes, *, keys: bytes = b"]", data: bytes = b"") -> bytes:
@@ -289,3 +358,97 @@ KERAS = {
     "weights with a link": keras_archive(H5["link to a file"]),
     "followed": keras_archive(h5_good()) + b"x",
 }
+
+
+class Received(NamedTuple):
+    """A hostile thing that somebody may send.
+
+    Attributes:
+        write: puts it into a directory and returns its path.
+        use: what a command does with that path; raises what the command tells.
+        code: the exit code that the command then has.
+    """
+
+    write: Callable[[Path], Path]
+    use: Callable[[Path], object]
+    code: int
+
+
+def _weights(backbone: str) -> Callable[[Path], object]:
+    def use(path: Path) -> object:
+        from stages.backbones.build import build
+        from stages.backbones.table import BACKBONES
+        from stages.backbones.weights import locate_weights
+
+        found = locate_weights(backbone, str(path))
+        own = BACKBONES[backbone].preprocessing
+        return build(backbone, found.path, image_size=64, preprocessing=own, outputs=["avg"])
+
+    return use
+
+
+def _file(name: str, data: bytes) -> Callable[[Path], Path]:
+    def write(directory: Path) -> Path:
+        path = directory / name
+        path.write_bytes(data)
+        return path
+
+    return write
+
+
+def _head(data: bytes) -> Callable[[Path], Path]:
+    """A head whose weights are these bytes, with their checksum."""
+
+    def write(directory: Path) -> Path:
+        from tests.unit.stages.heads.test_head import forge, make_head
+
+        make_head().save(directory / "head")
+        forge(directory / "head", lambda path: path.write_bytes(data))
+        return directory / "head"
+
+    return write
+
+
+def _load_head(path: Path) -> object:
+    from stages.heads.head import Head
+
+    return Head.load(path)
+
+
+def _special(name: str, kind: str) -> Callable[[Path], Path]:
+    def write(directory: Path) -> Path:
+        path = directory / name
+        if kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "device":
+            path.symlink_to("/dev/zero")
+        elif kind == "sparse":
+            with path.open("wb") as file:
+                file.truncate(7 << 30)
+        else:
+            path.mkdir()
+        return path
+
+    return write
+
+
+def _received() -> dict[str, Received]:
+    lite0, mobilenet = _weights("efficientnet_lite0"), _weights("mobilenet")
+    found = {
+        f"pth: {name}": Received(_file("a.pth", data), lite0, 5) for name, data in TORCH.items()
+    }
+    for name, data in H5.items():
+        found[f"h5: {name}"] = Received(_file("a.weights.h5", data), mobilenet, 5)
+        found[f"old h5: {name}"] = Received(_file("a.h5", data), mobilenet, 5)
+    for name, data in KERAS.items():
+        found[f"keras: {name}"] = Received(_file("a.keras", data), mobilenet, 5)
+    for suffix, use in ((".pth", lite0), (".h5", mobilenet), (".keras", mobilenet)):
+        for kind in ("fifo", "device", "sparse", "directory"):
+            found[f"{suffix}: {kind}"] = Received(_special(f"a{suffix}", kind), use, 5)
+    for name, data in NPZ.items():
+        found[f"head: {name}"] = Received(_head(data), _load_head, 3)
+    return found
+
+
+# name -> what is written, what reads it, and how that ends
+RECEIVED = _received()

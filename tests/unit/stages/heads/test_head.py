@@ -195,3 +195,15 @@ def test_answering_loads_no_framework():
         "sys.exit(any(m in sys.modules for m in ('tensorflow', 'keras', 'sklearn', 'matplotlib')))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.fault(56)
+def test_images_that_no_memory_holds_are_refused(tmp_path):
+    make_head().save(tmp_path / "head")
+    path = tmp_path / "head" / "head.json"
+    card = json.loads(path.read_text())
+    card["specs"][0]["image_size"] = 10**6
+    path.unlink()
+    path.write_text(json.dumps(card))
+    with pytest.raises(DataError, match="1000000 pixels a side"):
+        Head.load(tmp_path / "head")

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from stages.tuning.checkpoints import Checkpoints, State
+from stages.tuning.checkpoints import Checkpoints, State, fit
+from tests.integration.received_models import mutated
+from tests.scale import rounds
 
 
 def state(epoch: int, kept: int) -> State:
@@ -49,3 +51,25 @@ def test_clear_removes_everything(tmp_path):
     saved.save(state(0, 0))
     saved.clear()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.fault(56)
+def test_mutations_are_read_or_passed_over(tmp_path):
+    saved = Checkpoints(tmp_path)
+    saved.save(state(0, 0))
+    newest = tmp_path / "epoch-00000.npz"
+    whole = newest.read_bytes()
+    random = np.random.default_rng(0)
+    found = []
+    for _ in range(rounds(10_000)):
+        newest.write_bytes(mutated(whole, random))
+        found.append(saved.load() is None)
+    assert any(found)
+
+
+@pytest.mark.fault(56)
+def test_a_state_of_another_model_does_not_fit():
+    variables = [np.zeros((2, 3)), np.zeros(2)]
+    assert fit(variables, state(0, 0).weights)
+    assert not fit(variables[:1], state(0, 0).weights)
+    assert not fit(variables[::-1], state(0, 0).weights)
