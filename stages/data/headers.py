@@ -86,6 +86,10 @@ def too_large(height: int, width: int) -> str:
 
 def orientation_of(tiff: bytes) -> int:
     """EXIF's orientation, 1 to 8, from a TIFF structure (TIFF 6.0, section 2); 1 where unusable."""
+    return 1 if b"+" in tiff[:4] else _orientation(tiff)  # EXIF is no BigTIFF
+
+
+def _orientation(tiff: bytes) -> int:
     for tag, kind, count, value in _first_directory(tiff):
         if tag == EXIF_ORIENTATION:
             return value if (kind, count) == (3, 1) and 1 <= value <= 8 else 1
@@ -121,7 +125,7 @@ def _read_tiff(data: bytes) -> Header | None:
         return None
     if not tags.get(256) or not tags.get(257):
         raise ValueError("TIFF without a first page")
-    orientation = orientation_of(data)
+    orientation = _orientation(data)
     return Header("TIFF", tags[257], tags[256], orientation=orientation, depth=tags.get(258, 1))
 
 

@@ -288,3 +288,27 @@ def test_sixteen_bits_that_hold_fewer_are_remarked_on_and_keep_their_pixels(kind
 def test_eight_bits_are_dark_without_a_remark():
     assert examine(encoded(np.full((4, 4, 3), 9, np.uint8), "PNG")) == ""
     assert examine(encoded(photo(), "JPEG")) == ""
+
+
+def test_readers_of_headers_survive_anything():
+    random = np.random.default_rng(0)
+    starts = [b"II*\0", b"MM\0*", b"II+\0\x08\0\0\0\x10", b"\0\0\0\x18ftypavif\0\0\0\0mif1heic"]
+    for number in range(400):
+        data = starts[number % 4] + random.bytes(int(random.integers(0, 90)))
+        with contextlib.suppress(UndecodableImageError):
+            decoding.inspect(data)
+    whole = encoded(photo(9, 9), "AVIF")
+    for _ in range(400):
+        data = bytearray(whole)
+        for _ in range(3):
+            data[random.integers(0, 300)] = random.integers(0, 256)
+        with contextlib.suppress(UndecodableImageError):
+            decoding.inspect(bytes(data))
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_a_turned_tiff_has_its_size_in_either_kind(big):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(photo(20, 30), "TIFF", exif=exif, big_tiff=big)
+    assert headers.read(data).upright == decode(data).shape[:2] == (30, 20)
