@@ -202,8 +202,8 @@ def test_images_that_no_memory_holds_are_refused(tmp_path):
     make_head().save(tmp_path / "head")
     path = tmp_path / "head" / "head.json"
     card = json.loads(path.read_text())
-    card["specs"][0]["image_size"] = 10**6
+    card["specs"][0]["image_size"] = 65_536
     path.unlink()
     path.write_text(json.dumps(card))
-    with pytest.raises(DataError, match="1000000 pixels a side"):
+    with pytest.raises(DataError, match="65536 pixels a side"):
         Head.load(tmp_path / "head")
