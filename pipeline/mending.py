@@ -15,6 +15,7 @@ from stages import extract
 from stages.errors import StageError
 from stages.extract import ExtractConfig, SetConfig
 from store import FeatureSpec, IntegrityError, Mended, find_pools, repair_set
+from store.restore import withdraw
 
 AGAIN = "get it from where it came again, or remove it"
 
@@ -53,6 +54,8 @@ def repair(layout: Layout, asked: Path | None) -> None:
         if not (found.damage or asked or lost):  # it was never published
             continue
         if key:
+            if found.damage:
+                withdraw(directory)
             _extract(layout, config, key, adopt=not found.damage)
         else:
             left.append(str(directory))

@@ -16,7 +16,7 @@ from stages.backbones.weights import WeightsFile, locate_weights
 from stages.data.augment import Augmentation
 from stages.errors import DataError
 from store import Examples, FeatureSpec, Pool
-from store.errors import mended_by
+from store.errors import IntegrityError, MissingFileError, mended_by
 
 if TYPE_CHECKING:
     from stages.backbones.passes import Computed
@@ -185,7 +185,7 @@ def run(
     own, *siblings = _views_wanted(config, name, weights.sha256).items()
     targets = [Target(Pool(pool, spec), views) for spec, views in (own, *siblings)]
     with mended_by(f"run `cryobase store repair {shlex.quote(name)}`"):
-        adopted = targets[0].pool.adopt(before or output)
+        adopted = _adopted(targets[0], images, before or output)
     adopted += _borrowed(targets, images, lender)
     started = time.monotonic()
     computed = _computed(config, targets, images, weights)
@@ -207,6 +207,18 @@ def run(
     )
     _tell(summary, output)
     return summary
+
+
+def _adopted(target: "Target", images: "Images", before: Path) -> int:
+    """Take over the rows of a set's last version; a damaged one matters where rows are missing."""
+    try:
+        return target.pool.adopt(before)
+    except (IntegrityError, MissingFileError) as error:
+        blocks = map(images.raw.digests, images.blocks())
+        if any(len(target.pool.missing(block, target.views)[0]) for block in blocks):
+            raise
+        logger.warning("%s; not needed, as the pool has all rows", error)
+        return 0
 
 
 def _borrowed(targets: "list[Target]", images: "Images", lender: Path | None) -> int:

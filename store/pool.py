@@ -152,7 +152,8 @@ class Pool:
             MissingRowsError: the pool lacks rows; the message says how many and names one.
             StorageError: the disk is full or fails, or permissions forbid it.
         """
-        with _locked(self.root / f".publish-{assemble.name_of(directory)}.lock"):
+        lock = self.root / f".publish-{assemble.name_of(directory)}.lock"
+        with _locked(lock), mended_by(MEND):
             return assemble.publish_set(self.snapshot, self.directory, directory, examples, views)
 
     def adopt(self, directory: Path) -> int:

@@ -71,6 +71,15 @@ def repair_set(root: Path, directory: Path, *, output: Path | None = None) -> Me
     return Mended(reasons, rows, whole=_is_published(pool, directory, manifest, output))
 
 
+def withdraw(directory: Path) -> None:
+    """Remove the manifests of a damaged set that is about to be published anew.
+
+    Publishing keeps a manifest that states the same content, also one that is wrong otherwise.
+    """
+    for version in versions(directory):
+        remove(manifest_path(directory, version))
+
+
 def find_pools(root: Path, known: Callable[[], Iterable[FeatureSpec]]) -> Iterator[Pool]:
     """All pools, those too whose manifest is damaged; what no spec can be found for is laid aside.
 
@@ -88,8 +97,7 @@ def find_pools(root: Path, known: Callable[[], Iterable[FeatureSpec]]) -> Iterat
             yield Pool(root, spec)
             continue
         log.warning("%s: nothing tells which rows these are; they are not used any more", path)
-        for version in versions(path):
-            remove(manifest_path(path, version))
+        withdraw(path)
 
 
 def _spec(path: Path) -> FeatureSpec | None:

@@ -11,41 +11,17 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from stages import download, extract
-from stages.data.raw import RawImages
 from store import FeatureSet, Pool
 from tests.images import write_folder
-
-WIDTH = 8
+from tests.integration.store_checkout import WIDTH, features_of, make
 
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch) -> Path:
-    """30 images, a params file, a pool and a published set `small`."""
-    (tmp_path / ".git").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CRYOBASE_POOL", raising=False)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    write_folder(tmp_path / "images", 10)
-    (tmp_path / "own.weights.h5").write_bytes(b"weights")
-    one = {"backbone": "efficientnet_lite0", "weights": "own.weights.h5", "image_size": 32}
-    params = {
-        "download": {"source": "folder", "path": "images"},
-        "extract": {"sets": {"small": one}},
-    }
-    YAML().dump(params, tmp_path / "params.yaml")
-    download.run(
-        download.DownloadConfig(source="folder", path="images"), output=tmp_path / "data/raw"
-    )
-    images = RawImages.open(tmp_path / "data/raw").examples
-    pool = Pool(tmp_path / ".cryobase/pool", extract.spec_of(extract.SetConfig(**one)))
-    with pool.writer() as writer:
-        writer.append(features_of(images.digests), images.digests, np.zeros(len(images), "u2"))
-    pool.publish(tmp_path / "features/small", images)
-    return tmp_path
-
-
-def features_of(digests: np.ndarray) -> np.ndarray:
-    return digests[:, :WIDTH].astype("f4") / 256
+    return make(tmp_path)
 
 
 def run(*arguments: str, code: int = 0) -> str:

@@ -1,0 +1,63 @@
+"""A small checkout whose features are a formula of the images' digests: no Keras is needed."""
+
+from pathlib import Path
+
+import numpy as np
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.exits import exit_code
+from stages import download, extract
+from stages.backbones.passes import Computed
+from stages.data.raw import RawImages
+from store import Pool
+from tests.images import write_folder
+
+WIDTH = 8
+SET = {"backbone": "efficientnet_lite0", "weights": "own.weights.h5", "image_size": 32}
+
+
+def features_of(digests: np.ndarray) -> np.ndarray:
+    return digests[:, :WIDTH].astype("f4") / 256
+
+
+def make(root: Path) -> Path:
+    """30 images, params, a pool and a published set `small` in an empty directory."""
+    (root / ".git").mkdir()
+    write_folder(root / "images", 10)
+    (root / "own.weights.h5").write_bytes(b"weights")
+    source = {"source": "folder", "path": str(root / "images")}
+    YAML().dump({"download": source, "extract": {"sets": {"small": SET}}}, root / "params.yaml")
+    download.run(download.DownloadConfig(**source), output=root / "data/raw")
+    images = RawImages.open(root / "data/raw").examples
+    pool = pool_of(root)
+    with pool.writer() as writer:
+        writer.append(features_of(images.digests), images.digests, np.zeros(len(images), "u2"))
+    pool.publish(root / "features/small", images)
+    return root
+
+
+def pool_of(root: Path, where: str = ".cryobase/pool") -> Pool:
+    one = extract.SetConfig(**SET | {"weights": str(root / "own.weights.h5")})
+    return Pool(root / where, extract.spec_of(one))
+
+
+def compute(config, targets, images, weights) -> Computed:
+    """What `stages.extract` has an engine for."""
+    computed = Computed()
+    for pool, views in targets:
+        with pool.writer() as writer:
+            digests, numbers = pool.missing(images.raw.digests(images.positions), views)
+            writer.append(features_of(digests), digests, numbers)
+        computed.rows[pool.spec.fingerprint] += len(digests)
+    return computed
+
+
+def cryobase(*arguments: str) -> tuple[int, str]:
+    """Run a command here: its exit code, and what it says; of an error the one line."""
+    result = CliRunner().invoke(app, list(arguments))
+    error = result.exception
+    if error is None or isinstance(error, SystemExit):
+        return result.exit_code, result.stdout
+    return exit_code(error), str(error)
