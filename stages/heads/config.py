@@ -19,6 +19,11 @@ GRID = {  # key of a grid -> its mark in the names of the heads
     "penalty": "p",
     "seed": "s",
 }
+MAX_HEADS = 4096  # of one set: more than anybody compares
+MAX_EPOCHS = 1_000_000
+MAX_UNITS = 1 << 16
+MAX_LAYERS = 32
+MAX_BATCH = 1 << 24
 HEAD_VERSION = 1  # bump when the same params no longer train the same head
 
 Kind = Literal["linear", "mlp", "ridge"]
@@ -71,7 +76,7 @@ class HeadConfig:
     penalty: float | tuple[float, ...] = 1.0
 
     def __post_init__(self) -> None:
-        for point in self.points().values():
+        for point in self._along_the_axes():
             point.check()
         keys = HEADS[self.kind].keys
         for field in dataclasses.fields(self):
@@ -89,12 +94,28 @@ class HeadConfig:
         Raises:
             ValueError: a list is empty or names a value twice.
         """
+        if (count := self.count()) > MAX_HEADS:
+            raise ValueError(
+                f"a grid of {count:,} heads; at most {MAX_HEADS:,} are trained at once"
+            )
         axes = [[(key, value) for value in self._axis(key)] for key in GRID if self._is_grid(key)]
         points = {}
         for choice in itertools.product(*axes):
             suffix = "".join(f"-{GRID[key]}{_text(value)}" for key, value in choice)
             points[suffix] = HeadParams.of(self, dict(choice))
         return points
+
+    def count(self) -> int:
+        """How many heads the grid has; counted, not made."""
+        return math.prod(len(getattr(self, key)) for key in GRID if self._is_grid(key))
+
+    def _along_the_axes(self) -> "Iterator[HeadParams]":
+        """Heads that have every value of every list once: keys are checked one by one."""
+        first = {key: self._axis(key)[0] for key in GRID if self._is_grid(key)}
+        yield HeadParams.of(self, first)
+        for key in first:
+            for value in self._axis(key)[1:]:
+                yield HeadParams.of(self, {**first, key: value})
 
     def _is_grid(self, key: str) -> bool:
         return isinstance(getattr(self, key, None), tuple | list)
@@ -159,6 +180,15 @@ class HeadParams:
         weights = self.class_weights if isinstance(self.class_weights, Mapping) else {}
         if not all(weight >= 0 and math.isfinite(weight) for weight in weights.values()):
             raise ValueError("class_weights: must be finite and not negative")
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """No machine has what these would take."""
+        if len(self.units) > MAX_LAYERS or any(units > MAX_UNITS for units in self.units):
+            raise ValueError(f"units: at most {MAX_UNITS:,} each, and {MAX_LAYERS} layers")
+        for key, most in (("epochs", MAX_EPOCHS), ("batch_size", MAX_BATCH)):
+            if getattr(self, key) > most:
+                raise ValueError(f"{key}: at most {most:,}")
 
     def to_json(self) -> dict[str, Any]:
         """The kind and the keys that it reads."""
@@ -182,8 +212,10 @@ def expand(heads: Mapping[str, HeadConfig]) -> dict[str, HeadParams]:
     """All heads that `train.heads` asks for, by name, in order.
 
     Raises:
-        ValueError: two entries make heads of one name.
+        ValueError: two entries make heads of one name, or there are more than `MAX_HEADS`.
     """
+    if (count := sum(config.count() for config in heads.values())) > MAX_HEADS:
+        raise ValueError(f"heads: {count:,} of them; at most {MAX_HEADS:,} are trained at once")
     expanded: dict[str, HeadParams] = {}
     for name, params in _named(heads):
         if name in expanded:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from stages.data.augment import Augmentation
 from stages.extract import SetConfig
+from stages.heads.config import MAX_EPOCHS
 from stages.tuning.starts import Network, NewHead
 
 NONE = "none"  # `set` and `head` of a run that starts from no trained head
@@ -46,6 +47,8 @@ class Phase:
         for key in ("learning_rate", "epochs", "layer_decay"):
             if not 0 < getattr(self, key) < float("inf"):
                 raise ValueError(f"{key}: must be positive")
+        if self.epochs > MAX_EPOCHS:
+            raise ValueError(f"epochs: at most {MAX_EPOCHS:,}")
         if not 0 <= self.warmup <= self.epochs:
             raise ValueError("warmup: from 0 to epochs")
         if not 0 <= self.momentum < 1:

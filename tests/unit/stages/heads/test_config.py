@@ -88,3 +88,31 @@ def test_the_fingerprint_covers_the_data_and_nothing_that_is_not_read():
     assert params.fingerprint("set", "split") != params.fingerprint("set", "other")
     unread = dataclasses.replace(params, activation="linear")
     assert unread.fingerprint("set") == params.fingerprint("set")
+
+
+def test_a_grid_is_counted_before_it_is_made():
+    values = tuple(1e-6 * (1 + number) for number in range(300))
+    grid = {"learning_rate": values, "weight_decay": values, "dropout": values}
+    head = HeadConfig(kind="mlp", units=tuple(range(1, 301)), **grid)
+    assert head.count() == 300**4
+    with pytest.raises(ValueError, match="8,100,000,000 of them; at most"):
+        expand({"a": head})
+    with pytest.raises(ValueError, match="a grid of 8,100,000,000 heads"):
+        head.points()
+    many = {f"h{number}": HeadConfig(seed=tuple(range(4096))) for number in range(20)}
+    with pytest.raises(ValueError, match="81,920 of them"):
+        expand(many)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [{"epochs": 10**18}, {"batch_size": 10**18}, {"units": 10**18}, {"units": ((1,) * 100,)}],
+)
+def test_a_size_that_no_machine_has_is_refused(key):
+    with pytest.raises(ValueError, match=f"{min(key)}: at most"):
+        HeadConfig(kind="mlp", **key)
+
+
+def test_every_value_of_a_grid_is_checked():
+    with pytest.raises(ValueError, match="dropout: must be"):
+        HeadConfig(kind="mlp", learning_rate=(1e-3, 1e-4), dropout=(0.1, 0.2, 1.5))
