@@ -65,7 +65,7 @@ def watch() -> None:
         if not ("DVC_STAGE" in os.environ and was_run(layout.root, "watch")):
             raise
         # DVC says that the file is missing, and with --allow-missing goes on with what it knows.
-        typer.echo(f"cryobase: {error}; or go on without: dvc repro --allow-missing", err=True)
+        tables.line(f"cryobase: {error}; or go on without: dvc repro --allow-missing", error=True)
 
 
 @app.command()

@@ -63,6 +63,29 @@ def ls(
 
 
 @app.command()
+def best() -> None:
+    """Say which head of all sets is the best, how good it is, and where to look."""
+    from pipeline.params import load
+    from stages.heads import standing
+
+    layout = Layout.here()
+    params = load(layout.params)
+    if not params.inputs:
+        tables.line(f"no feature set, so no head; report: {layout.report / 'index.html'}")
+        return
+    found = {name: _standing(layout, name) for name in params.inputs}
+    parts = {(name, one.best): one.heads[one.best].parts for name, one in found.items()}
+    chosen = min(parts, key=lambda pair: standing.rank(parts[pair], params.evaluate.select, *pair))
+    for part, scores in parts[chosen].items():
+        interval = f"{scores.get('accuracy_low')} to {scores.get('accuracy_high')}"
+        told = f"accuracy {scores.get('accuracy')} on {part}, 95 % interval {interval}"
+        tables.line(f"{'/'.join(chosen)}: {told}")
+    heads = sum(len(one.heads) for one in found.values())
+    tables.line(f"the best of {heads:,} heads; all of them: cryobase heads ls")
+    tables.line(f"models: {layout.root / 'models'}, report: {layout.report / 'index.html'}")
+
+
+@app.command()
 def plan(name: SetName, json: Json = False) -> None:
     """Show which heads of params.yaml share a pass over the rows of a set, and a kernel."""
     from pipeline.params import load

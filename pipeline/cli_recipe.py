@@ -1,6 +1,8 @@
 """`cryobase recipe …`: ready params files for well-known experiments."""
 
+import itertools
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -63,15 +65,28 @@ def use(
         bool, typer.Option("--smoke", help="For a trial: few generated images, 2 epochs.")
     ] = False,
 ) -> None:
-    """Write a recipe as params.yaml; the one that was there becomes params.yaml.old."""
+    """Write a recipe as params.yaml; one's own that was there is kept as params.yaml.old."""
     from pipeline import recipes
 
     recipe, layout = recipes.read(name), Layout.here()
     text = recipe.text
     if smoke:
-        text = recipe.smoke(recipes.SMOKE_IMAGES)
-        recipes.generate_images(layout.root / recipes.SMOKE_IMAGES, recipe.classes)
-    if layout.params.exists():
-        layout.params.replace(layout.params.with_name("params.yaml.old"))
+        text = recipe.smoke(f"{recipes.SMOKE_IMAGES}/{recipe.name}")
+        recipes.generate_images(layout.root / recipes.SMOKE_IMAGES / recipe.name, recipe.classes)
+    kept = _keep(layout.params)
     layout.params.write_text(text, encoding="utf-8")
     tables.line(f"{layout.params.name}: {recipe.header['title']}; data: {recipe.header['data']}")
+    if kept:
+        tables.line(f"{kept.name}: what was in {layout.params.name}")
+
+
+def _keep(params: Path) -> Path | None:
+    """Give params that are no unchanged recipe a name that is free; no earlier one is lost."""
+    from pipeline import recipes
+
+    if not params.exists() or recipes.is_one(params.read_bytes()):
+        return None
+    old = params.with_name(f"{params.name}.old")
+    names = (old.with_name(f"{old.name}-{number}") for number in itertools.count(2))
+    kept = next(path for path in itertools.chain([old], names) if not path.exists())
+    return params.rename(kept)

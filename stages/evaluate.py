@@ -54,7 +54,8 @@ def run(
         features: directory of the set, or of several side by side.
         splits: directory of the splits.
         models: directory with a directory per head.
-        output: gets `metrics.json`, `curves.svg`, `confusion.svg` and `heads/`: `leaderboard.csv`
+        output: gets `metrics.json`, the few figures of `score.json`, `curves.svg`, `confusion.svg`
+            and `heads/`: `leaderboard.csv`
             and for each head `predictions.csv`, `classes.csv`, `confusion.csv`, `curves.svg` and,
             where it is a final one, `confusion.svg` and `reliability.svg`.
 
@@ -197,7 +198,10 @@ def _write_set(
 ) -> None:
     best = document["best"]
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "metrics.json", document)
+    write_json(output / standing.METRICS, document)
+    entry = document["heads"][best]
+    parts = {part: entry[part] for part in (judge, "test") if part in entry}
+    write_json(output / standing.SCORE, standing.score(best, parts))
     columns = list(document["heads"][best][judge])
     rows = (
         (head, *(entry[judge].get(column, "") for column in columns))

@@ -83,6 +83,15 @@ def read(name: str) -> Recipe:
     return Recipe(name, _header(text), text)
 
 
+def is_one(data: bytes) -> bool:
+    """Whether a params file is what `recipe use` writes, with `--smoke` or without."""
+    found = (read(name) for name in names())
+    return any(
+        data in (one.text.encode(), one.smoke(f"{SMOKE_IMAGES}/{one.name}").encode())
+        for one in found
+    )
+
+
 def generate_images(directory: Path, classes: list[str]) -> None:
     """A few striped images per class, for `Recipe.smoke`."""
     from stages.data.generated import write_folder

@@ -14,6 +14,7 @@ from store.errors import StoreError, StoreNotFoundError
 from store.text import component, read_json
 
 METRICS = "metrics.json"
+SCORE = "score.json"  # the few figures that DVC shows side by side
 MAX_BYTES = 1 << 26
 PARTS = ("validation", "train", "test")
 VERBS = ("trained", "reused")
@@ -50,6 +51,19 @@ def rank(parts: Mapping[str, Scores], select: str, *names: str) -> tuple[Any, ..
 def ranked(found: Mapping[str, Mapping[str, Scores]], select: str) -> list[str]:
     """The names of the heads of one set, the best first, see `rank`."""
     return sorted(found, key=lambda name: rank(found[name], select, name))
+
+
+def score(best: str, parts: Mapping[str, Scores]) -> dict[str, Any]:
+    """What `score.json` says of the best model: its accuracy by part, and the last one's interval.
+
+    `dvc metrics show` makes a column of every figure, so there are few.
+    """
+    accuracy = {part: scores["accuracy"] for part, scores in parts.items() if "accuracy" in scores}
+    judged = parts[[*accuracy][-1]] if accuracy else {}
+    ends = {
+        end: judged[f"accuracy_{end}"] for end in ("low", "high") if f"accuracy_{end}" in judged
+    }
+    return {"best": best, "accuracy": accuracy | ends}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from stages.data.raw import RawImages
 from stages.data.splits import Splits
 from stages.data.stream import ImageStream, live_view, shuffled
 from stages.figure import label
+from stages.heads import standing
 from stages.heads.metrics import Predictions
 from stages.outputs import write_json, write_table
 from stages.tuning import pictures, tuned
@@ -44,7 +45,7 @@ def write(
         images: the images.
         split: which of them judge.
         models: directory of the saved pair.
-        output: gets `metrics.json`, `comparison.csv`, `history.csv`, `curves.svg`,
+        output: gets `metrics.json`, `score.json`, `comparison.csv`, `history.csv`, `curves.svg`,
             `predictions.svg`, `mistakes.svg` and `views.svg`.
 
     Returns:
@@ -77,7 +78,8 @@ def write(
         split=split,
         predictions=next(iter(found.values()))["tuned"],
     )
-    write_json(output / "metrics.json", document)
+    write_json(output / standing.METRICS, document)
+    write_json(output / standing.SCORE, standing.score(tuned.TUNED, scores["tuned"]))
     return document
 
 

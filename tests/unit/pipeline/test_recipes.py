@@ -263,7 +263,23 @@ def test_use_writes_the_params_and_keeps_the_old_ones(tmp_path, monkeypatch):
     assert (tmp_path / "params.yaml.old").read_text() == "mine: true\n"
     called("use", "scratch-cats-dogs", "--smoke")
     assert load(tmp_path / "params.yaml").finetune.runs["scratch"].epochs == recipes.SMOKE_EPOCHS
-    assert len(list((tmp_path / recipes.SMOKE_IMAGES / "cat").iterdir())) == 12
+    images = tmp_path / recipes.SMOKE_IMAGES / "scratch-cats-dogs"
+    assert len(list((images / "cat").iterdir())) == 12
+
+
+def test_one_recipe_after_another_leaves_no_trace_in_the_next(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("mine: 1\n")
+    called("use", "scratch-cats-dogs", "--smoke")
+    called("use", "mobilenetv2-flowers", "--smoke")
+    params = load(tmp_path / "params.yaml")
+    classes = {path.name for path in (tmp_path / params.download.path).iterdir()}
+    assert classes == set(recipes.read("mobilenetv2-flowers").classes)
+    (tmp_path / "params.yaml").write_text("mine: 2\n")
+    called("use", "scratch-cats-dogs")
+    called("use", "scratch-cats-dogs")
+    kept = {path.name: path.read_text() for path in tmp_path.glob("params.yaml.old*")}
+    assert kept == {"params.yaml.old": "mine: 1\n", "params.yaml.old-2": "mine: 2\n"}
 
 
 def test_an_unknown_recipe_is_an_error_that_lists_the_others():

@@ -134,6 +134,7 @@ def test_files_for_dvc_and_for_people_are_there_and_the_same_each_time(root, tmp
     names = {str(p.relative_to(tmp_path / "one")) for p in (tmp_path / "one").rglob("*.*")}
     assert names == {
         "metrics.json",
+        "score.json",
         "curves.svg",
         "confusion.svg",
         "heads/leaderboard.csv",
@@ -142,6 +143,21 @@ def test_files_for_dvc_and_for_people_are_there_and_the_same_each_time(root, tmp
     }
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_the_score_is_the_best_heads_and_dvc_shows_it_in_one_line(root, tmp_path):
+    document = run(root, tmp_path)
+    score = json.loads((tmp_path / "score.json").read_text())
+    parts = document["heads"][document["best"]]
+    assert score == {
+        "best": document["best"],
+        "accuracy": {
+            "validation": parts["validation"]["accuracy"],
+            "test": parts["test"]["accuracy"],
+            "low": parts["test"]["accuracy_low"],
+            "high": parts["test"]["accuracy_high"],
+        },
+    }
 
 
 def test_heads_that_are_gone_leave_no_results(root, tmp_path):
