@@ -69,8 +69,9 @@ def _load(backbone: str, base: Any, weights_file: Path) -> None:
         else:
             load_weights(base, weights_file, known=is_known(backbone, weights_file))
     except (DataError, OSError) as error:
+        reason = str(error).removeprefix(f"{weights_file}: ")
         raise MissingWeightsError(
-            f"{weights_file}: these are no weights of {backbone} without its top: {error};"
+            f"{weights_file}: these are no weights of {backbone} without its top: {reason};"
             f" give a file that a model built with `weights: none` saved"
         ) from None
 
