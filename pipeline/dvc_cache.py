@@ -1,6 +1,5 @@
 """What DVC still has of an output that it removed before its stage runs."""
 
-import json
 import os
 import re
 import tempfile
@@ -12,8 +11,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.layout import NAMES
+from store.errors import StoreError
 from store.publish import share
+from store.text import component, read_json
 
+MAX_LISTING = 1 << 24  # bytes of what DVC says of a directory
 DIGEST = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
@@ -44,12 +46,11 @@ def _cached(root: Path, cache: Path, output: Path) -> dict[str, Path]:
         lock = YAML(typ="safe", pure=True).load((root / "dvc.lock").read_bytes())
         outs = [out for stage in lock["stages"].values() for out in stage.get("outs", ())]
         [digest] = {out["md5"] for out in outs if _lies_at(root, out["path"], output)}
-        entries = json.loads(_object(cache, digest).read_bytes())
-        files = {entry["relpath"]: _object(cache, entry["md5"]) for entry in entries}
-    except (OSError, YAMLError, ValueError, KeyError, TypeError, AttributeError):
+        entries = read_json(_object(cache, digest), MAX_LISTING)
+        files = {component(entry["relpath"]): _object(cache, entry["md5"]) for entry in entries}
+    except (StoreError, OSError, YAMLError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-    whole = all("/" not in name and file.is_file() for name, file in files.items())
-    return files if whole else {}
+    return files if all(file.is_file() for file in files.values()) else {}
 
 
 def _lies_at(root: Path, path: str, output: Path) -> bool:

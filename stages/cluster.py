@@ -6,7 +6,6 @@ died is tried again; one that kills workers is halved until the image is found a
 """
 
 import asyncio
-import json
 import logging
 import os
 import secrets
@@ -35,6 +34,7 @@ from stages.backbones.plan import Images, Pass, Target, plan
 from stages.backbones.weights import WeightsFile
 from stages.errors import ConfigError, StageError
 from store import StoreError
+from store.text import read_json
 
 PARTS_PER_WORKER = 3  # handed out at once; the rest waits in the client as two numbers a row
 REGISTRATIONS = 5  # workers that die meanwhile are replaced, and tell of it by an error
@@ -273,8 +273,8 @@ async def _keep_up(local: Any, workers: int) -> None:
 
 def _address(path: Path) -> str:
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["address"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_json(path.resolve())["address"])
+    except (StoreError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{path}: no scheduler file; start dask scheduler with it") from None
 
 

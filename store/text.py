@@ -4,14 +4,21 @@ A text may be meant for a parser, a terminal, a table or a path. Each of these h
 here, and everything that was received goes through it.
 """
 
+import dataclasses
 import json
 import math
 import re
+import types
+import typing
 import unicodedata
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from store.files import read_file
+
+Record = TypeVar("Record")
 
 MAX_BYTES = 1 << 23
 MAX_VALUES = 200_000  # what parsing costs: 8 MiB of brackets take seconds and a gigabyte
@@ -126,6 +133,46 @@ def _check(value: Any, depth: int) -> None:
         for key, one in value.items():
             _check(key, depth)
             _check(one, depth - 1)
+
+
+def record(kind: type[Record], value: Any) -> Record:
+    """A dataclass from a received object: its keys, each of the type that its field says.
+
+    Fields may be text, numbers, true or false, `Literal`, lists of these, objects of these, or
+    null. What else a value must be is for the dataclass to say.
+
+    Raises:
+        ValueError: a key is unknown, missing or of another type.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"unexpected {type(value).__name__}, not an object")  # noqa: TRY004
+    hints = typing.get_type_hints(kind)
+    known = {field.name: field for field in dataclasses.fields(typing.cast("Any", kind))}
+    if unknown := value.keys() - known.keys():
+        raise ValueError(f"unexpected key {visible(min(unknown))[:40]!r}")
+    for name, field in known.items():
+        missing = dataclasses.MISSING
+        if name not in value and field.default is missing and field.default_factory is missing:
+            raise ValueError(f"without {name!r}")
+    return kind(**{name: _typed(name, hints[name], one) for name, one in value.items()})
+
+
+def _typed(name: str, hint: Any, value: Any) -> Any:
+    """The value, lists as tuples, if it is of a type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal and value in arguments and isinstance(value, str):
+        return value
+    if origin in (typing.Union, types.UnionType):
+        for one in arguments:
+            with suppress(ValueError):
+                return _typed(name, one, value)
+    elif origin is tuple and isinstance(value, list | tuple):
+        return tuple(_typed(name, arguments[0], one) for one in value)
+    elif origin is Mapping and isinstance(value, dict):
+        return {key: _typed(name, arguments[1], one) for key, one in value.items()}
+    elif hint is Any or type(value) in ((int, float) if hint is float else (hint,)):
+        return value
+    raise ValueError(f"unexpected {name}: {visible(str(value))[:40]!r}")
 
 
 def component(name: object) -> str:

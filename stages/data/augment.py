@@ -8,11 +8,13 @@ preprocessing layers: `RandomRotation(0.1)` is `rotation: 36`, `RandomZoom(0.2)`
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from store.text import parse_json, record
 
 BORDERS = {  # names of OpenCV, which only those load that have an image
     "nearest": "BORDER_REPLICATE",
@@ -77,12 +79,10 @@ class Augmentation:
         Raises:
             ValueError: not such a text.
         """
-        values = json.loads(text)
-        if not isinstance(values, dict) or not values.keys() <= {
-            field.name for field in fields(cls)
-        }:
-            raise ValueError(f"not an augmentation: {text[:80]}")
-        return cls(**values)
+        try:
+            return record(cls, parse_json(text.encode()))
+        except ValueError as error:
+            raise ValueError(f"not an augmentation ({error}): {text[:80]!r}") from None
 
 
 def augment(

@@ -18,6 +18,8 @@ import requests
 import urllib3
 
 from stages.errors import DataError, NetworkError
+from store.errors import StoreError
+from store.text import read_json
 
 log = logging.getLogger(__name__)
 
@@ -272,8 +274,8 @@ class _Transfer:
 
     def _state(self) -> dict[str, Any]:
         try:
-            state = json.loads(self._state_path.read_bytes())
-        except (FileNotFoundError, ValueError):
+            state = read_json(self._state_path)
+        except (StoreError, ValueError):
             return {}
         return state if isinstance(state, dict) else {}
 

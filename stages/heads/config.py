@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stages.heads.table import HEADS
+from store.text import record
 
 GRID = {  # key of a grid -> its mark in the names of the heads
     "units": "u",
@@ -28,6 +29,8 @@ HEAD_VERSION = 1  # bump when the same params no longer train the same head
 
 Kind = Literal["linear", "mlp", "ridge"]
 Optimizer = Literal["adam", "adamw", "sgd", "rmsprop"]
+Activation = Literal["relu", "linear"]
+Output = Literal["softmax", "sigmoid"]
 ClassWeights = Literal["none", "balanced"] | Mapping[str, float]
 
 
@@ -59,7 +62,7 @@ class HeadConfig:
 
     kind: Kind = "linear"
     units: int | tuple[int | tuple[int, ...], ...] = 256
-    activation: Literal["relu", "linear"] = "relu"
+    activation: Activation = "relu"
     dropout: float | tuple[float, ...] = 0.0
     optimizer: Optimizer = "adam"
     momentum: float = 0.0
@@ -70,7 +73,7 @@ class HeadConfig:
     patience: int = 5
     class_weights: ClassWeights = "none"
     standardize: bool = True
-    output: Literal["softmax", "sigmoid"] = "softmax"
+    output: Output = "softmax"
     views: int = 0
     seed: int | tuple[int, ...] = 0
     penalty: float | tuple[float, ...] = 1.0
@@ -131,11 +134,11 @@ class HeadConfig:
 class HeadParams:
     """One head: a point of a `HeadConfig`'s grid, with nothing left open."""
 
-    kind: str
+    kind: Kind
     units: tuple[int, ...] = ()
-    activation: str = "relu"
+    activation: Activation = "relu"
     dropout: float = 0.0
-    optimizer: str = "adam"
+    optimizer: Optimizer = "adam"
     momentum: float = 0.0
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
@@ -144,7 +147,7 @@ class HeadParams:
     patience: int = 5
     class_weights: ClassWeights = "none"
     standardize: bool = True
-    output: str = "softmax"
+    output: Output = "softmax"
     views: int = 0
     seed: int = 0
     penalty: float = 1.0
@@ -197,10 +200,14 @@ class HeadParams:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "HeadParams":
-        """The reverse of `to_json`."""
-        values = dict(document)
-        values["units"] = tuple(values.get("units", ()))
-        return cls(**values)
+        """The reverse of `to_json`, of a document that may come from somebody else.
+
+        Raises:
+            ValueError: it is no such document, or a value means nothing.
+        """
+        params = record(cls, document)
+        params.check()
+        return params
 
     def fingerprint(self, *data: str) -> str:
         """SHA-256 over these params and the digests of the data; equal ones mean equal heads."""

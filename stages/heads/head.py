@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,64 @@ from stages.heads.history import History
 from stages.heads.trained import Layer, forward
 from stages.received import opened
 from store import FeatureSpec
+from store.errors import StoreError
+from store.files import read_file
 from store.publish import publish_bytes
+from store.text import read_json, record
 
 FORMAT = 1
+MAX_CARD, MAX_HISTORY = 1 << 24, 1 << 23  # bytes
+MAX_SETS, MAX_RANK, MAX_EXTENT, MAX_DIGEST = 16, 31, 1 << 28, 128
 WEIGHTS, CARD, HISTORY = FILES = ("weights.npz", "head.json", "history.csv")
 MAX_WEIGHTS = 640 << 20  # bytes of weights.npz; checking that they are finite takes a quarter more
 MAX_SIDE = 2048  # pixels of an image: a batch of such has 1.6 GB
-MAX_TEXT = 16 << 20  # bytes of each other file
 ROWS = 4096  # rows that are answered at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What `head.json` says; it may come from somebody else.
+
+    Raises:
+        ValueError: a value is out of bounds.
+    """
+
+    format: int
+    params: Mapping[str, Any]
+    classes: tuple[str, ...]
+    specs: tuple[Mapping[str, Any], ...]
+    shapes: tuple[tuple[int, ...], ...]
+    data: tuple[str, ...]
+    epochs: int
+    best_epoch: int | None
+    overfitting_from: int | None
+    weights_sha256: str
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise ValueError(f"format {self.format}, this version reads {FORMAT}")
+        if len(self.classes) < 2 or not all(self.classes):
+            raise ValueError("fewer than two classes, or one without a name")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("a class name comes twice")
+        if not 0 < len(self.shapes) <= MAX_SETS or len(self.specs) != len(self.shapes):
+            raise ValueError(f"{len(self.specs)} specs for {len(self.shapes)} shapes")
+        if any(len(shape) > MAX_RANK or not all(0 < n < MAX_EXTENT for n in shape)
+               for shape in self.shapes):  # fmt: skip
+            raise ValueError("a shape of no features")
+        if len(self.data) > 2 * MAX_SETS or any(len(text) > MAX_DIGEST for text in self.data):
+            raise ValueError("data that are no digests")
+
+    def check(self, head: "Head") -> None:
+        """Refuse a card that does not say what the other files do.
+
+        Raises:
+            ValueError: it does not.
+        """
+        said = (self.epochs, self.best_epoch, self.overfitting_from)
+        history = head.history
+        if said != (len(history), history.best_epoch, history.overfitting_from):
+            raise ValueError(f"{CARD} and {HISTORY} tell of different epochs")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -64,6 +114,13 @@ class Head:
         sizes = [array.shape for array in (self.mean, self.scale) if array is not None]
         if sizes not in ([], [(self.width,)] * 2):
             raise DataError(f"head: mean and scale have shapes {sizes}, not ({self.width},)")
+        hidden = tuple(len(bias) for _, bias in self.layers[:-1])
+        if hidden != self.params.units:
+            raise DataError(f"head: hidden layers of {hidden} units, its params say otherwise")
+        if self.scale is not None and not (self.scale > 0).all():
+            raise DataError("head: a scale that is not positive; train it again")
+        if self.params.output == "sigmoid" and len(self.classes) != 2:
+            raise DataError(f"head: one output for {len(self.classes)} classes")
         if width != self.outputs:
             raise DataError(f"head: {width} outputs for {len(self.classes)} classes")
         if not all(np.isfinite(array).all() for array in self._arrays().values()):
@@ -94,7 +151,7 @@ class Head:
         """Logits (n, outputs) of features (n, ...), without TensorFlow.
 
         Raises:
-            DataError: the features have another width.
+            DataError: the features have another width, or the answers are not finite.
         """
         rows = features.reshape(len(features), math.prod(features.shape[1:]))
         if rows.shape[1] != self.width:
@@ -104,7 +161,11 @@ class Head:
 
     def _answer(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         x = rows.astype(np.float32, copy=False)
-        return forward(x, self.layers, self.mean, self.scale, self.params.activation)
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
+            logits = forward(x, self.layers, self.mean, self.scale, self.params.activation)
+        if not np.isfinite(logits).all():
+            raise DataError("head: answers that are not finite; train it again: cryobase train")
+        return logits
 
     def probabilities(self, features: NDArray[Any]) -> NDArray[np.float64]:
         """Probabilities (n, classes) of features (n, ...)."""
@@ -133,28 +194,29 @@ class Head:
             DataError: a file is missing, damaged or does not fit the others.
         """
         try:
-            card = json.loads(_read(directory / CARD))
-            if card["format"] != FORMAT:
-                raise DataError(f"format {card['format']}, this version reads {FORMAT}")
-            arrays = _read_arrays(directory / WEIGHTS, card["weights_sha256"])
+            card = record(Card, read_json(directory / CARD, MAX_CARD))
+            arrays = _read_arrays(directory / WEIGHTS, card.weights_sha256)
             count = sum(name.startswith("kernel") for name in arrays)
-            specs = tuple(map(FeatureSpec.from_json, card["specs"]))
+            specs = tuple(map(FeatureSpec.from_json, card.specs))
             if side := next((one.image_size for one in specs if one.image_size > MAX_SIDE), 0):
                 raise DataError(f"images of {side} pixels a side, at most {MAX_SIDE}")
-            return cls(
-                params=HeadParams.from_json(card["params"]),
-                classes=tuple(card["classes"]),
+            text = read_file(directory / HISTORY, MAX_HISTORY).decode("utf-8")
+            head = cls(
+                params=HeadParams.from_json(card.params),
+                classes=card.classes,
                 specs=specs,
-                shapes=tuple(map(tuple, card["shapes"])),
+                shapes=card.shapes,
                 layers=tuple((arrays[f"kernel{k}"], arrays[f"bias{k}"]) for k in range(count)),
                 mean=arrays.get("mean"),
                 scale=arrays.get("scale"),
-                data=tuple(card["data"]),
-                history=History.from_csv(_read(directory / HISTORY).decode()),
+                data=card.data,
+                history=History.from_csv(text),
             )
-        except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+            card.check(head)
+        except (StoreError, OSError, KeyError, TypeError, ValueError) as error:
             mend = "train it again: cryobase train"
             raise DataError(f"{directory}: not a usable head ({error}); {mend}") from error
+        return head
 
     def _arrays(self) -> dict[str, NDArray[np.float32]]:
         arrays: dict[str, NDArray[np.float32]] = {}
@@ -187,11 +249,6 @@ def to_probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
     powers = np.exp(z - z.max(axis=1, keepdims=True))
     probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return probabilities
-
-
-def _read(path: Path) -> bytes:
-    with opened(path, MAX_TEXT) as file:
-        return file.read()
 
 
 def _read_arrays(path: Path, sha256: str) -> dict[str, NDArray[np.float32]]:

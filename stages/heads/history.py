@@ -1,7 +1,7 @@
 """The record of a head's epochs, and where in it overfitting sets in."""
 
-import csv
-import io
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 COLUMNS = ("loss", "accuracy", "val_loss", "val_accuracy")
+HEADER = ",".join(("epoch", *COLUMNS))
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?", re.ASCII)
+MAX_LINE = 100  # characters
+LARGEST = float(np.finfo(np.float32).max)
 WINDOW = 3  # epochs of the centred moving average, less at both ends
 TOLERANCE = 0.01  # of the smoothed minimum: what counts as worse
 
@@ -44,32 +48,43 @@ class History:
         return overfitting_onset(self.curves["loss"], self.curves["val_loss"])
 
     def to_csv(self) -> str:
-        """`epoch,loss,accuracy,val_loss,val_accuracy`, one line per epoch."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("epoch", *COLUMNS))
+        """`epoch,loss,accuracy,val_loss,val_accuracy`, one line per epoch.
+
+        A cell is empty where there is no number: without validation images, or after divergence.
+        """
+        lines = [HEADER]
         for epoch, row in enumerate(zip(*(self.curves[name] for name in COLUMNS), strict=True)):
-            writer.writerow((epoch + 1, *(f"{value:.9g}" for value in row)))
-        return text.getvalue()
+            cells = (f"{value:.9g}" if math.isfinite(value) else "" for value in row)
+            lines.append(",".join((str(epoch + 1), *cells)))
+        return "\n".join(lines) + "\n"
 
     @classmethod
     def from_csv(cls, text: str) -> "History":
-        """The reverse of `to_csv`.
+        """The reverse of `to_csv`, of a text that may come from somebody else.
 
         Raises:
-            ValueError: a line is none that `to_csv` writes.
+            ValueError: a line is none that `to_csv` writes; the message names it.
         """
-        header, *lines = text.splitlines() or [""]
-        if header.split(",") != ["epoch", *COLUMNS]:
-            raise ValueError(f"a history of other columns than epoch, {', '.join(COLUMNS)}")
+        header, *lines = text.removesuffix("\n").split("\n")
+        if header != HEADER:
+            raise ValueError(f"a history of other columns than {HEADER}")
         history = cls()
-        for line in lines:
-            try:
-                _, *values = map(float, line.split(","))
-                history.append(dict(zip(COLUMNS, values, strict=True)))
-            except ValueError:
-                raise ValueError(f"a line of the history is {line[:40]!r}") from None
+        for number, line in enumerate(lines, start=1):
+            epoch, *cells = line[:MAX_LINE].split(",")
+            if epoch != str(number) or len(cells) != len(COLUMNS) or len(line) > MAX_LINE:
+                raise ValueError(f"line {number + 1} of the history is {line[:40]!r}")
+            for name, cell in zip(COLUMNS, cells, strict=True):
+                history.curves[name].append(_number(cell, number + 1))
         return history
+
+
+def _number(cell: str, line: int) -> float:
+    """A value as float32; NaN where there is none, which earlier versions wrote out."""
+    if cell in ("", "nan", "inf"):
+        return math.nan
+    if not NUMBER.fullmatch(cell) or abs(float(cell)) > LARGEST:
+        raise ValueError(f"history: line {line} has no number but {cell[:20]!r}")
+    return float(np.float32(cell))
 
 
 def smooth(values: Sequence[float], window: int = WINDOW) -> NDArray[np.float64]:

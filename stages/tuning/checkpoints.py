@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from stages.archives import read_npz
 from stages.errors import DataError
 from stages.received import opened
 from store.publish import publish_bytes
+from store.text import parse_json
 
 Arrays = list[NDArray[Any]]
 Rows = list[dict[str, float]]
@@ -56,7 +58,8 @@ class Checkpoints:
         epoch = len(state.rows) - 1
         arrays = {f"weight{k:05}": array for k, array in enumerate(state.weights)}
         arrays |= {f"slot{k:05}": array for k, array in enumerate(state.slots)}
-        card = json.dumps({"rows": state.rows, "kept": state.kept}).encode()
+        rows = [{k: v if math.isfinite(v) else None for k, v in row.items()} for row in state.rows]
+        card = json.dumps({"rows": rows, "kept": state.kept}, allow_nan=False).encode()
         buffer = io.BytesIO()
         np.savez(buffer, card=np.frombuffer(card, np.uint8), **arrays)  # type: ignore[arg-type]
         (self.directory / NAME.format(epoch)).unlink(missing_ok=True)
@@ -89,8 +92,9 @@ class Checkpoints:
 def _read(path: Path) -> State:
     with opened(path, MAX_BYTES) as file:
         arrays = read_npz(file, DTYPES)
-    card = json.loads(arrays["card"].tobytes())
+    card = parse_json(arrays["card"].tobytes())
     rows, kept = card["rows"], card["kept"]
+    rows = [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
     numbers = all(isinstance(value, int | float) for row in rows for value in row.values())
     if not numbers or type(kept) is not int or not 0 <= kept < len(rows):
         raise DataError(f"{path}: no history, or none with epoch {kept!r:.20}")

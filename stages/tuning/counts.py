@@ -58,7 +58,7 @@ def counts(
         yield _count(name, 0, base)
         shape = tuple(base.outputs[0].shape[1:])
         for head, params in expand(heads).items():
-            new = NewHead(units=params.units, dropout=0, output=params.output)  # type: ignore[arg-type]
+            new = NewHead(units=params.units, dropout=0, output=params.output)
             yield _count(f"{name}/{head}", 1, _alone(new, shape, classes))
     for name, run in runs.items():
         base = _base_of_run(run, sets)
@@ -104,7 +104,7 @@ def _new_head(run: "FinetuneRun", heads: Mapping[str, HeadConfig]) -> NewHead:
     if run.start != "head":
         return run.new_head
     params = expand(heads)[run.head]
-    return NewHead(units=params.units, output=params.output)  # type: ignore[arg-type]
+    return NewHead(units=params.units, output=params.output)
 
 
 def _head(new: NewHead, base: Any, classes: Sequence[str]) -> Any:
