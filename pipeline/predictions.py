@@ -76,7 +76,7 @@ def show(answers: Answers, *, as_json: bool, as_csv: bool) -> None:
     else:
         tables.show([line for row in answers.rows for line in _lines(row)], as_csv=as_csv)
     if all("reason" in row for row in answers.rows):
-        raise DataError("predict: none of the files is an image; their reasons stand above")
+        raise DataError("predict: no answer for any of the files; their reasons stand above")
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:

@@ -4,22 +4,16 @@ The one place that writes to the terminal, with `logs` for the narration: what n
 hold is shown, and never does anything.
 """
 
-import csv
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from store.text import cell, visible, width
+from store.text import csv_line, is_seen, visible, width
 
 Row = Mapping[str, Any]
 
 LONGEST = 200  # columns of a cell
-_CONTROLS = re.compile(
-    r"[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
-)
-_HALVES = re.compile(r"[\ud800-\udfff]")
 
 
 def show(rows: Sequence[Row], *, as_json: bool = False, as_csv: bool = False) -> None:
@@ -40,15 +34,16 @@ def line(text: str, *, error: bool = False) -> None:
 def print_json(document: Any) -> None:
     """Print one document; its values are exact, and what a terminal would obey is escaped."""
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    text = _HALVES.sub(_escaped, _CONTROLS.sub(_escaped, text))
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     if text.encode(encoding, "replace").decode(encoding) != text:
         text = json.dumps(document, indent=2, allow_nan=False)
-    sys.stdout.write(text + "\n")
+    lines = ("".join(map(_shown, line)) for line in text.split("\n"))
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _escaped(found: re.Match[str]) -> str:
-    return f"\\u{ord(found[0]):04x}"
+def _shown(character: str) -> str:
+    """A character of a JSON text, or its escape."""
+    return character if is_seen(character) else json.dumps(character)[1:-1]
 
 
 def size(count: int | None) -> str:
@@ -65,10 +60,10 @@ def _print_csv(rows: Sequence[Row]) -> None:
     """Exact for a program, but for `store.text.cell`; on a terminal everything is visible."""
     if not rows:
         return
-    shown = visible if sys.stdout.isatty() else str
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    terminal = sys.stdout.isatty()
     for values in (list(rows[0]), *(row.values() for row in rows)):
-        writer.writerow([shown(cell(v)) if isinstance(v, str) else v for v in values])
+        shown = (visible(v) if terminal and isinstance(v, str) else v for v in values)
+        sys.stdout.write(csv_line(shown))
 
 
 def _print_table(rows: Sequence[Row]) -> None:

@@ -4,8 +4,6 @@ What DVC has committed is a read-only hard link into its cache. To write into su
 forbidden, or, for root, changes the cache.
 """
 
-import csv
-import io
 import json
 import os
 import secrets
@@ -15,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import DataError
-from store.text import cell
+from store.text import csv_line
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -55,8 +53,4 @@ def write_json(path: Path, document: Any) -> None:
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
     """Replace a CSV file by a header and rows, which no spreadsheet runs; see `store.text.cell`."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(cell, header))
-    writer.writerows(map(cell, row) for row in rows)
-    write_text(path, text.getvalue())
+    write_text(path, "".join(map(csv_line, (header, *rows))))

@@ -1,6 +1,5 @@
 """A feature set in formats that other tools read."""
 
-import csv
 import os
 import re
 import secrets
@@ -14,7 +13,7 @@ import numpy as np
 
 from store.examples import decode_id, encode_id
 from store.reader import FeatureSet
-from store.text import cell
+from store.text import csv_line
 
 _BATCH_BYTES = 1 << 22
 _PROJECTOR = """embeddings {{
@@ -53,19 +52,18 @@ def export_csv(feature_set: FeatureSet, path: Path) -> None:
     Ids and classes that a spreadsheet would run have a `'` in front, see `text.cell`.
     """
     width = int(np.prod(feature_set.feature_shape))
-    ids, classes = feature_set.ids, [cell(name) for name in feature_set.classes]
+    ids, classes = feature_set.ids, feature_set.classes
     with (
         _replacing(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "class", *(f"feature_{column}" for column in range(width))])
+        file.write(csv_line(["id", "class", *(f"feature_{column}" for column in range(width))]))
         start = 0
         for features, labels in feature_set.batches(None, _rows_of_a_batch(feature_set)):
             names = ids[start : start + len(labels)]
             start += len(labels)
             for name, label, row in zip(names, labels, features, strict=True):
-                writer.writerow([cell(decode_id(name)), classes[label], *row.ravel().tolist()])
+                file.write(csv_line([decode_id(name), classes[label], *row.ravel().tolist()]))
 
 
 def export_projector(feature_set: FeatureSet, directory: Path) -> None:

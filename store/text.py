@@ -4,14 +4,16 @@ A text may be meant for a parser, a terminal, a table or a path. Each of these h
 here, and everything that was received goes through it.
 """
 
+import csv
 import dataclasses
+import io
 import json
 import math
 import re
 import types
 import typing
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -208,10 +210,11 @@ def visible(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(one if _is_seen(one) else _escaped(one) for one in text)
+    return "".join(one if is_seen(one) else _escaped(one) for one in text)
 
 
-def _is_seen(character: str) -> bool:
+def is_seen(character: str) -> bool:
+    """Whether a terminal shows a character, or needs it to join others."""
     return character in _JOINERS or unicodedata.category(character) not in _INVISIBLE
 
 
@@ -246,6 +249,13 @@ def cell(value: Any) -> Any:
     if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
         return f"'{value}"
     return value
+
+
+def csv_line(values: Iterable[Any]) -> str:
+    """A line of a CSV file, with its end; each value goes through `cell`."""
+    line = io.StringIO(newline="")
+    csv.writer(line, lineterminator="\r\n").writerow(map(cell, values))  # so it quotes both ends
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def cell_text(value: str) -> str:

@@ -59,7 +59,7 @@ class Card:
             raise ValueError("fewer than two classes, or one without a name")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("a class name comes twice")
-        if not 0 < len(self.shapes) <= MAX_SETS or len(self.specs) != len(self.shapes):
+        if not 0 < len(self.shapes) <= MAX_SETS or len(self.specs) not in (0, len(self.shapes)):
             raise ValueError(f"{len(self.specs)} specs for {len(self.shapes)} shapes")
         if any(len(shape) > MAX_RANK or not all(0 < n < MAX_EXTENT for n in shape)
                for shape in self.shapes):  # fmt: skip

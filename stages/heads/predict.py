@@ -90,8 +90,12 @@ class Classifier:
             for path, pixels in zip(batch, found, strict=True):
                 if isinstance(pixels, str):
                     yield Prediction(path, None, pixels)
+                    continue
+                answer: NDArray[np.float32] = next(answers)
+                if np.isfinite(answer).all():
+                    yield Prediction(path, answer)
                 else:
-                    yield Prediction(path, next(answers))
+                    yield Prediction(path, None, "the model's answer is no number; train it again")
 
     def _read(self, path: Path) -> NDArray[np.float32] | str:
         try:

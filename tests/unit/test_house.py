@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -63,3 +64,25 @@ def test_a_stage_takes_hostile_variables_away_before_any_library_reads_them():
     )
     hostile = {"TF_ENABLE_ONEDNN_OPTS": "0", "OPENCV_IPP": "disabled"}
     subprocess.run([sys.executable, "-c", code], env=os.environ | hostile, check=True)
+
+
+SPEAKERS = {"pipeline/tables.py", "pipeline/logs.py"}
+JSON_READERS = {
+    "store/text.py",  # the one for what was received
+    "stages/backbones/labels.py",  # a file of this package
+    "stages/data/isolation.py",  # between a process and its child
+    "stages/data/patterns.py",
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_one_place_speaks_to_the_terminal_one_reads_json_and_one_draws(path):
+    place, text = str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+    if place.startswith("pipeline/") and place not in SPEAKERS:
+        assert not re.search(r"typer\.echo|\bprint\(|sys\.(stdout|stderr)", text)
+    if place not in JSON_READERS:
+        assert not re.search(r"json\.loads?\(", text)
+    if place != "stages/figure.py":
+        assert not re.search(r"savefig|import matplotlib|from matplotlib", text)
+    if place != "store/text.py":
+        assert "csv.writer" not in text
