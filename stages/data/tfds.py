@@ -13,9 +13,10 @@ import numpy as np
 from stages.data.digests import DigestTable
 from stages.data.folder import PART_NAMES
 from stages.data.left_out import NO_LABEL, Tally
+from stages.data.network import bounded, is_outage
 from stages.data.png import encode_png
 from stages.data.source import SourceExample
-from stages.errors import DataError
+from stages.errors import DataError, NetworkError
 from store.examples import encode_id
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Tfds:
         examples anew whenever one is added.
 
         Raises:
+            NetworkError: it cannot be fetched.
             DataError: no such dataset or split, it cannot be prepared, or it is no image
                 classification dataset.
         """
@@ -79,10 +81,16 @@ class Tfds:
         try:
             if config.name is None:
                 return tfds.builder_from_directory(config.data_dir)
-            builder = tfds.builder(config.name, data_dir=config.data_dir)
-            builder.download_and_prepare()
+            with bounded():
+                builder = tfds.builder(config.name, data_dir=config.data_dir)
+                builder.download_and_prepare()
         except Exception as error:  # noqa: BLE001 - TFDS raises whatever its dataset scripts raise
             reason = " ".join(str(error).split())[:300] or type(error).__name__
+            if is_outage(error):
+                raise NetworkError(
+                    f"tfds {config.name}: {reason}; check the network, or point download.data_dir"
+                    " at a prepared version's directory"
+                ) from None
             raise DataError(
                 f"tfds {config.name or config.data_dir}: cannot be prepared ({reason}); check"
                 " download.name, or point download.data_dir at a prepared version's directory"

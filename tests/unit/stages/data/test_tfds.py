@@ -5,11 +5,13 @@ import hashlib
 import numpy as np
 import pytest
 
+from stages.data import network
 from stages.data.pixels import decode
 from stages.data.png import encode_png
 from stages.data.raw import RawImages
 from stages.download import DownloadConfig, run
-from stages.errors import DataError
+from stages.errors import DataError, NetworkError
+from tests.unit.stages.data.test_fetch import good, server, silent  # noqa: F401 - fixtures
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -119,3 +121,49 @@ def test_datasets_that_people_use_by_name(tmp_path, name, classes):
         data = images.read(position)
         assert decode(data).shape[2] == 3
         assert hashlib.sha256(data).digest() == images.examples.digests[position].tobytes()
+
+
+@pytest.mark.fault(59)
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [(404, DataError), (403, DataError), (500, NetworkError), (503, NetworkError),
+     ("silent", NetworkError), ("refused", NetworkError), ("unknown", NetworkError),
+     ("proxy", NetworkError), ("cut", NetworkError)],
+)  # fmt: skip
+def test_a_server_or_network_that_fails_is_one_line(
+    server, silent, tmp_path, monkeypatch, answer, kind  # noqa: F811
+):  # fmt: skip
+    from tests.unit.stages.data.flowers_dataset import MadeRemote
+
+    monkeypatch.setattr(network, "SILENCE", 0.2)
+    monkeypatch.setattr(network, "RETRIES", network.RETRIES.new(backoff_factor=0))
+    address = {
+        "silent": silent, "refused": "http://127.0.0.1:9/x", "unknown": "http://localhost.invalid/x",
+        "proxy": "http://example.invalid/x",
+    }.get(answer, server.url)  # fmt: skip
+    if answer == "proxy":
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    server.behaviours = [lambda handler: handler.head(answer, 0)]
+    if answer == "cut":
+        server.behaviours = [lambda handler: good(handler, until=1000)]
+    # more than there are threads: what waits in the queue must fail at once, too
+    monkeypatch.setattr(
+        MadeRemote,
+        "urls",
+        [f"{address}?{number}" for number in range(2 if answer == "cut" else 60)],
+    )
+    with pytest.raises(kind, match="tfds made_remote: ") as caught:
+        fetch(tmp_path / "raw", name="made_remote", data_dir=str(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert ("check the network" in str(caught.value)) == (kind is NetworkError)
+    assert network.HTTPAdapter.send is not network._send
+    with network.bounded():
+        pass
+    assert network.HTTPAdapter.send is network._send
+
+
+def test_requests_of_others_go_on_after_a_failure(server):  # noqa: F811
+    with pytest.raises(ZeroDivisionError), network.bounded():
+        raise ZeroDivisionError
+    server.behaviours = [good]
+    assert network.requests.get(server.url).status_code == 200
