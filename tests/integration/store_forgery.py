@@ -2,12 +2,16 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
+
 from store.manifest import FileInfo, Manifest, ShardInfo, load, manifest_path
+from store.shard import COLUMNS, Shard
 from store.spec import canonical_json
 
 
@@ -97,6 +101,85 @@ def plant_manifest(directory: Path, name: str, kind: str) -> Path:
     path.unlink(missing_ok=True)
     MANIFEST_KINDS[kind](path, data)
     return path
+
+
+def _bit(shard: Shard, _: np.random.Generator) -> dict[str, np.ndarray]:
+    features = shard.read(0, shard.info.rows)
+    features.reshape(-1).view(np.uint8)[features.nbytes // 2] ^= 1
+    return {"features": features}
+
+
+def _swap(shard: Shard, _: np.random.Generator) -> dict[str, np.ndarray]:
+    features = shard.read(0, shard.info.rows)
+    features[[0, 1]] = features[[1, 0]]
+    return {"features": features}
+
+
+def _shuffle(shard: Shard, random: np.random.Generator) -> dict[str, np.ndarray]:
+    return {"features": random.permutation(shard.read(0, shard.info.rows))}
+
+
+def _foreign(shard: Shard, random: np.random.Generator) -> dict[str, np.ndarray]:
+    features = shard.read(0, shard.info.rows)
+    features[3] = random.normal(size=features.shape[1:])
+    return {"features": features}
+
+
+def _keys(shard: Shard, _: np.random.Generator) -> dict[str, np.ndarray]:
+    digests, _views = shard.keys()
+    return {"digest": digests[::-1]}
+
+
+def _views(shard: Shard, _: np.random.Generator) -> dict[str, np.ndarray]:
+    _digests, views = shard.keys()
+    return {"view": views + 1}
+
+
+ALTERATIONS: dict[str, Callable[[Shard, np.random.Generator], dict[str, np.ndarray]]] = {
+    "a bit": _bit,
+    "two rows swapped": _swap,
+    "all rows shuffled": _shuffle,
+    "another set's row": _foreign,
+    "digests swapped": _keys,
+    "views changed": _views,
+}
+
+
+@contextmanager
+def altered(path: Path, how: str) -> Iterator[None]:
+    """Alter a file in place, under all the names that it has; its size and times stay. Undone last.
+
+    Args:
+        path: a shard, or another file of the store for "a bit".
+        how: a key of `ALTERATIONS`.
+    """
+    original, before = path.read_bytes(), path.stat()
+    data = bytearray(original)
+    if path.name.startswith("shard-"):
+        _, manifest = load(path.parent)
+        info = next(info for info in manifest.shards if info.name == path.name)
+        shape = manifest.feature_shape or ()
+        shard = Shard(path.parent, info, manifest.spec.dtype, shape)
+        offsets = dict(zip(COLUMNS, shard._offsets, strict=True))
+        for name, values in ALTERATIONS[how](shard, np.random.default_rng(1)).items():
+            raw = np.ascontiguousarray(values).tobytes()
+            data[offsets[name] : offsets[name] + len(raw)] = raw
+    else:
+        data[len(data) // 2] ^= 1
+    assert len(data) == len(original)
+    assert data != original
+    _overwrite(path, data, before)
+    try:
+        yield
+    finally:
+        _overwrite(path, original, before)
+
+
+def _overwrite(path: Path, data: bytes, times: os.stat_result) -> None:
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.write(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def sign(value: dict) -> bytes:

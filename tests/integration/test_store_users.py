@@ -115,3 +115,31 @@ def test_a_directory_that_may_not_be_written(quick_path):
     os.chmod(quick_path, 0o755)
     as_user(MALLORY, MALLORY, work)
     assert len(pool) == 10
+
+
+@pytest.mark.fault(49)
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_pool_that_may_only_be_read_lends_its_rows(quick_path, damaged):
+    lender = fill(Pool(quick_path / "lender", spec()), range(10))
+    (shard,) = lender.directory.glob("shard-*")
+    if damaged:
+        data = shard.read_bytes()
+        shard.chmod(0o644)
+        shard.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.chmod(quick_path, 0o755)
+    own = quick_path / str(MALLORY)
+    own.mkdir()
+    os.chown(own, MALLORY, MALLORY)
+    before = {path: path.stat().st_ctime_ns for path in lender.root.rglob("*")}
+
+    def mallory():
+        pool = Pool(own / "pool", spec())
+        assert pool.borrow(Pool(lender.root, spec()), digests(range(15))) == (0 if damaged else 10)
+        fill(pool, range(15))
+        pool.publish(own / "set", examples(range(15)))
+
+    as_user(MALLORY, MALLORY, mallory)
+    found = FeatureSet.open(own / "set", full=True)
+    assert (found.arrays()[0] == features(range(15))).all()
+    if Path("/proc/sys/fs/protected_hardlinks").read_text().strip() == "1":
+        assert before == {path: path.stat().st_ctime_ns for path in lender.root.rglob("*")}

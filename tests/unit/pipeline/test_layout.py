@@ -1,5 +1,9 @@
 """Where caches lie: shared by every experiment of a checkout."""
 
+import os
+
+import pytest
+
 from pipeline.layout import Layout
 
 
@@ -26,3 +30,31 @@ def test_an_experiment_in_a_temporary_copy_shares_the_main_checkout(tmp_path, mo
 def test_a_team_can_put_the_pool_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("CRYOBASE_POOL", str(tmp_path / "disk"))
     assert Layout.here().pool == tmp_path / "disk"
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
+def test_a_pool_that_may_only_be_read_lends_and_new_rows_stay_here(tmp_path, monkeypatch):
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    (tmp_path / ".git").mkdir()
+    monkeypatch.chdir(tmp_path)
+    disk = tmp_path / "disk"
+    (disk / "fingerprint").mkdir(parents=True)
+    monkeypatch.setenv("CRYOBASE_POOL", str(disk))
+    for locked in (disk, disk / "fingerprint"):
+        locked.chmod(0o555)
+        here = Layout.here()
+        assert (here.pool, here.lender) == (tmp_path / ".cryobase" / "pool", disk)
+        locked.chmod(0o755)
+    assert (Layout.here().pool, Layout.here().lender) == (disk, None)
+
+
+def test_whether_a_pool_may_be_written_is_asked_of_it_and_of_each_pool_in_it(tmp_path, monkeypatch):
+    """As the last test, but for root, who may write anywhere."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    disk = tmp_path / "disk"
+    (disk / "fingerprint").mkdir(parents=True)
+    monkeypatch.setenv("CRYOBASE_POOL", str(disk))
+    for locked in (disk, disk / "fingerprint"):
+        monkeypatch.setattr("os.access", lambda path, _mode, locked=locked: path != locked)
+        here = Layout.here()
+        assert (here.pool, here.lender) == (tmp_path / ".cryobase" / "pool", disk)

@@ -1,6 +1,11 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from store import FeatureSet, IntegrityError, Pool, import_set
+from store.manifest import manifest_path
+from store.shard import build_shard
 from tests.unit.store.samples import bytes_read, digests, examples, features, fill, published, spec
 
 
@@ -92,3 +97,50 @@ def test_import_reads_the_source_once_and_the_copy_once(wide, tmp_path):
 def test_repair_reads_each_byte_once(wide, tmp_path):
     pool = Pool(tmp_path / "pool", spec())
     assert bytes_read(pool.repair) < 1.2 * size(pool.directory)
+
+
+def test_rows_of_a_pool_that_others_own_are_borrowed_as_far_as_they_are_wanted(tmp_path, empty):
+    lender = Pool(tmp_path / "lender", spec())
+    for numbers in (range(10), range(10, 20), range(20, 100)):
+        fill(lender, numbers)
+    lender.record_canary(features(range(2)))
+    fill(empty, range(3))
+    wanted = digests([*range(25), *range(200, 205)])
+    before = {path: path.stat().st_mtime_ns for path in lender.directory.iterdir()}
+    assert empty.plan(wanted, lender=lender).existing == 25
+    assert empty.borrow(lender, wanted) == 22
+    assert len(empty) == 25  # of the third shard only five rows were wanted
+    assert len(empty.missing(wanted)[0]) == 5
+    assert (empty.canary() == features(range(2))).all()
+    linked = [path.name for path in empty.directory.iterdir() if path.stat().st_nlink == 2]
+    assert len(linked) == 2  # the second shard and the canary
+    assert empty.borrow(lender, wanted) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in lender.directory.iterdir()}
+    empty.publish(tmp_path / "set", examples(range(25)))
+    assert (FeatureSet.open(tmp_path / "set", full=True).arrays()[0] == features(range(25))).all()
+
+
+@pytest.mark.parametrize("kind", ["nothing", "junk", "other spec", "a row twice"])
+def test_a_pool_that_cannot_lend_stops_nothing(tmp_path, empty, caplog, kind):
+    lender = Pool(tmp_path / "lender", spec())
+    if kind != "nothing":
+        fill(lender, range(10))
+    (newest,) = [*lender.directory.glob("manifest-*"), None][:1]
+    if kind == "junk":
+        newest.unlink()
+        newest.write_bytes(b"{")
+    if kind == "other spec":
+        other = fill(Pool(tmp_path / "other", spec(output="max")), range(10))
+        newest.unlink()
+        newest.write_bytes(manifest_path(other.directory, 1).read_bytes())
+    if kind == "a row twice":
+        more, data = build_shard(features([3, 4]), digests([3, 4]), np.zeros(2, "u2"))
+        (lender.directory / more.name).write_bytes(data)
+        doubled = replace(lender.manifest(), shards=(*lender.manifest().shards, more))
+        newest.unlink()
+        newest.write_bytes(doubled.to_bytes())
+    taken = empty.borrow(lender, digests(range(10)))
+    assert taken == (10 if kind == "a row twice" else 0)
+    assert bool(caplog.records) == (kind != "nothing")
+    fill(empty, range(10))
+    assert len(empty) == 10
