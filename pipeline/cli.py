@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -316,12 +317,14 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
-    except Exception as error:  # the one place that catches
-        if "--debug" in sys.argv:
-            raise
+    except Exception as error:  # noqa: BLE001 the one place that catches
+        from pipeline.dvc_stage import mend_of_links
         from pipeline.exits import exit_code
 
-        tables.line(f"cryobase: {_one_line(error)}", error=True)
+        if logs.debugging():
+            traceback.print_exception(error)
+        text = _one_line(error)
+        tables.line(f"cryobase: {text}{mend_of_links(text)}", error=True)
         sys.exit(exit_code(error))
     sys.exit(0)
 

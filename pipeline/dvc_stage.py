@@ -1,6 +1,8 @@
 """What DVC says to the command of a stage: its name, and what the last run left."""
 
 import os
+import re
+from itertools import islice
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -9,6 +11,7 @@ from ruamel.yaml.error import YAMLError
 from pipeline.params import ParamsError
 
 PIPELINE = "dvc.yaml"
+CACHED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}(\.dir)?$")
 
 
 def name_from_dvc(command: str) -> str:
@@ -38,4 +41,27 @@ def was_run(root: Path, stage: str) -> bool:
         lock = YAML(typ="safe", pure=True).load((root / "dvc.lock").read_bytes())
         return stage in lock["stages"]
     except (OSError, YAMLError, ValueError, KeyError, TypeError):
+        return False
+
+
+def mend_of_links(message: str) -> str:
+    """What to add to an error whose file is a symbolic link into a cache of DVC, else nothing.
+
+    Links are refused, because the file behind one can be another at any time.
+    """
+    named = (Path(part) for part in re.split(r": |; | ", message) if part.startswith(os.sep))
+    if not any(_leads_to_cache(path) for path in named):
+        return ""
+    return (
+        "; DVC has put symbolic links there; have it put the files themselves: dvc config --local"
+        " cache.type hardlink,copy && dvc checkout --relink --allow-missing"
+    )
+
+
+def _leads_to_cache(path: Path) -> bool:
+    """Whether a file, or one of the first of a directory, is such a link."""
+    try:
+        files = [*islice(path.iterdir(), 100)] if path.is_dir() else [path]
+        return any(file.is_symlink() and CACHED.search(os.readlink(file)) for file in files)
+    except (OSError, ValueError):
         return False

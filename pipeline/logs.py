@@ -32,3 +32,8 @@ def configure(*, quiet: bool = False, debug: bool = False) -> None:
         logger.handlers = [handler]
         logger.setLevel(level)
         logger.propagate = False
+
+
+def debugging() -> bool:
+    """Whether `--debug` was asked for."""
+    return logging.getLogger(PACKAGES[0]).level == logging.DEBUG

@@ -35,7 +35,7 @@ class DownloadConfig:
 
     Attributes:
         source: A row of `SOURCES`.
-        path: folder: the folder; archive: a local archive. Whatever it is, DVC watches it.
+        path: folder: the folder; archive: a local archive.
         in_place: folder: leave the images where they are and store the index alone.
         pattern: folder, archive: a regular expression that finds the label in a file name: its
             group `label`, else its first group, else all that matches.
@@ -49,7 +49,7 @@ class DownloadConfig:
     """
 
     source: Literal["sample", "folder", "archive", "tfds"] = "sample"
-    path: str = "requirements.lock"
+    path: str = ""
     in_place: bool = False
     pattern: str | None = None
     url: str | None = None
@@ -71,8 +71,10 @@ class DownloadConfig:
             raise ValueError(f"in_place: only images of source folder can stay, not {self.source}")
         if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise ValueError(f"sha256: 64 digits 0-9a-f, not {self.sha256!r}")
-        if self.source == "archive" and self.url is None and self.path == "requirements.lock":
+        if self.source == "archive" and not (self.url or self.path):
             raise ValueError("path: source archive needs a local archive, or url")
+        if self.source == "folder" and not self.path:
+            raise ValueError("path: source folder needs one")
         if self.source == "tfds" and not (self.name or self.data_dir):
             raise ValueError("name: source tfds needs one, or data_dir of a prepared version")
         if unknown := set(self.splits) - {"train", "validation", "test", "all"}:

@@ -70,6 +70,57 @@ def test_an_error_is_one_line_and_an_exit_code(bare, command, code, found):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("code", [2, 3, 4])
+def test_debug_shows_the_trace_and_keeps_the_exit_code(bare, code):
+    command = {2: ["extract", "nope"], 3: ["split"], 4: ["train"]}[code]
+    result = subprocess.run(
+        [Path(sys.executable).parent / "cryobase", "--debug", *command],
+        cwd=bare.root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == code
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("cryobase: ")
+
+
+@pytest.mark.parametrize("name", ["store", "stages"])
+def test_a_module_of_ones_own_is_no_trace(bare, tmp_path, name):
+    (tmp_path / f"{name}.py").write_text("raise SystemExit('ran')\n")
+    for variables, code in (({}, 0), ({"PYTHONPATH": str(tmp_path)}, 1)):
+        result = subprocess.run(
+            [Path(sys.executable).parent / "cryobase", "recipe", "ls"],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": ""} | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == code, result.stderr
+        assert "Traceback" not in result.stderr
+        assert (f"{name}.py, which stands before" in result.stderr) == bool(variables)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"HOME": "/nonexistent"},
+        {"HOME": "/dev/null"},
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"},
+    ],
+)
+def test_a_poor_environment_is_no_trace(bare, variables):
+    result = subprocess.run(
+        [Path(sys.executable).parent / "cryobase", "recipe", "ls"],
+        cwd=bare.root,
+        env=os.environ | variables,
+        capture_output=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
 INTERRUPTED = """
 import signal, sys, time
 import stages.split
