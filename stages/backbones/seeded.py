@@ -114,6 +114,29 @@ def _settle(model: Any, norms: list[Any], images: NDArray[np.float32]) -> None:
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.trainable, layer.momentum = True, 0.0
-    model(images, training=True)
+    _run(model, images)
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.trainable, layer.momentum = False, momentum
+
+
+def _run(model: Any, images: NDArray[np.float32]) -> None:
+    """`model(images, training=True)`, but what no layer will read any more is let go.
+
+    Keras' own call keeps what every layer gives, two gigabytes in a ResNet50.
+    """
+    keras = load_keras()
+
+    depths = sorted(model._nodes_by_depth, reverse=True)
+    nodes = [node for depth in depths for node in model._nodes_by_depth[depth] if not node.is_input]
+    last = {id(tensor): node for node in nodes for tensor in node.input_tensors}
+    held = {id(model.inputs[0]): keras.ops.convert_to_tensor(images)}
+    for node in nodes:
+        arguments, options = node.arguments.fill_in(held)
+        if getattr(node.operation, "_call_has_training_arg", False):
+            options["training"] = True
+        given = keras.tree.flatten(node.operation(*arguments, **options))
+        held |= {id(tensor): value for tensor, value in zip(node.outputs, given, strict=True)}
+        del arguments, given
+        for tensor in node.input_tensors:
+            if last[id(tensor)] is node:
+                held.pop(id(tensor), None)

@@ -155,6 +155,8 @@ def test_kills_while_a_set_is_replaced(quick_path, monkeypatch):
 @pytest.mark.fault(46)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_signals_leave_committed_rows(quick_path, signum):
+    asleep = quick_path / "asleep"
+
     def work(target):
         signal.signal(signum, signal.default_int_handler)
         pool = Pool(quick_path, spec())
@@ -163,14 +165,14 @@ def test_signals_leave_committed_rows(quick_path, signum):
                 writer.append(features([1]), digests([1]), [0])
                 writer.commit()
                 writer.append(features([2]), digests([2]), [0])
+                asleep.touch()
                 time.sleep(60)
         except KeyboardInterrupt:
             os.write(target, b"interrupted")
 
     def wait(pid):
-        while not (quick_path / spec().fingerprint / "manifest-1.json").exists():
+        while not asleep.exists():
             time.sleep(0.001)
-        time.sleep(0.05)
         os.kill(pid, signum)
 
     assert in_child(work, wait) == b"interrupted"

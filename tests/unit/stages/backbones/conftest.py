@@ -1,7 +1,6 @@
-"""What the tests of backbones share: a cache of their own, and each base built once."""
+"""What the tests of backbones share: each base is built once."""
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -12,17 +11,7 @@ from stages.backbones.trunk import Trunk
 from stages.backbones.weights import locate_weights
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Seeded weights and kept models go to a directory of this run, or to the one that is set."""
-    before = os.environ.get("CRYOBASE_CACHE")
-    os.environ["CRYOBASE_CACHE"] = before or str(tmp_path_factory.mktemp("cache"))
-    yield
-    if before is None:
-        del os.environ["CRYOBASE_CACHE"]
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def trunk_of() -> Callable[..., Trunk]:
     """A trunk of seeded weights by backbone and image size (the smallest by default)."""
 
@@ -39,7 +28,7 @@ def trunk_of() -> Callable[..., Trunk]:
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def model_of(trunk_of: Callable[..., Trunk]) -> Callable[..., Any]:
     """The Keras model of a seeded trunk with outputs, built once."""
 
