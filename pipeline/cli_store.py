@@ -219,8 +219,10 @@ def _sets(layout: Layout) -> Iterator[dict[str, Any]]:
 def _pools(layout: Layout) -> Iterator[dict[str, Any]]:
     from store import Pool
 
-    for pool in Pool.all(layout.pool):
-        yield _line(f"pool {pool.spec.fingerprint[:12]}", pool.spec, len(pool), pool.manifest())
+    for root, kind in ((layout.pool, "pool"), (layout.lender, "lent")):
+        for pool in Pool.all(root) if root else ():
+            name = f"{kind} {pool.spec.fingerprint[:12]}"
+            yield _line(name, pool.spec, len(pool), pool.manifest())
 
 
 def _line(name: str, spec: Any, rows: int, manifest: Any) -> dict[str, Any]:

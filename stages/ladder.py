@@ -24,6 +24,7 @@ from stages.heads.config import HeadConfig
 from stages.outputs import write_json, write_table
 from stages.train import TrainConfig
 from stages.tuning.starts import Network, NewHead
+from store.errors import mended_by
 
 logger = logging.getLogger(__name__)
 
@@ -192,13 +193,14 @@ class _Climb:
         policy = self.config.augmentation if views else None
         chosen = replace(self.config.base, views=views, augmentation=policy)
         features, models = self.work / "features" / name, self.work / "models" / name
-        extract.run(
-            ExtractConfig(sets={name: chosen}),
-            name,
-            raw=self.raw,
-            pool=self.work / f"pool-{views}",
-            output=features,
-        )
+        with mended_by(f"remove {self.work}, it is made again"):
+            extract.run(
+                ExtractConfig(sets={name: chosen}),
+                name,
+                raw=self.raw,
+                pool=self.work / f"pool-{views}",
+                output=features,
+            )
         head = HeadConfig(
             views=views, epochs=self.config.head_epochs, seed=self.config.seed, patience=0
         )

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,7 @@ class Pool:
 
     def sweep(self, lease: float = sweep.LEASE, *, dry_run: bool = False) -> list[Path]:
         """Remove what no manifest names and nobody has touched for `lease` seconds."""
-        with self.lock():
+        with nullcontext() if dry_run else self.lock(), mended_by(MEND):
             return sweep.sweep(self.directory, lease, dry_run=dry_run)
 
     def canary(self) -> NDArray[np.float32] | None:

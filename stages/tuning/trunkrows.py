@@ -1,6 +1,7 @@
 """Training on stored outputs of a frozen trunk, which are a feature set like any other."""
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from stages import extract
 from stages.data.stream import Batch, shuffled
 from stages.extract import ExtractConfig, SetConfig
 from store import FeatureSet
+from store.errors import mended_by
 
 NAME = "trunk"
 
@@ -65,5 +67,8 @@ class StoredTrunk:
 
 def store_trunk(config: SetConfig, *, raw: Path, pool: Path, output: Path) -> FeatureSet:
     """Compute what the pool lacks of a trunk's rows, and publish them as a feature set."""
-    extract.run(ExtractConfig(sets={NAME: config}), NAME, raw=raw, pool=pool, output=output)
-    return FeatureSet.open(output)
+    sets = ExtractConfig(sets={NAME: config})
+    nothing = Path(os.devnull)  # to adopt: the last version's rows came from this pool
+    extract.run(sets, NAME, raw=raw, pool=pool, output=output, before=nothing)
+    with mended_by(f"remove {output}, it is made again"):
+        return FeatureSet.open(output)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -108,11 +109,29 @@ def test_gc_removes_only_what_no_manifest_names(checkout):
     (pool,) = (checkout / ".cryobase/pool").glob("*/")
     leftover = pool / ("shard-" + "0" * 64 + ".h5")
     leftover.write_bytes(b"x")
-    import os
-
     os.utime(leftover, (0, 0))
     assert str(leftover.name) in run("gc", "--dry-run")
     assert leftover.exists()
     run("gc")
     assert not leftover.exists()
     assert "every byte right" in run("verify", "--full")
+
+
+RATES = (b"[", b'{"%s":1e-300}', b'{"%s":NaN}', b'{"%s":"fast"}', b'{"%s":true}', b'{"%s":1e999}')
+
+
+@pytest.mark.parametrize("kind", [*RATES, "fifo", "directory", "endless"])
+def test_whatever_a_shared_pool_says_of_rates_costs_no_more_than_the_estimate(checkout, kind):
+    (pool,) = (checkout / ".cryobase/pool").glob("*/")
+    path = pool.parent / "rates.json"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "endless":
+        path.touch()
+        os.truncate(path, 1 << 40)
+    else:
+        path.write_bytes(kind.replace(b"%s", pool.name.encode()))
+    (plan,) = json.loads(run("plan", "--json"))
+    assert (plan["existing"], plan["seconds"]) in {(30, None), (30, 0.0)}
