@@ -318,6 +318,8 @@ def _cause(error: Exception) -> str:
     seen: BaseException = error
     while inner := next((i for i in _within(seen) if isinstance(i, BaseException)), None):
         seen = inner
+    if isinstance(seen, urllib3.exceptions.NewConnectionError):  # refused, or an unknown name
+        return _one_line(str(seen).rpartition("): ")[2])
     timeouts = (TimeoutError, urllib3.exceptions.TimeoutError, requests.Timeout)
     if isinstance(error, timeouts) or isinstance(seen, timeouts):
         return "no answer in time"
