@@ -45,6 +45,7 @@ OPTIONS = {"disable_model_pruning", "disable_meta_optimizer"}
 logger = logging.getLogger(__name__)
 
 _clean: set[str] = set()  # modules that were loaded while none of their variables was set
+_taken: list[str] = []  # variables that nobody was told of yet
 _late: list[str] = []  # variables that a module had read before they could be taken away
 _policy = "float32"
 
@@ -60,8 +61,7 @@ def pin_environment(environ: MutableMapping[str, str] = os.environ) -> list[str]
         _late.extend([name] * any(one in sys.modules and one not in _clean for one in readers))
         del environ[name]
     _clean.update(one for readers in READERS.values() for one in readers if one in sys.modules)
-    if taken:
-        logger.info("not listened to, for they could change values: %s", ", ".join(taken))
+    _taken.extend(taken)
     environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     environ.setdefault("KERAS_BACKEND", "tensorflow")
     return taken
@@ -84,6 +84,9 @@ def check_pinned() -> None:
         ConfigError: with the names of the variables.
     """
     pin_environment()
+    if _taken:  # when they were taken away, nobody had said yet where log lines go
+        logger.info("not listened to, for they could change values: %s", ", ".join(_taken))
+        _taken.clear()
     if _late:
         raise ConfigError(
             f"a library was imported while {', '.join(sorted(set(_late)))} was set, which can"

@@ -47,6 +47,7 @@ KEPT = {
 def nothing_loaded(monkeypatch):
     """As in a process that has just begun."""
     monkeypatch.setattr(frameworks, "_late", [])
+    monkeypatch.setattr(frameworks, "_taken", [])
     monkeypatch.setattr(frameworks, "_clean", set(sys.modules))
 
 
