@@ -1,0 +1,93 @@
+"""Received heads, metrics and texts: refused in one line with the right code, or only shown."""
+
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+
+import pytest
+
+from pipeline import cli
+from stages.heads import predict
+from stages.heads.graft import graft_onto
+from tests.integration.received_text import ATTACKS, PREDICT, SHOWN, workspace
+from tests.unit.test_texts import harmless
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A workspace in which nothing was touched."""
+    return workspace(tmp_path_factory.mktemp("sound") / "w")
+
+
+@pytest.fixture
+def place(sound, tmp_path, monkeypatch):
+    shutil.copytree(sound, tmp_path / "w")
+    monkeypatch.chdir(tmp_path / "w")
+    return tmp_path
+
+
+def run(command, monkeypatch, capsys) -> tuple[int, str, str]:
+    """The exit code of `cryobase COMMAND…`, and what it wrote on stdout and stderr."""
+    monkeypatch.setattr(sys, "argv", ["cryobase", *command])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    signal.signal(signal.SIGTERM, before)
+    written = capsys.readouterr()
+    return ended.value.code or 0, written.out, written.err
+
+
+def files(root) -> set[str]:
+    return {os.path.join(at, name) for at, _, names in os.walk(root) for name in names}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_ends_in_one_line_and_the_documented_code(name, place, monkeypatch, capsys):
+    attack = ATTACKS[name]
+    attack.write(place / "w")
+    there = files(place)
+    begin = time.process_time()
+    code, out, err = run(attack.command, monkeypatch, capsys)
+    assert time.process_time() - begin < 30  # one that loops never ends; one that reads all, late
+    lines = [line for line in err.splitlines() if line.startswith("cryobase: ")]
+    assert (code, len(lines)) == (attack.code, 1)
+    assert len(lines[0]) < 1000
+    assert "Traceback" not in err
+    assert all(map(harmless, (out + err).split("\n")))
+    assert files(place) == there
+
+
+@pytest.fixture(scope="module")
+def model(sound):
+    """The sound head on its base, built once."""
+    from stages.heads.head import Head
+
+    return graft_onto(Head.load(sound / "models/small/linear"), "none")
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_class_of_any_name_is_only_shown(name, place, model, monkeypatch, capsys):
+    monkeypatch.setattr(predict, "graft_onto", lambda *_: model)
+    attack = SHOWN[name]
+    attack.write(place / "w")
+    code, out, err = run(attack.command, monkeypatch, capsys)
+    assert code == 0, err
+    lines = (out + err).split("\n")
+    if "--csv" in attack.command:
+        assert not re.search(r"(^|,)[=+@-]", out, re.MULTILINE)
+    else:
+        assert all(map(harmless, lines))
+    if attack.command == PREDICT:
+        assert len(lines) == 5
+
+
+def test_the_sound_workspace_is_sound(place, model, monkeypatch, capsys):
+    """So that what fails above fails by its attack."""
+    monkeypatch.setattr(predict, "graft_onto", lambda *_: model)
+    for command in (PREDICT, ("predict", "image.png"), ("heads", "ls"), ("report",)):
+        code, out, err = run(command, monkeypatch, capsys)
+        assert code == 0, err
+        assert out
