@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from stages.heads.config import HeadConfig
 from stages.heads.head import Head
 from stages.train import TrainConfig
 from store import FeatureSet
+from store.text import cell_text
+from tests.hostile_texts import TEXTS
 from tests.unit.stages.heads.sets import blobs, publish, split
 
 HEADS = {
@@ -302,3 +305,27 @@ def test_a_poor_validation_part_chooses_all_the_same(root, tmp_path, kept):
     document = run(made, tmp_path / "results")
     assert document["heads"][document["best"]]["validation"]["log_loss"] >= 0
     assert "nan" not in (tmp_path / "results/metrics.json").read_text().lower()
+
+
+def test_classes_of_hostile_names_are_scored_drawn_and_written_as_text(tmp_path):
+    """A dollar sign in a name stopped the pictures; the spreadsheet must not run the rest."""
+    names = tuple(TEXTS[one] for one in ("unknown mathtext", "formula", "clear screen", "Chinese"))
+    rows = publish(tmp_path, *blobs(80, 8, 4), classes=names)
+    split(tmp_path, rows)
+    train.run(
+        TrainConfig(heads={"ridge": HeadConfig(kind="ridge")}),
+        "set",
+        features=tmp_path / "features",
+        splits=tmp_path / "splits",
+        cache=tmp_path / "cache",
+        output=tmp_path / "models",
+    )
+    run(tmp_path, tmp_path / "results")
+    written = tmp_path / "results/heads/ridge"
+    assert [cell_text(row["class"]) for row in table(written / "classes.csv")] == list(names)
+    for path in (tmp_path / "results").rglob("*.csv"):
+        cells = [value for row in table(path) for value in (*row, *row.values())]
+        assert cells
+        assert not any(value.startswith("=") for value in cells)
+    for path in (tmp_path / "results").rglob("*.svg"):
+        ET.fromstring(path.read_text())
