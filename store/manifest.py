@@ -153,10 +153,10 @@ class Manifest:
         return (*self.shards, *(info for info in others if info))
 
     def _check_numbers(self) -> None:
-        """Check that files can hold what is said of them, before anybody adds it up."""
+        """Check that files can hold what is said of them: it is added up before they are opened."""
         width = prod(self.feature_shape or ()) * int(self.spec.dtype.removeprefix("float")) // 8
         for shard in self.shards:
-            _check(shard.rows * (width + KEY_BYTES) <= shard.size, f"rows of {shard.name}")
+            _check(shard.rows * (width + KEY_BYTES) <= MAX_SHARD, f"rows of {shard.name}")
         if self.published:
             room = self.published.count * EXAMPLE_BYTES <= self.published.examples.size
             _check(room, "set.count, for examples of that size")

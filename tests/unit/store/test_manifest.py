@@ -80,7 +80,7 @@ FORGERIES = [
     (SHARD, {"rows": True}),
     (SHARD, {"rows": 1 << 60}),
     (SHARD, {"rows": (1 << 53) - 1}),
-    (SHARD, {"rows": 1000}),  # more than its bytes can hold
+    (SHARD, {"rows": 1 << 23}),  # more than the largest shard can hold
     (SHARD, {"size": "1"}),
     (SHARD, {"size": (1 << 28) + 1}),
     (SHARD, {"more": 1}),
