@@ -66,7 +66,8 @@ def watch() -> None:
         if not ("DVC_STAGE" in os.environ and was_run(layout.root, "watch")):
             raise
         # DVC says that the file is missing, and with --allow-missing goes on with what it knows.
-        tables.line(f"cryobase: {error}; or go on without: dvc repro --allow-missing", error=True)
+        mend = "or run `dvc repro --allow-missing` to go on without it"
+        tables.line(f"cryobase: {error}; {mend}", error=True)
 
 
 @app.command()

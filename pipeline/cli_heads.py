@@ -81,7 +81,7 @@ def best() -> None:
         told = f"accuracy {scores.get('accuracy')} on {part}, 95 % interval {interval}"
         tables.line(f"{'/'.join(chosen)}: {told}")
     heads = sum(len(one.heads) for one in found.values())
-    tables.line(f"the best of {heads:,} heads; all of them: cryobase heads ls")
+    tables.line(f"the best of {heads:,} heads; run `cryobase heads ls` to see all")
     tables.line(f"models: {layout.root / 'models'}, report: {layout.report / 'index.html'}")
 
 
@@ -197,4 +197,4 @@ def _features(layout: Layout, params: "Params", name: str) -> list[Path]:
 def _standing(layout: Layout, name: str) -> "Standing":
     from stages.heads import standing
 
-    return standing.read(layout.results(name), f"run: cryobase evaluate {name}")
+    return standing.read(layout.results(name), f"run `cryobase evaluate {name}`")

@@ -28,7 +28,7 @@ def name_from_dvc(command: str) -> str:
     if stage not in (command, f"{command}_pair") or not name:
         raise ParamsError(
             f"{command} --dvc: for the stages of dvc.yaml alone, and DVC_STAGE is {address!r};"
-            f" by hand: cryobase {command} NAME"
+            f" by hand run `cryobase {command}`"
         )
     here = Path.cwd()
     os.chdir(next((place for place in (here, *here.parents) if (place / PIPELINE).is_file()), here))
@@ -53,8 +53,8 @@ def mend_of_links(message: str) -> str:
     if not any(_leads_to_cache(path) for path in named):
         return ""
     return (
-        "; DVC has put symbolic links there; have it put the files themselves: dvc config --local"
-        " cache.type hardlink,copy && dvc checkout --relink --allow-missing"
+        "; DVC has put symbolic links there; to have it put the files themselves, run `dvc config"
+        " --local cache.type hardlink,copy && dvc checkout --relink --allow-missing`"
     )
 
 

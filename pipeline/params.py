@@ -191,7 +191,7 @@ def _check_sections(path: Path, document: Any) -> None:
         for key, line in needed.items():
             if not _has(document, key):
                 raise ParamsError(
-                    f"{path}: {key}: missing, and stages of dvc.yaml depend on it; write: {line}"
+                    f"{path}: {key}: missing, and stages of dvc.yaml depend on it; write `{line}`"
                 )
 
 

@@ -91,7 +91,7 @@ def _best_head(layout: Layout, params: Params) -> Path:
     found = []
     for name in params.inputs:
         try:
-            heads = standing.read(layout.results(name), f"run: cryobase evaluate {name}").heads
+            heads = standing.read(layout.results(name), f"run `cryobase evaluate {name}`").heads
         except MissingResultsError:
             continue
         found += [
@@ -99,7 +99,7 @@ def _best_head(layout: Layout, params: Params) -> Path:
             for head, result in heads.items()
         ]
     if not found:
-        raise DataError("predict: no evaluated head; run: dvc repro, or name one with --model")
+        raise DataError("predict: no evaluated head; run `dvc repro`, or name one with --model")
     _, name, head = min(found)
     return layout.head(name, head)
 

@@ -101,7 +101,7 @@ def run(
 
 def _load(models: Path, rows: SideBySide, split: Splits, name: str) -> dict[str, Head]:
     heads = {path.parent.name: Head.load(path.parent) for path in sorted(models.glob(f"*/{CARD}"))}
-    mend = f"run: cryobase train {name}"
+    mend = f"run `cryobase train {name}`"
     if not heads:
         raise DataError(f"{models}: no heads; {mend}")
     for head, loaded in heads.items():
@@ -115,12 +115,12 @@ def _judge(rows: SideBySide, split: Splits, heads: Mapping[str, Head], name: str
     if len(rows.having(split.ids("validation"))):
         return "validation"
     if not len(rows.having(split.ids("train"))):
-        raise DataError(f"{name}: neither validation nor training images; run: cryobase split")
+        raise DataError(f"{name}: neither validation nor training images; run `cryobase split`")
     if len(heads) > 1:
         logger.warning(
             "%s: no validation images, so the best of %d heads is chosen by its answers on training"
             " images, which favours overfitting; raise split.validation, or compare by folds:"
-            " cryobase heads evidence %s",
+            " run `cryobase heads evidence %s`",
             name,
             len(heads),
             name,

@@ -180,7 +180,7 @@ def run(
 
     images = Images(raw)
     if not len(images):
-        raise DataError(f"{raw}: no image that can be decoded; run `cryobase download` again")
+        raise DataError(f"{raw}: no image that can be decoded; run `cryobase download`")
     weights = weights_of(config.sets[name])
     own, *siblings = _views_wanted(config, name, weights.sha256).items()
     targets = [Target(Pool(pool, spec), views) for spec, views in (own, *siblings)]

@@ -75,7 +75,7 @@ def run(
 
     images, split = RawImages.open(raw), Splits.open(splits)
     if not len(split.ids("train")):
-        raise DataError(f"{splits}: no train images; raise split.train, then run: cryobase split")
+        raise DataError(f"{splits}: no train images; raise split.train, then run `cryobase split`")
     if config.start == "head":
         if weights is None or head is None or features is None:
             raise ConfigError("finetune: start: head needs a head, its weights and its feature set")

@@ -112,7 +112,8 @@ def run(config: LadderConfig, *, raw: Path, splits: Path, work: Path, output: Pa
         work / "splits", [{"part": part, "images": len(subset.ids(part))} for part in PARTS]
     )
     if not len(subset.ids("validation")):
-        raise DataError(f"{splits}: no validation images; raise split.validation and split again")
+        mend = "raise split.validation, then run `cryobase split`"
+        raise DataError(f"{splits}: no validation images; {mend}")
     load_keras()  # takes seconds, which no rung is charged for
     climb = _Climb(config, _only(raw, subset, work / "raw") if config.train else raw, work)
     frozen = climb.head_on(0)

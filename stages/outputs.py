@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import DataError
+from store.publish import remove
 from store.text import csv_line
 
 
@@ -30,6 +31,8 @@ def replace(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if path.is_dir() and not path.is_symlink():
+            remove(path)
         os.replace(temporary, path)
     except OSError as error:
         raise DataError(

@@ -59,7 +59,7 @@ def run(
     heads = _head_rows(sets, select)
     tuned = list(_tuned_rows(runs))
     if (sets or runs) and not (heads or tuned):
-        raise DataError("report: no results; run: cryobase evaluate")
+        raise DataError("report: no results; run `cryobase evaluate`")
     output.mkdir(parents=True, exist_ok=True)
     columns = (
         list(heads[0]) if heads else [*FIRST, *_scores("validation", {}), *_scores("test", {})]
@@ -93,7 +93,7 @@ def _head_rows(sets: Mapping[str, Path], select: Score) -> list[dict[str, Any]]:
     found = {}
     for name, directory in sets.items():
         try:
-            found[name] = standing.read(directory, f"run: cryobase evaluate {name}")
+            found[name] = standing.read(directory, f"run `cryobase evaluate {name}`")
         except MissingResultsError as error:
             logger.warning("%s; so it is not in the report", error)
     every = [(name, head) for name, one in found.items() for head in one.heads]
@@ -129,7 +129,7 @@ def _trained(heads: list[dict[str, Any]]) -> dict[str, dict[str, list[str]]]:
 def _tuned_rows(runs: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
     """The model before, between and after its phases; the last row says where it overfits."""
     for name, directory in runs.items():
-        mend = f"run: cryobase finetune {name}"
+        mend = f"run `cryobase finetune {name}`"
         try:
             metrics = standing.read_document(directory, mend)
         except MissingResultsError as error:

@@ -117,9 +117,13 @@ def task_of(
     )
     counts = np.bincount(rows.examples.labels[train_rows], minlength=len(rows.classes))
     empty = [name for name, count in zip(rows.classes, counts, strict=True) if not count]
-    if empty or len(rows.classes) < 2:
-        found = f"no training image of {empty[0]!r}" if empty else "fewer than two classes"
-        raise DataError(f"train: {found}; add images, then run: cryobase download")
+    if empty:
+        raise DataError(f"train: no training image of {empty[0]!r}; run `cryobase split`")
+    if len(rows.classes) < 2:
+        raise DataError(
+            "train: fewer than two classes; add images of another, then run `cryobase download &&"
+            " cryobase split && cryobase extract`"
+        )
     stored = open_rows(rows, views, stored=executor is not None)
     return Task(stored, train_rows, validation, executor)
 

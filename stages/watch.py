@@ -6,6 +6,7 @@ DVC would hash the source itself, and stops at the first broken link or file nam
 import hashlib
 import json
 import os
+import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def _entries(root: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
 def _absent(root: Path) -> str:
     tracked = root.with_name(f"{root.name}.dvc")
     if tracked.exists():
-        return f"{root}: not here; run: dvc pull {root}"
+        return f"{root}: not here; run `dvc pull {shlex.quote(str(root))}`"
     copied = "" if root.is_absolute() else "; experiments run in a copy of the checkout, where a"
     copied += "" if root.is_absolute() else " relative path leads to tracked files alone"
     return f"{root}: no such file or folder; put the images there or set download.path{copied}"

@@ -13,8 +13,8 @@ SEED = 2016
 # of the features' standard deviation; engines were seen to differ by 1e-4 to 1e-3 of it
 TOLERANCE = 2e-3
 MEND = (
-    "run with the libraries and engine of before, or raise EXTRACTOR_VERSION in"
-    " stages/backbones/table.py and extract anew"
+    "run with the libraries and the engine that computed those, or, if the new features are right,"
+    " raise EXTRACTOR_VERSION in stages/backbones/table.py and run `cryobase extract`"
 )
 
 
@@ -60,7 +60,7 @@ def check(
     if measured > TOLERANCE:
         raise DriftError(
             f"{subject}: the canary images' features differ by {measured:.2g} standard deviations"
-            f" from those {of}, {TOLERANCE:g} are tolerated; {mend}"
+            f" from those {of}, at most {TOLERANCE:g} is allowed; {mend}"
         )
 
 

@@ -1,6 +1,6 @@
 """Reads the tensors of a PyTorch checkpoint without PyTorch, and without an unpickler.
 
-A checkpoint of before PyTorch 1.6 is five pickles (magic number, protocol, machine, objects,
+A checkpoint from before PyTorch 1.6 is five pickles (magic number, protocol, machine, objects,
 storage keys), then each storage's length and bytes; a later one is a zip file with one pickle and a
 member per storage. A pickle is a program. The machine here knows the few instructions that
 `torch.save` uses for a state dictionary, and nothing that they make is larger than the bytes that
@@ -90,7 +90,7 @@ def _read(file: BufferedIOBase) -> dict[str, NDArray[Any]]:
 
 
 def _read_pickles(file: BufferedIOBase) -> dict[str, NDArray[Any]]:
-    """The format of before PyTorch 1.6."""
+    """The format from before PyTorch 1.6."""
     size = file.seek(0, 2)
     file.seek(0)
     pickles = _Pickles(file.read(MAX_PICKLES))

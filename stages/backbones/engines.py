@@ -50,8 +50,8 @@ def start_engine(
     installed = importlib.util.find_spec("openvino") is not None
     if name == "openvino" and not installed:
         raise ConfigError(
-            "extract.engine: openvino is not installed; pip install 'cryobase[openvino]',"
-            " or set the engine to auto"
+            "extract.engine: openvino is not installed; run `pip install 'cryobase[openvino]'`,"
+            " or set extract.engine: auto"
         )
     if name == "openvino":
         return _openvino(trunk, outputs, batch_size, check)

@@ -36,7 +36,7 @@ SECONDS = 3  # of processor time; what a few megabytes need is a tenth
 BYTES_PER_SECOND = 32 << 20  # that larger files may take more
 SHA256 = 64  # digits
 ZIP, HDF5 = b"PK\3\4", b"\x89HDF\r\n\x1a\n"
-# what h5py raises on a document that says nonsense, or on a full disk
+# what h5py raises on a malformed document, or on a full disk
 NOT_WRITTEN = (
     KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, OSError,
 )  # fmt: skip

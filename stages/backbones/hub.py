@@ -54,6 +54,7 @@ def _keras_hub() -> Any:
         import keras_hub
     except ImportError:
         raise MissingWeightsError(
-            "xception_41_imagenet: KerasHub is not installed; pip install 'cryobase[keras-hub]'"
+            "xception_41_imagenet: KerasHub is not installed;"
+            " run `pip install 'cryobase[keras-hub]'`"
         ) from None
     return keras_hub

@@ -1,6 +1,7 @@
 """Where models and weights are kept between runs: in a directory that only the user may fill."""
 
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -35,5 +36,5 @@ def _check_own(directory: Path) -> None:
     if found.st_mode & stat.S_IWOTH:
         raise ConfigError(
             f"{directory}: anybody may write there, what is kept there is not to be trusted;"
-            f" run: chmod o-w {directory}, or {mend}"
+            f" run `chmod o-w {shlex.quote(str(directory))}`, or {mend}"
         )

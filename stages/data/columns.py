@@ -44,7 +44,7 @@ class Columns:
         """
         self._path, self._dtypes, self._mend = path, dtypes, mend
         self._lock = Lock()
-        self._file = os.fdopen(open_regular(path), "rb")
+        self._file = os.fdopen(open_regular(path, mend=mend), "rb")
         try:
             self._places = self._find()
             self.rows = self._check_ids()

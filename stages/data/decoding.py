@@ -22,7 +22,7 @@ WHITE = 255
 DARK_BELOW = 64  # of 256: what 14 bits fill of 16
 DARK = "nearly black, as 14 of 16 bits or fewer are used; multiply the values to fill 16"
 TURNED_ALREADY = frozenset({"TIFF", "AVIF", "HEIF"})
-HEIC_NEEDS = "HEIC is read by pillow-heif; run: pip install 'cryobase[heif]'"
+HEIC_NEEDS = "HEIC is read by pillow-heif; run `pip install 'cryobase[heif]'`"
 READ_SINCE = frozenset({  # reasons of older versions
     "TIFF is not read; convert to PNG",
     "AVIF is not read; convert to JPEG or PNG",
@@ -85,7 +85,7 @@ def is_outdated(reason: str) -> bool:
     """Whether an image that an earlier run put into quarantine is read now."""
     if reason in READ_SINCE:
         return True
-    return reason == HEIC_NEEDS and find_spec("pillow_heif") is not None
+    return reason.startswith(HEIC_NEEDS.partition(";")[0]) and find_spec("pillow_heif") is not None
 
 
 def inspect(data: bytes) -> headers.Header:

@@ -24,7 +24,7 @@ from stages.data.packs import MAX_PACK, PACK_NAME, Pack
 from stages.errors import DataError
 from stages.outputs import replace
 from stages.received import opened
-from store.publish import publish_bytes
+from store.publish import publish_bytes, remove
 from store.text import parse_json
 
 SCHEMA = 1
@@ -32,7 +32,7 @@ RECORD = "dataset.json"
 INDEX_NAME = re.compile(r"\Aindex-[0-9a-f]{16}\.npz\Z")
 PARTS = ("", "train", "validation", "test")
 NO_PACK = -1
-MEND = "delete the directory and run `cryobase download`"
+MEND = "run `cryobase download`"
 
 EXAMPLE_COLUMNS = {"ids": "S1", "labels": "<i4", "parts": "<i1", "images": "<i8"}
 IMAGE_COLUMNS = {
@@ -94,7 +94,7 @@ def read(directory: Path) -> Index:
         with opened(path, MAX_RECORD) as file:
             record = parse_json(file.read(), floats=False, values=MAX_VALUES)
     except FileNotFoundError:
-        raise DataError(f"{directory}: no {RECORD}; run `cryobase download` first") from None
+        raise DataError(f"{directory}: no {RECORD}; run `cryobase download`") from None
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({os.strerror(error.errno or 0)}); check its permissions"
@@ -133,9 +133,9 @@ def _faults(record: Any) -> Iterator[str]:
         if len(set(texts)) != len(texts):
             yield f"two equal {key}"
     if not record["reasons"] or record["reasons"][0]:
-        yield "the first reason is not that there is none"
+        yield "the first reason is not empty"
     if not isinstance(record["packs"], list) or not all(map(_is_pack, record["packs"])):
-        yield "a pack that is none"
+        yield "a pack of other keys or types"
     if not isinstance(record["in_place"], str | None) or not isinstance(record["source"], dict):
         yield "in_place or source of another type"
     names = record["index"], record["index_sha256"]
@@ -194,7 +194,7 @@ def sweep(directory: Path, named: set[str]) -> None:
     for path in directory.iterdir():
         ours = PACK_NAME.match(path.name) or INDEX_NAME.match(path.name)
         if (ours and path.name not in named) or path.name.startswith(".tmp-"):
-            path.unlink()
+            remove(path)
 
 
 class _Stored(Index):

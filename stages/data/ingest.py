@@ -24,6 +24,7 @@ from stages.data.packs import Pack, PackWriter
 from stages.data.source import Source, SourceExample
 from stages.errors import DataError
 from store.parallel import ordered_map
+from store.publish import remove
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +202,8 @@ def settle(
         if 0 < living[number] < MOSTLY_DEAD * pack.bytes:
             for row in np.flatnonzero(place == number):
                 data = packs.read_at(directory / pack.name, int(offset[row]), int(length[row]))
-                place[row], offset[row] = _pack_again(writer, images["digest"][row].tobytes(), data)
+                digest = images["digest"][row].tobytes()
+                place[row], offset[row] = _pack_again(writer, digest, data, directory / pack.name)
     writer.flush()
     used, numbers = np.unique(place, return_inverse=True)
     unpacked = int(len(used) > 0 and used[0] == index.NO_PACK)
@@ -210,12 +212,10 @@ def settle(
     return tuple(every[number] for number in used[unpacked:])
 
 
-def _pack_again(writer: PackWriter, digest: bytes, data: bytes) -> tuple[int, int]:
+def _pack_again(writer: PackWriter, digest: bytes, data: bytes, path: Path) -> tuple[int, int]:
     header = headers.read(data) if hashlib.sha256(data).digest() == digest else None
     if header is None:
-        raise DataError(
-            f"image {digest.hex()}: its pack is damaged; delete data/raw, run `cryobase download`"
-        )
+        raise DataError(f"{path}: image {digest.hex()} has changed; run `{packs.anew(path)}`")
     return writer.append(digest, headers.EXTENSIONS[header.format], data)
 
 
@@ -270,20 +270,21 @@ def _usable(directory: Path, in_place: str | None) -> Index:
         return Index.empty()
     try:
         old = index.read(directory)
+        columns = {name: getattr(old, name) for name in index.IMAGE_COLUMNS}
     except DataError as error:
         log.warning("%s; all images are read again", error)
         index.sweep(directory, set())
         return Index.empty()
-    keep = old.reason > 0
+    keep = columns["reason"] > 0
     if in_place:
         keep[:] = True
-        old.pack[:] = index.NO_PACK
+        columns["pack"][:] = index.NO_PACK
     else:
         whole = np.array([*(is_whole(directory, pack) for pack in old.packs), False])
-        keep |= whole[old.pack]  # NO_PACK looks at the last one
+        keep |= whole[columns["pack"]]  # NO_PACK looks at the last one
     outdated = [n for n, reason in enumerate(old.reasons) if decoding.is_outdated(reason)]
-    keep &= ~np.isin(old.reason, outdated)
-    kept = {name: getattr(old, name)[keep] for name in index.IMAGE_COLUMNS}
+    keep &= ~np.isin(columns["reason"], outdated)
+    kept = {name: column[keep] for name, column in columns.items()}
     return replace(Index.empty(), **kept, reasons=old.reasons, packs=old.packs)
 
 
@@ -292,5 +293,5 @@ def is_whole(directory: Path, pack: Pack) -> bool:
     path = directory / pack.name
     if path.is_file() and path.lstat().st_size == pack.bytes:
         return True
-    path.unlink(missing_ok=True)
+    remove(path)
     return False

@@ -119,7 +119,7 @@ class _Child:
             return answers
         try:
             self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:  # it said nonsense, and lives
+        except subprocess.TimeoutExpired:  # it answered nonsense and still runs
             self.kill()
         return []
 

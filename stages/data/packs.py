@@ -7,6 +7,7 @@ finds one sample per member.
 import hashlib
 import os
 import re
+import shlex
 import stat
 import tarfile
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def read_at(path: Path, offset: int, length: int) -> bytes:
     Raises:
         DataError: it is missing, no regular file, or ends too early.
     """
-    descriptor = open_regular(path)
+    descriptor = open_regular(path, mend="run `cryobase download`")
     try:
         # pread makes room for all that it is asked for
         whole = 0 <= length <= min(headers.MAX_BYTES, os.fstat(descriptor).st_size - offset)
@@ -79,9 +80,7 @@ def read_at(path: Path, offset: int, length: int) -> bytes:
     finally:
         os.close(descriptor)
     if not whole or len(data) != length:
-        raise DataError(
-            f"{path}: ends before byte {offset + length:,}; delete it and run `cryobase download`"
-        )
+        raise DataError(f"{path}: ends before byte {offset + length:,}; run `{anew(path)}`")
     return data
 
 
@@ -97,8 +96,17 @@ def read_image(path: Path) -> bytes:
         return file.read(headers.MAX_BYTES)
 
 
-def open_regular(path: Path, *, follow: bool = False) -> int:
-    """A descriptor of a regular file, never of a FIFO or device, of a link only with `follow`."""
+def anew(path: Path) -> str:
+    """The command that makes a damaged pack again: by its size and name, `download` trusts it."""
+    return f"rm {shlex.quote(str(path))} && cryobase download"
+
+
+def open_regular(path: Path, *, follow: bool = False, mend: str = "check the path") -> int:
+    """A descriptor of a regular file, never of a FIFO or device, of a link only with `follow`.
+
+    Raises:
+        DataError: there is none; the message ends in `mend`.
+    """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     descriptor = None
     try:
@@ -106,14 +114,12 @@ def open_regular(path: Path, *, follow: bool = False) -> int:
             descriptor = os.open(path, flags)
     except (OSError, ValueError) as error:  # of a NUL in the path
         reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
-        raise DataError(
-            f"{path}: cannot be read ({reason}); restore it or run `cryobase download`"
-        ) from None
+        raise DataError(f"{path}: cannot be read ({reason}); {mend}") from None
     if descriptor is not None and stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     if descriptor is not None:  # it was exchanged in between
         os.close(descriptor)
-    raise DataError(f"{path}: not a regular file; put the image itself there")
+    raise DataError(f"{path}: not a regular file; {mend}")
 
 
 def _member_header(name: str, size: int) -> bytes:

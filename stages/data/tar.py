@@ -164,7 +164,7 @@ def _number(field: bytes) -> int:
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
     digits = field.split(b"\0", 1)[0].strip(b" ")
     if not re.fullmatch(rb"[0-7]*", digits):
-        raise ValueError("a number in a header is none")
+        raise ValueError("a number in a header is not a number")
     return int(digits or b"0", 8)
 
 

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import stat
 import unicodedata
@@ -225,12 +226,16 @@ def _open(archive: Path, file: IO[bytes]) -> AbstractContextManager[Iterator[Mem
         inner = cast("IO[bytes]", gzip.GzipFile(fileobj=file))
         first = inner.read(tar.BLOCK)
         if not tar.is_header(first) and (any(first) or len(first) < tar.BLOCK):
-            raise UnsupportedArchiveError(f"gzip, and in it what is {describe(first)}")
+            content = archive.with_name(f"{archive.name}.content")
+            raise UnsupportedArchiveError(
+                f"gzip, and in it what is {describe(first, content)}, after `gunzip -c"
+                f" {shlex.quote(str(archive))} > {shlex.quote(str(content))}`"
+            )
         inner.seek(0)
         return _open_tar(archive, inner)
     if start[257:262] == b"ustar" or tar.is_header(start):
         return _open_tar(archive, file)
-    raise UnsupportedArchiveError(describe(start))
+    raise UnsupportedArchiveError(describe(start, archive))
 
 
 @contextmanager
@@ -246,7 +251,7 @@ def _open_tar(archive: Path, stream: IO[bytes]) -> Iterator[Iterator[Member]]:
 
 @contextmanager
 def _open_zip(archive: Path, file: IO[bytes]) -> Iterator[Iterator[Member]]:
-    opened = zip.Archive(file)
+    opened = zip.Archive(file, archive)
 
     def members() -> Iterator[Member]:
         for entry in opened.entries():

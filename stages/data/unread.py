@@ -70,7 +70,7 @@ BEGINNINGS = {
     "{}": [
         (rb"\s*\Z", "empty file"),
         (rb"\0{64}", "begins with zero bytes: lost on a disk or half copied; restore it"),
-        (rb"version https://git-lfs", "a Git LFS pointer, not the image; run: git lfs pull"),
+        (rb"version https://git-lfs", "a Git LFS pointer, not the image; run `git lfs pull`"),
         (rb"(\xef\xbb\xbf)?[\t\n\r\x20-\x7e]{4}", "text, not an image"),
     ],
 }

@@ -8,13 +8,15 @@ import bz2
 import io
 import lzma
 import os
+import shlex
 import struct
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from stages.archives import END, ENTRY, LOCAL
-from stages.data.formats import UnsupportedArchiveError, refuse_folders
+from stages.data.formats import UnsupportedArchiveError, joined, refuse_folders
 
 MAX_DIRECTORY = 256 << 20  # bytes
 MAX_DICTIONARY = 64 << 20  # bytes that LZMA looks back
@@ -31,7 +33,6 @@ METHODS = {
     10: "PKWARE's Implode", 16: "CMPSC", 18: "TERSE", 19: "LZ77", 20: "Zstandard",
     93: "Zstandard", 94: "MP3", 95: "XZ", 96: "JPEG", 97: "WavPack", 98: "PPMd", 99: "AES",
 }  # fmt: skip
-SPLIT = "a part of a split zip; join it with `zip -s 0 FILE.zip --out WHOLE.zip`"
 
 
 class Entry(NamedTuple):
@@ -50,13 +51,14 @@ class Entry(NamedTuple):
 class Archive:
     """An open zip file."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        """Find the directory.
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        """Find the directory; `path` is for messages.
 
         Raises:
             ValueError: there is none, or it lies elsewhere than it says.
             UnsupportedArchiveError: it is too large, or the archive is in parts.
         """
+        self._path = path
         self._descriptor = file.fileno()
         self._size = os.fstat(self._descriptor).st_size
         self._start, self._end, self._shift = self._find()
@@ -73,13 +75,13 @@ class Archive:
         while directory.left:
             fields = ENTRY.unpack(directory.take(ENTRY.size))
             if fields[0] != b"PK\1\2":
-                raise ValueError("an entry of the directory is none")
+                raise ValueError("an entry of the directory is damaged")
             raw, extra, _ = (directory.take(length) for length in fields[10:13])
             if raw.endswith(b"/"):
                 folders += 1
             else:
                 files += 1
-                entry = _entry(fields, raw, extra)
+                entry = _entry(fields, raw, extra, self._path)
                 total += LOCAL.size + len(raw) + entry.packed
                 if total > self._size:
                     raise ValueError("members overlap")
@@ -111,7 +113,7 @@ class Archive:
         if at >= LOCATOR.size and tail[at - LOCATOR.size : at].startswith(b"PK\6\7"):
             _, _, place, disks = LOCATOR.unpack_from(tail, at - LOCATOR.size)
             if disks > 1:
-                raise UnsupportedArchiveError(SPLIT)
+                raise UnsupportedArchiveError(f"a part of a split zip; {joined(self._path)}")
             end -= LOCATOR.size
             found = os.pread(self._descriptor, END64.size, min(place, self._size))
             if len(found) == END64.size and found.startswith(b"PK\6\6"):
@@ -123,7 +125,7 @@ class Archive:
             if signature != b"PK\6\6":
                 raise ValueError("the end of the directory is damaged")
         if {disk, first} - {0, 0xFFFF, NEEDS_64_BITS}:
-            raise UnsupportedArchiveError(SPLIT)
+            raise UnsupportedArchiveError(f"a part of a split zip; {joined(self._path)}")
         if size > MAX_DIRECTORY:
             raise UnsupportedArchiveError(
                 f"a central directory of {size:,} bytes, at most {MAX_DIRECTORY:,} are read; unpack"
@@ -135,7 +137,7 @@ class Archive:
         return end - size, end, shift
 
 
-def _entry(fields: tuple[Any, ...], raw: bytes, extra: bytes) -> Entry:
+def _entry(fields: tuple[Any, ...], raw: bytes, extra: bytes, archive: Path) -> Entry:
     made, flags, method, crc, packed, size = (fields[place] for place in (1, 3, 4, 7, 8, 9))
     offset, found = fields[16], dict(_extra_fields(extra))
     wide = _Wide(found.get(SIZES, b""))
@@ -152,8 +154,8 @@ def _entry(fields: tuple[Any, ...], raw: bytes, extra: bytes) -> Entry:
     if method not in (STORED, DEFLATED, BZIP2, LZMA):
         by = METHODS.get(method, f"method {method}")
         raise UnsupportedArchiveError(
-            f"{shown} is compressed by {by}, which is not read here; unpack the archive by hand"
-            " with `7z x` and use download.source: folder"
+            f"{shown} is compressed by {by}, which is not read here; unpack the archive with `7z x"
+            f" {shlex.quote(str(archive))}` and use download.source: folder"
         )
     return Entry(name, size, mode, raw, packed, method, crc, offset)
 

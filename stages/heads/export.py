@@ -88,7 +88,7 @@ def _check(formats: Sequence[str]) -> None:
         for library in FORMATS[one].needs:
             if importlib.util.find_spec(library) is None:
                 raise ConfigError(
-                    f"export: the format {one} needs {library}; run: pip install 'cryobase[{one}]'"
+                    f"export: the format {one} needs {library}; run `pip install 'cryobase[{one}]'`"
                 )
 
 
@@ -149,7 +149,7 @@ def _write_onnx(model: Any, path: Path) -> None:
     if unknown := {node.op_type for node in nodes if not onnx.defs.has(node.op_type, node.domain)}:
         raise ConfigError(
             f"onnx: tf2onnx cannot convert {', '.join(sorted(unknown))} of this base;"
-            " run: cryobase heads export --format openvino"
+            " take --format openvino"
         )
 
 

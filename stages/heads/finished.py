@@ -80,4 +80,4 @@ def told(output: Path) -> dict[str, str]:
     except StoreNotFoundError:
         return {}
     except (StoreError, AttributeError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: not what train writes ({error}); run: cryobase train") from None
+        raise DataError(f"{path}: not what train writes ({error}); run `cryobase train`") from None

@@ -65,8 +65,8 @@ def weights_of(spec: FeatureSpec, places: Sequence[str]) -> Path:
         reasons.append(f"{found.path}: SHA-256 {found.sha256[:12]}…")
     raise MissingWeightsError(
         f"the weights of {spec.backbone} with SHA-256 {spec.weights_sha256[:12]}… are needed;"
-        f" found: {'; '.join(reasons) or 'nothing'}; bring them, or run: cryobase extract, then"
-        " cryobase train"
+        f" found: {'; '.join(reasons) or 'nothing'}; bring them, or run `cryobase extract &&"
+        " cryobase train`"
     )
 
 

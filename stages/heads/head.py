@@ -118,13 +118,13 @@ class Head:
         if hidden != self.params.units:
             raise DataError(f"head: hidden layers of {hidden} units, its params say otherwise")
         if self.scale is not None and not (self.scale > 0).all():
-            raise DataError("head: a scale that is not positive; train it again")
+            raise DataError("head: a scale that is not positive")
         if self.params.output == "sigmoid" and len(self.classes) != 2:
             raise DataError(f"head: one output for {len(self.classes)} classes")
         if width != self.outputs:
             raise DataError(f"head: {width} outputs for {len(self.classes)} classes")
         if not all(np.isfinite(array).all() for array in self._arrays().values()):
-            raise DataError("head: weights that are not finite; train with a lower learning_rate")
+            raise DataError("head: weights that are not finite")
 
     @property
     def spec(self) -> FeatureSpec:
@@ -164,7 +164,7 @@ class Head:
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
             logits = forward(x, self.layers, self.mean, self.scale, self.params.activation)
         if not np.isfinite(logits).all():
-            raise DataError("head: answers that are not finite; train it again: cryobase train")
+            raise DataError("head: answers that are not finite; run `cryobase train`")
         return logits
 
     def probabilities(self, features: NDArray[Any]) -> NDArray[np.float64]:
@@ -214,7 +214,7 @@ class Head:
             )
             card.check(head)
         except (StoreError, OSError, KeyError, TypeError, ValueError) as error:
-            mend = "train it again: cryobase train"
+            mend = "run `cryobase train`"
             raise DataError(f"{directory}: not a usable head ({error}); {mend}") from error
         return head
 

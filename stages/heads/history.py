@@ -83,7 +83,7 @@ def _number(cell: str, line: int) -> float:
     if cell in ("", "nan", "inf"):
         return math.nan
     if not NUMBER.fullmatch(cell) or abs(float(cell)) > LARGEST:
-        raise ValueError(f"history: line {line} has no number but {cell[:20]!r}")
+        raise ValueError(f"history: line {line} has {cell[:20]!r}, not a number")
     return float(np.float32(cell))
 
 

@@ -34,7 +34,7 @@ class SideBySide:
             if _images(other.examples) != _images(first.examples):
                 raise DataError(
                     f"{other.directory}: other images or labels than {first.directory};"
-                    " run: cryobase extract"
+                    " run `cryobase extract`"
                 )
         self._sets = tuple(sets)
         self.specs = tuple(one.spec for one in sets)

@@ -175,4 +175,4 @@ def _object(what: str, value: Any) -> dict[str, Any]:
 
 def _unusable(path: Path, error: Exception, mend: str) -> DataError:
     reason = f"without {error}" if isinstance(error, KeyError) else str(error)
-    return DataError(f"{path}: not what Cryobase writes ({reason}); remove it, then {mend}")
+    return DataError(f"{path}: not what Cryobase writes ({reason}); {mend}")

@@ -39,9 +39,11 @@ def check_stored(
     """
     loaded = Head.load(head)
     if loaded.classes != images.examples.classes:
+        name = head.parent.name
         raise DataError(
             f"the images have the classes {list(images.examples.classes)}, the head {head}"
-            f" {list(loaded.classes)}; run: cryobase train {head.parent.name}"
+            f" {list(loaded.classes)}; run `cryobase extract {name} && cryobase split && cryobase"
+            f" train {name}`"
         )
 
     def graft(one: Head, preprocessing: str | None) -> Any:

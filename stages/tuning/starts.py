@@ -120,9 +120,10 @@ class Start:
         half = self.base.compute_dtype != "float32"
         tolerance = HALF_TOLERANCE if half else GRAFT_TOLERANCE
         if not gap <= tolerance:
+            mend = "set precision: float32" if half else "run `pip install -r requirements.lock`"
             raise DataError(
                 f"graft: the joined model differs from base and head by {gap:.2g} in probability,"
-                f" expected at most {tolerance:g}; train the head again: cryobase train"
+                f" expected at most {tolerance:g}; {mend}"
             )
 
 

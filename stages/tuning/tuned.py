@@ -64,9 +64,9 @@ class TunedModel:
             head, pixels = Head.load(directory / HEAD), PixelSpec(**card["pixels"])
             return cls(_model(card, head, pixels, directory / name), head.classes, pixels)
         except (OSError, KeyError, TypeError, ValueError) as error:
-            reason = f"nothing is called {error}" if isinstance(error, KeyError) else error
+            reason = f"without {error}" if isinstance(error, KeyError) else error
             raise DataError(
-                f"{directory}: not a usable model ({reason}); run: cryobase finetune"
+                f"{directory}: not a usable model ({reason}); run `cryobase finetune`"
             ) from None
 
     def probabilities(self, images: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -68,7 +68,7 @@ def test_symbolic_links_of_dvc_are_named_with_a_mend_that_mends(reproduced):
     reproduced.run("dvc", "config", "--local", "cache.type", "symlink")
     reproduced.run("dvc", "checkout", "--relink")
     output = reproduced.run("cryobase", "split", check=False)
-    [mend] = re.findall(r"have it put the files themselves: (.*)", output)
+    [mend] = re.findall(r"to have it put the files themselves, run `(.*)`", output)
     reproduced.run("sh", "-c", mend)
     reproduced.run("cryobase", "split")
     assert not [path for path in (reproduced.root / "data").rglob("*") if path.is_symlink()]

@@ -104,7 +104,7 @@ NPZ = {
 
 
 def torch_object(objects: bytes, *, keys: bytes = b"]", data: bytes = b"") -> bytes:
-    """A checkpoint of before PyTorch 1.6 with the opcodes of its objects and of its keys."""
+    """A checkpoint from before PyTorch 1.6 with the opcodes of its objects and of its keys."""
     magic = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
     machine = b"}" + torch_text("little_endian") + b"\x88s"
     parts = (magic, b"M\xe9\x03", machine, objects, keys)

@@ -165,7 +165,7 @@ def test_beside_dvc_yaml_what_stages_depend_on_must_stand_there(tmp_path, sectio
     (tmp_path / "dvc.yaml").touch()
     with pytest.raises(ParamsError, match="missing, and stages") as caught:
         load(tmp_path / "params.yaml")
-    line = str(caught.value).split("write: ")[1]
+    [line] = re.findall("write `(.*)`", str(caught.value))
     with (tmp_path / "params.yaml").open("a") as file:
         file.write(f"\n{line}\n")
     load(tmp_path / "params.yaml")

@@ -174,7 +174,7 @@ def test_heads_that_are_gone_leave_no_results(root, tmp_path):
 def test_heads_of_other_data_are_refused(root, tmp_path):
     rows = publish(tmp_path, *blobs(400, 8, 3, seed=1), classes=("cat", "dog", "emu"))
     split(tmp_path, rows)
-    with pytest.raises(DataError, match="changed; run: cryobase train set"):
+    with pytest.raises(DataError, match="changed; run `cryobase train set`"):
         run(tmp_path, tmp_path / "results", models=root / "models")
 
 
@@ -183,7 +183,7 @@ def test_heads_of_another_split_are_refused(root, tmp_path):
     """They may have been trained on what now is tested."""
     split(tmp_path, FeatureSet.open(root / "features"), seed=1)
     (tmp_path / "features").symlink_to(root / "features")
-    with pytest.raises(DataError, match="changed; run: cryobase train set"):
+    with pytest.raises(DataError, match="changed; run `cryobase train set`"):
         run(tmp_path, tmp_path / "results", models=root / "models")
 
 
@@ -192,19 +192,19 @@ def test_heads_of_classes_in_another_order_are_refused(root, tmp_path):
     """Be it the store that was published anew, or the head's card."""
     publish(tmp_path, *blobs(400, 8, 3, spread=1.5), classes=("dog", "cat", "emu"))
     shutil.copytree(root / "splits", tmp_path / "splits")
-    with pytest.raises(DataError, match="classes changed; run: cryobase train set"):
+    with pytest.raises(DataError, match="classes changed; run `cryobase train set`"):
         run(tmp_path, tmp_path / "results", models=root / "models")
     shutil.copytree(root / "models" / "good", tmp_path / "models" / "good")
     card = tmp_path / "models" / "good" / "head.json"
     value = json.loads(card.read_text()) | {"classes": ["dog", "cat", "emu"]}
     card.unlink()
     card.write_text(json.dumps(value))
-    with pytest.raises(DataError, match="classes changed; run: cryobase train set"):
+    with pytest.raises(DataError, match="classes changed; run `cryobase train set`"):
         run(root, tmp_path / "results", models=tmp_path / "models")
 
 
 def test_no_heads_is_an_error_that_says_what_to_run(root, tmp_path):
-    with pytest.raises(DataError, match="no heads; run: cryobase train set"):
+    with pytest.raises(DataError, match="no heads; run `cryobase train set`"):
         run(root, tmp_path, models=tmp_path / "none")
 
 

@@ -111,7 +111,7 @@ def test_no_source_is_an_error_that_names_the_mend(tmp_path, monkeypatch, relati
         watch.run(config, **ask)
     assert ("copy of the checkout" in str(caught.value)) == relative
     (tmp_path / "images.dvc").touch()
-    with pytest.raises(watch.NoSourceError, match="run: dvc pull"):
+    with pytest.raises(watch.NoSourceError, match="run `dvc pull"):
         watch.run(config, **ask)
     assert not (tmp_path / "source.json").exists()
 

@@ -60,7 +60,7 @@ def test_every_column_comes_back(tmp_path):
 )
 def test_columns_that_contradict_each_other_are_refused_by_name(tmp_path, name, column):
     index.write(tmp_path, make(**{name: column}))
-    with pytest.raises(DataError, match=rf"index-.*: .*{name}.*; delete the directory"):
+    with pytest.raises(DataError, match=rf"index-.*: .*{name}.*; run `cryobase download`"):
         getattr(index.read(tmp_path), name)
 
 

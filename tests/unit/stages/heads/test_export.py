@@ -203,7 +203,7 @@ def test_a_format_without_its_library_names_the_extra(made, monkeypatch):
     lacking = module.FORMATS["onnx"]._replace(needs=("no_such_library",))
     monkeypatch.setitem(module.FORMATS, "onnx", lacking)
     with pytest.raises(
-        ConfigError, match=r"needs no_such_library; run: pip install 'cryobase\[onnx"
+        ConfigError, match=r"needs no_such_library; run `pip install 'cryobase\[onnx"
     ):
         exported(root, document, formats=("onnx",))
 

@@ -8,7 +8,7 @@ import pytest
 from stages.errors import DataError
 from stages.heads import standing
 
-MEND = "run: cryobase evaluate set"
+MEND = "run `cryobase evaluate set`"
 
 
 def scores(accuracy, log_loss=0.5, f1_macro=0.5):

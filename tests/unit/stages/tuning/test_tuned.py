@@ -49,7 +49,7 @@ def replace(directory, data: bytes):
 
 
 def refused(directory):
-    with pytest.raises(DataError, match=r"not a usable model .*run: cryobase finetune") as refusal:
+    with pytest.raises(DataError, match=r"not a usable model .*run `cryobase finetune`") as refusal:
         tuned.TunedModel.load(directory)
     assert len(str(refusal.value)) < 700
     assert "\n" not in str(refusal.value)
