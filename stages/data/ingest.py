@@ -215,7 +215,8 @@ def settle(
 def _pack_again(writer: PackWriter, digest: bytes, data: bytes, path: Path) -> tuple[int, int]:
     header = headers.read(data) if hashlib.sha256(data).digest() == digest else None
     if header is None:
-        raise DataError(f"{path}: image {digest.hex()} has changed; run `{packs.anew(path)}`")
+        mend = packs.anew(path)
+        raise DataError(f"{path}: image {digest.hex()} has changed; {mend}")
     return writer.append(digest, headers.EXTENSIONS[header.format], data)
 
 

@@ -80,7 +80,8 @@ def read_at(path: Path, offset: int, length: int) -> bytes:
     finally:
         os.close(descriptor)
     if not whole or len(data) != length:
-        raise DataError(f"{path}: ends before byte {offset + length:,}; run `{anew(path)}`")
+        mend = anew(path)
+        raise DataError(f"{path}: ends before byte {offset + length:,}; {mend}")
     return data
 
 
@@ -97,8 +98,8 @@ def read_image(path: Path) -> bytes:
 
 
 def anew(path: Path) -> str:
-    """The command that makes a damaged pack again: by its size and name, `download` trusts it."""
-    return f"rm {shlex.quote(str(path))} && cryobase download"
+    """How to make a damaged pack again, which `download` takes for whole by its name and size."""
+    return f"run `rm {shlex.quote(str(path))} && cryobase download`"
 
 
 def open_regular(path: Path, *, follow: bool = False, mend: str = "check the path") -> int:

@@ -85,8 +85,8 @@ class RawImages:
             path = self._in_place(index.in_place, position)
             data = _read_in_place(path, int(index.length[row]))
         if hashlib.sha256(data).digest() != index.digest[row].tobytes():
-            mend = "cryobase download" if index.in_place else anew(path)
-            raise DataError(f"{path}: {self.name(position)} has changed; run `{mend}`")
+            mend = indices.MEND if index.in_place else anew(path)
+            raise DataError(f"{path}: {self.name(position)} has changed; {mend}")
         return data
 
     def _in_place(self, folder: str, position: int) -> Path:

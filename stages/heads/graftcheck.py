@@ -118,7 +118,11 @@ def _cause(model: Any, head: Head, samples: Samples, reference: Reference) -> st
         if _deviation(_logits(reference(head, name), pixels), stored) <= TOLERANCE:
             meant = " and ".join(map(repr, sorted(used)))
             return f"the stored features fit preprocessing {name!r}, not {meant}"
-    return "the stored features are not what the backbone gives; run: cryobase store verify"
+    pools = " and ".join(spec.fingerprint[:12] for spec in head.specs)
+    return (
+        "the stored features are not what the backbone gives; remove the feature set and the pool"
+        f" {pools}…, then run `cryobase extract`"
+    )
 
 
 def first_difference(model: Any, right: Any, pixels: Floats) -> str | None:
