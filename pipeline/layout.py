@@ -5,8 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from store.text import below
-
 NAMES = "names"  # where DVC runs the stages that are made per name: docs/adr/0017
 
 
@@ -106,6 +104,8 @@ class Layout:
 
     def _below(self, *names: str) -> Path:
         """A directory of the checkout, whatever names come from params, files or a command line."""
+        from store.text import below
+
         try:
             return below(self.root, *names)
         except ValueError as error:

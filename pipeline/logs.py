@@ -4,8 +4,6 @@ import io
 import logging
 import sys
 
-from store.text import visible
-
 PACKAGES = ("pipeline", "stages", "store")
 
 
@@ -13,6 +11,8 @@ class _Line(logging.Formatter):
     """One line per record, whatever names are in it; a trace stands below."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        from store.text import visible
+
         return visible(super().formatMessage(record))
 
 

@@ -1,15 +1,14 @@
 """Results on stdout: a table or lines for people, one JSON document or CSV for programs.
 
 The one place that writes to the terminal, with `logs` for the narration: what names and messages
-hold is shown, and never does anything.
+hold is shown, and never does anything. `store.text` is imported where it is used, as numpy comes
+with it.
 """
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from store.text import csv_line, is_seen, visible, width
 
 Row = Mapping[str, Any]
 
@@ -28,6 +27,8 @@ def show(rows: Sequence[Row], *, as_json: bool = False, as_csv: bool = False) ->
 
 def line(text: str, *, error: bool = False) -> None:
     """Print one line for people, on stderr if it is no result."""
+    from store.text import visible
+
     (sys.stderr if error else sys.stdout).write(visible(text) + "\n")
 
 
@@ -43,6 +44,8 @@ def print_json(document: Any) -> None:
 
 def _shown(character: str) -> str:
     """A character of a JSON text, or its escape."""
+    from store.text import is_seen
+
     return character if is_seen(character) else json.dumps(character)[1:-1]
 
 
@@ -58,6 +61,8 @@ def size(count: int | None) -> str:
 
 def _print_csv(rows: Sequence[Row]) -> None:
     """Exact for a program, but for `store.text.cell`; on a terminal everything is visible."""
+    from store.text import csv_line, visible
+
     if not rows:
         return
     terminal = sys.stdout.isatty()
@@ -67,6 +72,8 @@ def _print_csv(rows: Sequence[Row]) -> None:
 
 
 def _print_table(rows: Sequence[Row]) -> None:
+    from store.text import width
+
     if not rows:
         return
     lines = [list(map(_cell, rows[0])), *(list(map(_cell, row.values())) for row in rows)]
@@ -79,6 +86,8 @@ def _print_table(rows: Sequence[Row]) -> None:
 
 
 def _cell(value: Any) -> str:
+    from store.text import visible
+
     if value is None:
         return ""
     if isinstance(value, float):
