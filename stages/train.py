@@ -80,7 +80,7 @@ def run(
         _check(f"train.heads: {head}", params, rows)
     data = rows.digest, split.digest
     fingerprints = {head: params.fingerprint(*data) for head, params in heads.items()}
-    missing = [head for head in heads if not finished.find(cache, fingerprints[head])]
+    missing = [head for head in heads if not finished.find(cache, fingerprints[head], rows)]
     if missing:
         views = max(heads[head].views for head in missing)
         task = task_of(rows, split, views, executor)

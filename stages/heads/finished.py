@@ -6,11 +6,13 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from stages.errors import DataError
 from stages.heads.head import CARD, FILES, Head
 from stages.heads.standing import VERBS
 from stages.outputs import write_json
+from store import FeatureSpec
 from store.errors import StoreError, StoreNotFoundError
 from store.publish import share
 from store.text import component, read_json
@@ -21,18 +23,39 @@ MAX_BYTES = 1 << 24
 logger = logging.getLogger(__name__)
 
 
-def find(cache: Path, fingerprint: str) -> bool:
-    """Whether the cache has a usable head; one that is damaged is removed."""
+class Takes(Protocol):
+    """What a head takes and tells apart; rows that it is to be trained on have the same."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def specs(self) -> tuple[FeatureSpec, ...]: ...
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]: ...
+
+
+def find(cache: Path, fingerprint: str, rows: Takes) -> bool:
+    """Whether the cache has the head of a fingerprint; what is damaged, or another, is removed.
+
+    The fingerprint is computed again from what the head says of itself: the name of a directory is
+    nobody's word.
+    """
     directory = cache / fingerprint
     if not directory.is_dir():
         return False
     try:
-        Head.load(directory)
+        _check(Head.load(directory), fingerprint, rows, directory)
     except DataError as error:
         logger.warning("%s; it is trained again", error)
         shutil.rmtree(directory)
         return False
     return True
+
+
+def _check(head: Head, fingerprint: str, rows: Takes, directory: Path) -> None:
+    found, expected = ((one.classes, one.specs, one.shapes) for one in (head, rows))
+    if head.params.fingerprint(*head.data) != fingerprint or found != expected:
+        raise DataError(f"{directory}: holds another head than its name says")
 
 
 def keep(cache: Path, fingerprint: str, head: Head) -> None:
@@ -44,7 +67,7 @@ def keep(cache: Path, fingerprint: str, head: Head) -> None:
         try:
             os.rename(directory, cache / fingerprint)
         except OSError:
-            if not find(cache, fingerprint):
+            if not find(cache, fingerprint, head):
                 raise
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ NAME = "epoch-{:05}.npz"
 DTYPES = ("<f4", "<f2", "<i4", "<i8", "<u4", "|u1", "|b1")
 MAX_BYTES = 4 << 30
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, eq=False)
 class State:
@@ -48,10 +51,18 @@ class State:
 class Checkpoints:
     """The last epoch of a phase and the one to be kept, each in a file of its own.
 
-    A file has its name only when it is whole, so what a kill leaves behind is never read.
+    A file has its name only when it is whole, so what a kill leaves behind is never read. It also
+    says which phase of which run it is of: epochs of another one are not taken up.
+
+    Attributes:
+        directory: of the phase, in that of the run's fingerprint.
     """
 
     directory: Path
+
+    @property
+    def _of(self) -> str:
+        return "/".join(self.directory.parts[-2:])
 
     def save(self, state: State) -> None:
         """Write the state after its last row, then remove the files that are no longer needed."""
@@ -59,7 +70,9 @@ class Checkpoints:
         arrays = {f"weight{k:05}": array for k, array in enumerate(state.weights)}
         arrays |= {f"slot{k:05}": array for k, array in enumerate(state.slots)}
         rows = [{k: v if math.isfinite(v) else None for k, v in row.items()} for row in state.rows]
-        card = json.dumps({"rows": rows, "kept": state.kept}, allow_nan=False).encode()
+        card = json.dumps(
+            {"of": self._of, "rows": rows, "kept": state.kept}, allow_nan=False
+        ).encode()
         buffer = io.BytesIO()
         np.savez(buffer, card=np.frombuffer(card, np.uint8), **arrays)  # type: ignore[arg-type]
         (self.directory / NAME.format(epoch)).unlink(missing_ok=True)
@@ -72,9 +85,10 @@ class Checkpoints:
         """The newest state; None where there is none, or none that can be read."""
         for path in sorted(self.directory.glob("epoch-*.npz"), reverse=True):
             try:
-                state = _read(path)
+                state = self._read(path)
                 self.weights(state.kept)
             except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                logger.warning("%s: no epoch of this run, or damaged; removed", path)
                 path.unlink(missing_ok=True)
             else:
                 return state
@@ -82,24 +96,25 @@ class Checkpoints:
 
     def weights(self, epoch: int) -> Arrays:
         """The weights after an epoch that was to be kept."""
-        return _read(self.directory / NAME.format(epoch)).weights
+        return self._read(self.directory / NAME.format(epoch)).weights
+
+    def _read(self, path: Path) -> State:
+        with opened(path, MAX_BYTES) as file:
+            arrays = read_npz(file, DTYPES)
+        card = parse_json(arrays["card"].tobytes())
+        rows, kept = card["rows"], card["kept"]
+        if card["of"] != self._of or path.name != NAME.format(len(rows) - 1):
+            raise DataError(f"{path}: epoch {len(rows) - 1} of {card['of']!r:.80}")
+        rows = [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
+        numbers = all(isinstance(value, int | float) for row in rows for value in row.values())
+        if not numbers or type(kept) is not int or not 0 <= kept < len(rows):
+            raise DataError(f"{path}: no history, or none with epoch {kept!r:.20}")
+        weights, slots = (_series(arrays, kind) for kind in ("weight", "slot"))
+        return State(rows, weights, slots, kept)
 
     def clear(self) -> None:
         """Remove the directory."""
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def _read(path: Path) -> State:
-    with opened(path, MAX_BYTES) as file:
-        arrays = read_npz(file, DTYPES)
-    card = parse_json(arrays["card"].tobytes())
-    rows, kept = card["rows"], card["kept"]
-    rows = [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
-    numbers = all(isinstance(value, int | float) for row in rows for value in row.values())
-    if not numbers or type(kept) is not int or not 0 <= kept < len(rows):
-        raise DataError(f"{path}: no history, or none with epoch {kept!r:.20}")
-    weights, slots = (_series(arrays, kind) for kind in ("weight", "slot"))
-    return State(rows, weights, slots, kept)
 
 
 def _series(arrays: Mapping[str, NDArray[Any]], kind: str) -> Arrays:

@@ -1,24 +1,61 @@
+import json
 import threading
+from dataclasses import replace
+
+import pytest
 
 from stages.heads import finished
 from tests.unit.stages.heads.test_head import make_head
 
+HEAD = make_head()
+OWN = HEAD.params.fingerprint(*HEAD.data)
+
 
 def test_a_kept_head_is_found_and_linked(tmp_path):
-    assert not finished.find(tmp_path, "f" * 64)
-    finished.keep(tmp_path, "f" * 64, make_head())
-    assert finished.find(tmp_path, "f" * 64)
-    finished.link(tmp_path, "f" * 64, tmp_path / "models" / "linear")
-    ours = tmp_path / ("f" * 64) / "weights.npz"
+    assert not finished.find(tmp_path, OWN, HEAD)
+    finished.keep(tmp_path, OWN, HEAD)
+    assert finished.find(tmp_path, OWN, HEAD)
+    finished.link(tmp_path, OWN, tmp_path / "models" / "linear")
+    ours = tmp_path / OWN / "weights.npz"
     assert ours.stat().st_ino == (tmp_path / "models" / "linear" / "weights.npz").stat().st_ino
 
 
 def test_a_damaged_head_is_removed_to_be_trained_again(tmp_path):
-    finished.keep(tmp_path, "f", make_head())
-    (tmp_path / "f" / "weights.npz").unlink()
-    assert not finished.find(tmp_path, "f")
-    finished.keep(tmp_path, "f", make_head())
-    assert finished.find(tmp_path, "f")
+    finished.keep(tmp_path, OWN, HEAD)
+    (tmp_path / OWN / "weights.npz").unlink()
+    assert not finished.find(tmp_path, OWN, HEAD)
+    finished.keep(tmp_path, OWN, HEAD)
+    assert finished.find(tmp_path, OWN, HEAD)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        make_head(learning_rate=0.5),
+        make_head(seed=1),
+        replace(HEAD, data=("another set", "split")),
+        replace(HEAD, data=("set", "another split")),
+        replace(HEAD, classes=("b", "a", "c")),
+        replace(HEAD, specs=(replace(HEAD.spec, aspect="crop"),)),
+        replace(HEAD, shapes=((12,),)),
+    ],
+    ids=["params", "seed", "set", "split", "classes", "spec", "shape"],
+)
+def test_another_head_under_a_fingerprint_is_not_served(tmp_path, other, caplog):
+    other.save(tmp_path / OWN)
+    assert not finished.find(tmp_path, OWN, HEAD)
+    assert "holds another head than its name says; it is trained again" in caplog.text
+    finished.keep(tmp_path, OWN, HEAD)
+    assert finished.find(tmp_path, OWN, HEAD)
+
+
+def test_a_card_that_claims_other_params_is_not_served(tmp_path):
+    finished.keep(tmp_path, OWN, HEAD)
+    card = tmp_path / OWN / "head.json"
+    document = json.loads(card.read_text())
+    document["params"]["learning_rate"] *= 2
+    card.write_text(json.dumps(document))
+    assert not finished.find(tmp_path, OWN, HEAD)
 
 
 def test_many_may_finish_the_same_head_at_once(tmp_path):
@@ -26,7 +63,7 @@ def test_many_may_finish_the_same_head_at_once(tmp_path):
 
     def keep():
         try:
-            finished.keep(tmp_path, "f", make_head())
+            finished.keep(tmp_path, OWN, HEAD)
         except OSError as error:
             failures.append(error)
 
@@ -36,8 +73,8 @@ def test_many_may_finish_the_same_head_at_once(tmp_path):
     for thread in threads:
         thread.join()
     assert not failures
-    assert finished.find(tmp_path, "f")
-    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+    assert finished.find(tmp_path, OWN, HEAD)
+    assert [path.name for path in tmp_path.iterdir()] == [OWN]
 
 
 def test_clearing_removes_heads_and_nothing_else(tmp_path):

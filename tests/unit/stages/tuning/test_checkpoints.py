@@ -46,6 +46,26 @@ def test_a_damaged_file_is_passed_over(tmp_path, size):
     assert len(saved.load().rows) == 2
 
 
+@pytest.mark.parametrize("place", ["run/phase-2", "other/phase-1"])
+def test_epochs_of_another_run_or_phase_are_not_taken_up(tmp_path, place, caplog):
+    """Files that lie under a run's fingerprint need not be its own."""
+    own = Checkpoints(tmp_path / "run" / "phase-1")
+    own.save(state(3, 3))
+    moved = tmp_path / place
+    moved.parent.mkdir(exist_ok=True)
+    own.directory.rename(moved)
+    assert Checkpoints(moved).load() is None
+    assert "no epoch of this run" in caplog.text
+    assert not list(moved.iterdir())
+
+
+def test_an_epoch_under_another_number_is_not_taken_up(tmp_path):
+    saved = Checkpoints(tmp_path)
+    saved.save(state(1, 1))
+    (tmp_path / "epoch-00001.npz").rename(tmp_path / "epoch-00007.npz")
+    assert saved.load() is None
+
+
 def test_clear_removes_everything(tmp_path):
     saved = Checkpoints(tmp_path / "run")
     saved.save(state(0, 0))
