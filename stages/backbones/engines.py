@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from stages.backbones import canary
 from stages.backbones.canary import DriftError
+from stages.backbones.frameworks import check_pinned
 from stages.backbones.machine import has_accelerator
 from stages.backbones.openvino_engine import OpenVinoEngine, forget
 from stages.backbones.tensorflow_engine import TensorFlowEngine
@@ -43,9 +44,11 @@ def start_engine(
             TensorFlow's features of the canary images, which are computed for it.
 
     Raises:
-        ConfigError: the engine is not installed.
+        ConfigError: the engine is not installed, or libraries of this process have listened to
+            variables that change values.
         DriftError: it was asked for by name, or is the last one left, and does not pass.
     """
+    check_pinned()
     check = check or partial(_check_now, trunk, outputs)
     installed = importlib.util.find_spec("openvino") is not None
     if name == "openvino" and not installed:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import dask
+import numpy as np
 import psutil
 import pytest
 
@@ -198,6 +199,44 @@ def test_all_that_decides_features_must_be_of_one_version(name):
     settings = SimpleNamespace(versions=parts.versions() | {name: "0"}, nonce=".")
     with pytest.raises(ConfigError, match=f"a worker has {name} (?!None).* instead of 0; install"):
         parts.Computer(settings)
+
+
+WORKERS = {  # what a worker's own environment did before Cryobase came
+    "variables": (
+        "import os; os.environ.update(KERAS_BACKEND='torch', ONEDNN_DEFAULT_FPMATH_MODE='ANY',"
+        " OV_CPU_MAX_ISA='SSE41', TF_ENABLE_ONEDNN_OPTS='0')",
+        None,
+        "",
+    ),
+    "library": (
+        "import os; os.environ['OPENCV_IPP'] = 'disabled'; import cv2",
+        ConfigError,
+        "imported while OPENCV_IPP was set",
+    ),
+    "values": (
+        "from stages.backbones.openvino_engine import OpenVinoEngine as engine\n"
+        "def drift(self, batch, was=engine.__call__): return [1.01 * x for x in was(self, batch)]\n"
+        "engine.__call__ = drift",
+        canary.DriftError,
+        "with openvino: the canary images' features differ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WORKERS)
+def test_the_environment_of_a_worker_reaches_no_value(work, alone, tmp_path, case):
+    pytest.importorskip("openvino")
+    code, error, message = WORKERS[case]
+    preload = tmp_path / "before.py"
+    preload.write_text(code)
+    with (
+        dask.config.set({"distributed.worker.preload": [str(preload)]}),
+        pytest.raises(error, match=message) if error else contextlib.nullcontext(),
+    ):
+        _, found = extract(work, f"env-{case}", workers=1, engine="openvino")
+        assert np.array_equal(found.arrays()[0], alone.arrays()[0])
+    if error:
+        assert not list((work / f"pool-env-{case}").rglob("shard-*"))
 
 
 def test_workers_that_do_not_see_the_pool_are_refused(work, monkeypatch):
