@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
@@ -19,6 +20,38 @@ class UnusableYamlError(ValueError):
     """What is wrong with a file, without its name."""
 
 
+class Integer(int):
+    """An integer that remembers how it was written: `007` may be meant as a name."""
+
+    text: str
+
+
+class Float(float):
+    """A float that remembers how it was written: `1.10` may be meant as a version."""
+
+    text: str
+
+
+class _Constructor(SafeConstructor):
+    def construct_yaml_int(self, node: Any) -> Integer:
+        return self._with_text(Integer(super().construct_yaml_int(node)), node)
+
+    def construct_yaml_float(self, node: Any) -> Float:
+        return self._with_text(Float(super().construct_yaml_float(node)), node)
+
+    def _with_text(self, number: Any, node: Any) -> Any:
+        number.text = self.construct_scalar(node)
+        return number
+
+
+for _kind, _construct in (
+    ("int", _Constructor.construct_yaml_int),
+    ("float", _Constructor.construct_yaml_float),
+    ("timestamp", SafeConstructor.construct_yaml_str),  # no value of ours is a date
+):
+    _Constructor.add_constructor(f"tag:yaml.org,2002:{_kind}", _construct)
+
+
 def read(path: Path, *, events: int = MAX_EVENTS) -> Any:
     """The one document of a regular file, or None where it is empty.
 
@@ -30,6 +63,7 @@ def read(path: Path, *, events: int = MAX_EVENTS) -> Any:
     """
     text = _text(path)
     yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
     try:
         _look_over(yaml, text, events)
         document = yaml.load(text)
@@ -38,7 +72,7 @@ def read(path: Path, *, events: int = MAX_EVENTS) -> Any:
     except (YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split()) or "nested too deeply"
         raise UnusableYamlError(f"not valid YAML: {reason[:300]}") from None
-    except ValueError as error:  # an integer of 5,000 digits, a month 13
+    except ValueError as error:  # an integer of 5,000 digits
         raise UnusableYamlError(f"not valid YAML: {str(error)[:300]}") from None
     _check(document)
     return document

@@ -53,11 +53,11 @@ def options(
 def watch() -> None:
     """Note what the source holds and which names params.yaml has, so that DVC notices changes."""
     from pipeline.dvc_stage import was_run
-    from pipeline.params import load
+    from pipeline.params import STAGES, load
     from stages import watch as stage
 
     layout = Layout.here()
-    params = load(layout.params)
+    params = load(layout.params, *STAGES)
     names = {"inputs": list(params.inputs), "runs": list(params.finetune.runs)}
     layout.source.unlink(missing_ok=True)
     try:
@@ -77,7 +77,7 @@ def download() -> None:
     from stages import download as stage
 
     layout = Layout.here()
-    stage.run(load(layout.params).download, output=layout.raw)
+    stage.run(load(layout.params, "download").download, output=layout.raw)
 
 
 @app.command()
@@ -87,7 +87,7 @@ def split() -> None:
     from stages import split as stage
 
     layout = Layout.here()
-    stage.run(load(layout.params).split, raw=layout.raw, output=layout.splits)
+    stage.run(load(layout.params, "split").split, raw=layout.raw, output=layout.splits)
 
 
 @app.command()
@@ -141,7 +141,7 @@ def train(
     from stages import train as stage
 
     name, layout = _named("train", name, dvc)
-    params = load(layout.params)
+    params = load(layout.params, "train")
     insecure = params.extract.insecure
     with _executor(scheduler_address, scheduler_file, insecure=insecure) as executor:
         for key in one_or_all(params.inputs, name, "extract.sets or train.pairs"):
@@ -176,7 +176,7 @@ def evaluate(name: InputName = None, dvc: OfDvc = False) -> None:
     from stages import evaluate as stage
 
     name, layout = _named("evaluate", name, dvc)
-    params = load(layout.params)
+    params = load(layout.params, "evaluate")
     for key in one_or_all(params.inputs, name, "extract.sets or train.pairs"):
         stage.run(
             params.evaluate,
@@ -232,7 +232,7 @@ def report() -> None:
     from stages import report as stage
 
     layout = Layout.here()
-    params = load(layout.params)
+    params = load(layout.params, "report")
     stage.run(
         params.report,
         sets={key: layout.results(key) for key in params.inputs},

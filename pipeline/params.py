@@ -6,7 +6,7 @@ import json
 import os
 import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ TRACKED_WITH_SETS = {
     "train.heads": "train: {heads: {linear: {kind: linear}}}",
     "evaluate": "evaluate: {}",
 }
+STAGES = ("download", "split", "train", "evaluate", "report")
 
 
 class ParamsError(ValueError):
@@ -67,26 +68,54 @@ class Params:
         return {**alone, **self.train.pairs}
 
 
-def load(path: Path) -> Params:
+def load(path: Path, *stages: str) -> Params:
     """Read and check a params file.
+
+    Args:
+        path: The file.
+        stages: Whose sections must stand there if `dvc.yaml` is beside it, because DVC wants them.
 
     Raises:
         ParamsError: no such file, no YAML, an unknown key, a wrong type or value; the message gives
             the key's path.
     """
     document = _read(path)
-    _check_sections(path, document)
+    _check_sections(path, document, stages)
     _expand_homes(path, document)
     try:
-        text = json.dumps(document, allow_nan=False)
+        params = _validated(document)
     except (TypeError, ValueError) as error:
-        raise ParamsError(f"{path}: {error}; use finite numbers, strings, lists and maps") from None
-    try:
-        params = _adapter().validate_json(text, strict=True)
-    except pydantic.ValidationError as error:
+        if not isinstance(error, pydantic.ValidationError):
+            fact = f"{error}; use finite numbers, strings, lists and maps"
+            raise ParamsError(f"{path}: {fact}") from None
         raise ParamsError(f"{path}: " + "; ".join(_complaints(error))) from None
     _check_names(path, params)
     return params
+
+
+def _validated(document: Any) -> Params:
+    """Params of a document; a number where text is expected is the text that was written."""
+    try:
+        return _adapter().validate_json(json.dumps(document, allow_nan=False), strict=True)
+    except pydantic.ValidationError as error:
+        faults = error.errors(include_url=False)
+        texts = [fault["loc"] for fault in faults if fault["type"] == "string_type"]
+        changed = [_as_written(document, location) for location in texts]
+        if not any(changed):
+            raise
+    return _adapter().validate_json(json.dumps(document, allow_nan=False), strict=True)
+
+
+def _as_written(document: Any, location: tuple[int | str, ...]) -> bool:
+    """Put the text that was written in place of a number; whether there was one."""
+    *parents, key = location
+    try:
+        for parent in parents:
+            document = document[parent]
+        document[key] = document[key].text
+    except (LookupError, TypeError, AttributeError):  # no number, or a place of pydantic's own
+        return False
+    return True
 
 
 def _read(path: Path) -> Any:
@@ -167,7 +196,7 @@ def _direct(hint: Any, found: Any) -> bool:
     return hint is found or any(_direct(argument, found) for argument in typing.get_args(hint))
 
 
-def _check_sections(path: Path, document: Any) -> None:
+def _check_sections(path: Path, document: Any, stages: Collection[str]) -> None:
     """What DVC would stop at, or leave out, in words of params.
 
     DVC has defaults for names alone (`vars` of dvc.yaml); what a stage depends on must stand there.
@@ -189,7 +218,7 @@ def _check_sections(path: Path, document: Any) -> None:
     if path.with_name("dvc.yaml").exists():
         needed = TRACKED | (TRACKED_WITH_SETS if _at(document, "extract.sets") else {})
         for key, line in needed.items():
-            if not _has(document, key):
+            if key.partition(".")[0] in stages and not _has(document, key):
                 raise ParamsError(
                     f"{path}: {key}: missing, and stages of dvc.yaml depend on it; write `{line}`"
                 )

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from pipeline.params import Params, ParamsError, load, one_or_all
+from pipeline.params import STAGES, Params, ParamsError, load, one_or_all
 from tests.scale import rounds
 
 ROOT = Path(__file__).parents[3]
@@ -67,7 +67,7 @@ def test_a_wrong_key_or_value_is_named(tmp_path, text, found):
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "1e999", "2026-11-22"])
 def test_only_what_json_can_hold_is_taken(tmp_path, value):
     text = f"finetune: {{runs: {{a: {{set: s, head: h, learning_rate: {value}}}}}}}"
-    with pytest.raises(ParamsError, match="use finite numbers, strings, lists and maps"):
+    with pytest.raises(ParamsError, match=r"use finite numbers|valid number, not '2026"):
         load(write(tmp_path, text))
 
 
@@ -161,14 +161,26 @@ def test_beside_dvc_yaml_what_stages_depend_on_must_stand_there(tmp_path, sectio
     document = YAML(typ="safe").load(ROOT / "params.yaml")
     del document[section]
     YAML().dump(document, tmp_path / "params.yaml")
-    load(tmp_path / "params.yaml")
+    load(tmp_path / "params.yaml", *STAGES)
     (tmp_path / "dvc.yaml").touch()
+    load(tmp_path / "params.yaml", *(stage for stage in STAGES if stage != section))
     with pytest.raises(ParamsError, match="missing, and stages") as caught:
-        load(tmp_path / "params.yaml")
+        load(tmp_path / "params.yaml", section)
     [line] = re.findall("write `(.*)`", str(caught.value))
     with (tmp_path / "params.yaml").open("a") as file:
         file.write(f"\n{line}\n")
-    load(tmp_path / "params.yaml")
+    load(tmp_path / "params.yaml", *STAGES)
+
+
+@pytest.mark.parametrize("text", ["0" * 64, "2024", "007", "1.10", "1e3", "2024-01-31", "0x1F"])
+def test_what_looks_like_a_number_is_the_text_that_was_written(tmp_path, text):
+    key = "sha256" if len(text) == 64 else "path"
+    download = load(write(tmp_path, f"download: {{source: folder, {key}: {text}}}")).download
+    assert getattr(download, key) == text
+    weights = f"extract: {{sets: {{s: {{backbone: vgg16, weights: {text}}}}}}}"
+    assert load(write(tmp_path, weights)).extract.sets["s"].weights == text
+    with pytest.raises(ParamsError, match=r"split.seed|integer"):
+        load(write(tmp_path, f"split: {{seed: a{text}}}"))
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "device", "loop", "large", "unreadable"])
