@@ -34,12 +34,12 @@ class Float(float):
 
 class _Constructor(SafeConstructor):
     def construct_yaml_int(self, node: Any) -> Integer:
-        return self._with_text(Integer(super().construct_yaml_int(node)), node)
+        number = Integer(super().construct_yaml_int(node))
+        number.text = self.construct_scalar(node)
+        return number
 
     def construct_yaml_float(self, node: Any) -> Float:
-        return self._with_text(Float(super().construct_yaml_float(node)), node)
-
-    def _with_text(self, number: Any, node: Any) -> Any:
+        number = Float(super().construct_yaml_float(node))
         number.text = self.construct_scalar(node)
         return number
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.layout import NAMES
+from pipeline.layout import PER_NAME
 from store.errors import StoreError
 from store.publish import share
 from store.text import component, read_json
@@ -55,7 +55,7 @@ def _cached(root: Path, cache: Path, output: Path) -> dict[str, Path]:
 
 def _lies_at(root: Path, path: str, output: Path) -> bool:
     """Whether a path of `dvc.lock` is an output; it is relative to where DVC runs the stage."""
-    return os.path.normpath(root / NAMES / path) == os.path.normpath(output)
+    return os.path.normpath(root / PER_NAME / path) == os.path.normpath(output)
 
 
 def _object(cache: Path, digest: str) -> Path:

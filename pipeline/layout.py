@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-NAMES = "names"  # where DVC runs the stages that are made per name: docs/adr/0017
+PER_NAME = "stages"  # where DVC runs the stages that are made per name: docs/adr/0017
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,8 @@ def _check_sections(path: Path, document: Any, stages: Collection[str]) -> None:
         names = _at(document, table)
         for name in names if isinstance(names, dict) else ():
             if not isinstance(name, str):
-                kind = "nothing" if name is None else type(name).__name__
+                number = isinstance(name, int | float) and not isinstance(name, bool)
+                kind = "nothing" if name is None else "a number" if number else "true or false"
                 raise ParamsError(
                     f"{path}: {table}.{name}: a name is text, and in YAML this is {kind}, which DVC"
                     f" makes no stage of; {NAMES_ARE}"

@@ -1,6 +1,7 @@
 """Hostile names in params.yaml: the real `dvc repro` runs, creates and deletes nothing for them."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -26,11 +27,12 @@ NAMES = [  # {root} is the checkout's directory
     "../stages",
     "../data",
     "../.git",
-    "../names/x",
+    "../stages/heads",
     "a/../../stages",
     "../../../../../../../../../../../../../../../..{root}/stages",
-    "../../../../../../../../../../../../../../../..{root}/../victim/names/x",
+    "../../../../../../../../../../../../../../../..{root}/../victim/stages/x",
     "{root}/stages",
+    "../../checkout/stages/heads",
     " blank ",
     "",
     "ünï ✓",
@@ -97,9 +99,10 @@ for line in sys.stdin:
 def checkout(tmp_path_factory) -> Project:
     """A clone beside a folder of somebody's, in which nothing has run."""
     made = clone(tmp_path_factory.mktemp("names") / "checkout")
-    victim = made.root.parent / "victim" / "names"
+    victim = made.root.parent / "victim" / "stages"
     victim.mkdir(parents=True)
     (victim / "file").write_text("precious")
+    shutil.copytree(made.root / "stages" / "backbones", victim / "backbones")  # a checkout, nearly
     (victim.parent / "file").write_text("precious")
     (made.root / "data" / "raw").mkdir(parents=True)
     (made.root / "data" / "raw" / "file").write_text("precious")
@@ -172,6 +175,6 @@ def test_every_stage_made_per_name_keeps_the_rules():
         assert "$" not in stage["cmd"]
         outputs = [*stage.get("outs", ()), *stage.get("metrics", ()), *stage.get("plots", ())]
         if any("$" in json.dumps(output) for output in outputs):
-            assert stage["wdir"] == "names/${key}/.."
-            assert stage["vars"] == [path.name for path in (ROOT / "names").iterdir()]
+            assert stage["wdir"] == "stages/${key}/.."
+            assert stage["vars"] == ["backbones/table.py:EXTRACTOR_VERSION"]
             assert not [output for output in outputs if "${item" in json.dumps(output)]
