@@ -17,7 +17,7 @@ SETS = {
     "other": {**BASE, "backbone": "mobilenetv2"},
 }
 PAIRS = {"layers": ["small", "early"], "bases": ["small", "other"]}
-HEADS = {"linear": {"kind": "linear", "learning_rate": 0.01, "epochs": 5}}
+HEADS = {"ridge": {"kind": "ridge", "penalty": 10.0}}  # trained without TensorFlow
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +51,22 @@ def test_the_report_and_the_leaderboard_have_sets_and_pairs(paired):
 def test_a_pair_is_planned_at_the_width_of_both(paired):
     widths = {}
     for name in ("small", "other", "bases"):
-        head = paired.root / "models" / name / "linear" / "head.json"
+        head = paired.root / "models" / name / "ridge" / "head.json"
         widths[name] = [shape[0] for shape in json.loads(head.read_text())["shapes"]]
     assert widths["bases"] == widths["small"] + widths["other"]
+    linear = {"linear": {"kind": "linear", "epochs": 5}}
+    paired.params(train={"heads": linear, "pairs": PAIRS})
     [line] = json.loads(paired.run("cryobase", "--quiet", "heads", "plan", "bases", "--json"))
+    paired.params(train={"heads": HEADS, "pairs": PAIRS})
     assert line["names"] == "linear"
 
 
 def test_plain_commands_give_a_pair_the_same_scores(paired):
-    with_dvc = paired.json("results/bases/metrics.json")["heads"]["linear"]["validation"]
+    with_dvc = paired.json("results/bases/metrics.json")["heads"]["ridge"]["validation"]
     paired.run("rm", "-rf", "models/bases", "results/bases", ".cryobase/heads")
     paired.run("cryobase", "train", "bases")
     paired.run("cryobase", "evaluate", "bases")
-    assert paired.json("results/bases/metrics.json")["heads"]["linear"]["validation"] == with_dvc
+    assert paired.json("results/bases/metrics.json")["heads"]["ridge"]["validation"] == with_dvc
 
 
 def test_evidence_export_and_predictions_of_a_pair(paired):
@@ -71,12 +74,12 @@ def test_evidence_export_and_predictions_of_a_pair(paired):
     assert (paired.root / "results/layers/evidence/folds.csv").exists()
     for name in PAIRS:
         paired.run("cryobase", "heads", "export", name)
-        exported = paired.root / "export" / name / "linear"
+        exported = paired.root / "export" / name / "ridge"
         assert (exported / "model.keras").exists()
         assert f"evaluate_pair@{name}" in (exported / "README.md").read_text()
-    with (paired.root / "results/bases/heads/linear/predictions.csv").open() as file:
+    with (paired.root / "results/bases/heads/ridge/predictions.csv").open() as file:
         stored = {row["id"]: row["predicted"] for row in csv.DictReader(file)}
-    command = ("cryobase", "--quiet", "predict", "images", "--model", "models/bases/linear")
+    command = ("cryobase", "--quiet", "predict", "images", "--model", "models/bases/ridge")
     predictions = json.loads(paired.run(*command, "--json"))["predictions"]
     found = {row["file"].removeprefix("images/"): row["classes"][0]["class"] for row in predictions}
     assert {name: found[name] for name in stored} == stored

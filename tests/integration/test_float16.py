@@ -13,7 +13,7 @@ from store import FeatureSet
 from tests.scale import RUN_ALL, rounds
 
 DIGITS = rounds(5000)
-FOLDS = 5
+FOLDS = 5 if RUN_ALL else 2
 
 
 @pytest.fixture(scope="module")

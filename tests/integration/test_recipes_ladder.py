@@ -14,6 +14,7 @@ from stages.ladder import LadderConfig
 from stages.tuning import convnets, ladder_scratch
 from stages.tuning.phase import Phase
 from stages.tuning.starts import Network, NewHead
+from tests.bases import tiny_base  # noqa: F401 - a fixture
 from tests.unit.stages.tuning.tuning_data import TINY, prepare
 
 
@@ -25,7 +26,7 @@ def root(tmp_path_factory):
 def test_every_rung_is_climbed(root, tmp_path, monkeypatch):
     monkeypatch.setitem(convnets.CONVNETS, "tiny", TINY)
     config = LadderConfig(
-        base=SetConfig(backbone="mobilenetv2", weights="none", image_size=32),
+        base=SetConfig(backbone="tiny", weights="none", image_size=32),
         network="tiny",
         views=1,
         head_epochs=3,
