@@ -23,11 +23,14 @@ repro: env ## run the pipeline: images, features, heads, report
 	@start=$$(date +%s); dvc repro && echo && cryobase heads best && \
 		echo "took $$(($$(date +%s) - start)) seconds"
 
-test: env ## run the tests, two files at a time: each process may take 4 GB
-	pytest --numprocesses=2 --dist=loadfile --max-worker-restart=0
+# Two processes, a file at a time, in the order that tests/conftest.py gives: the long ones first.
+PYTEST := pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --max-worker-restart=0
+
+test: env ## run the tests, two files at a time: each process may take 2 GB
+	$(PYTEST)
 
 test-all: env ## run the tests with the long loops whole
-	CRYOBASE_TEST_ALL=1 pytest
+	CRYOBASE_TEST_ALL=1 $(PYTEST)
 
 lint: env ## check style, spelling and types
 	ruff check .

@@ -35,6 +35,35 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+# Files that take longest, so that no process begins one when the other has nothing left to do.
+LONG = (
+    "integration/test_recipes_smoke",
+    "e2e/test_pairs",
+    "unit/stages/heads/test_export",
+    "e2e/test_readme",
+    "unit/stages/backbones/test_rows",
+    "integration/test_heads_accuracy",
+    "unit/stages/test_finetune",
+    "integration/test_store_crash",
+    "e2e/test_repro",
+    "integration/test_recipes_trunk",
+    "e2e/test_dvc",
+    "unit/stages/test_cluster",
+    "e2e/test_changed_sources",
+    "integration/test_heads_out_of_core",
+    "integration/test_recipes_resume",
+    "integration/test_float16",
+    "integration/test_store_mutation",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where processes share the work, the long files come first."""
+    if config.getoption("numprocesses", None) or "PYTEST_XDIST_WORKER" in os.environ:
+        rank = {f"tests/{name}.py": number for number, name in enumerate(LONG)}
+        items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _own_memory() -> Iterator[None]:
     """What a file's tests have built goes before the next file's tests build more."""

@@ -37,11 +37,8 @@ def work(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def small_parts(monkeypatch, tmp_path_factory):
+def small_parts(monkeypatch):
     monkeypatch.setattr(parts, "ROWS_PER_PART", 16)
-    if "cache" not in globals():
-        globals()["cache"] = str(tmp_path_factory.mktemp("cache"))
-    monkeypatch.setenv("CRYOBASE_CACHE", globals()["cache"])
 
 
 KILLS_PER_RUN = 10
@@ -56,10 +53,7 @@ def extract(work, name, **changes):
 
 @pytest.fixture(scope="module")
 def alone(work):
-    with pytest.MonkeyPatch.context() as patch:
-        globals().setdefault("cache", str(work / "cache"))
-        patch.setenv("CRYOBASE_CACHE", globals()["cache"])
-        return extract(work, "alone")[1]
+    return extract(work, "alone")[1]
 
 
 def test_workers_give_the_rows_of_one_process(work, alone):
