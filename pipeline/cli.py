@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -316,6 +317,8 @@ def _named(command: str, name: str | None, dvc: bool) -> tuple[str | None, Layou
 def main() -> NoReturn:
     """The `cryobase` command: run it, tell errors in one line, and exit with their code."""
     signal.signal(signal.SIGTERM, _terminate)
+    if os.environ.pop("PYTHONWARNINGS", None):  # as errors, libraries' warnings would end a run
+        warnings.simplefilter("default")
     try:
         app()
     except Exception as error:  # noqa: BLE001 the one place that catches

@@ -43,10 +43,11 @@ COMMANDS = (
 )
 RUN = """
 import json, sys
-from pipeline.cli import app
+from pipeline.cli import main
 for words in json.loads(sys.argv[1]):
+    sys.argv[1:] = words
     try:
-        app(words, standalone_mode=False)
+        main()
     except SystemExit as end:
         assert not end.code, words
 """
@@ -76,7 +77,7 @@ HOSTILE = {
     "NPY_DISABLE_CPU_FEATURES": "AVX2",
     "OPENBLAS_CORETYPE": "Prescott",
     "PYTHONHASHSEED": "7",
-    "PYTHONOPTIMIZE": "2",
+    "PYTHONWARNINGS": "error",
     "LC_ALL": "tr_TR.UTF-8",
     "TZ": "Asia/Tokyo",
 }

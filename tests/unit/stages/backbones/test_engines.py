@@ -13,6 +13,7 @@ import pytest
 from stages.backbones import canary, engines, openvino_engine
 from stages.backbones.engines import start_engine
 from stages.backbones.kept import kept
+from stages.backbones.machine import cores
 from stages.backbones.openvino_engine import OpenVinoEngine
 from stages.backbones.passes import checked_engine
 from stages.backbones.plan import Pass, Target
@@ -237,6 +238,13 @@ def test_a_row_does_not_depend_on_its_batch(engine, trunk, images):
     whole = engine(images[:8])[0]
     for count in (1, 3):
         assert canary.deviation(engine(images[:count])[0], whole[:count]) < 1e-4
+
+
+@pytest.mark.parametrize("text", ["abc", "0", "-1", "1.5", "99999"])
+def test_a_number_of_threads_that_is_none_is_refused(monkeypatch, text):
+    monkeypatch.setenv("CRYOBASE_THREADS", text)
+    with pytest.raises(ConfigError, match=r"CRYOBASE_THREADS is .* expected a number from 1"):
+        cores()
 
 
 def test_openvino_spreads_one_call_over_all_streams(trunk, images, monkeypatch):
