@@ -317,8 +317,9 @@ def _named(command: str, name: str | None, dvc: bool) -> tuple[str | None, Layou
 def main() -> NoReturn:
     """The `cryobase` command: run it, tell errors in one line, and exit with their code."""
     signal.signal(signal.SIGTERM, _terminate)
-    if os.environ.pop("PYTHONWARNINGS", None):  # as errors, libraries' warnings would end a run
-        warnings.simplefilter("default")
+    if "error" in os.environ.get("PYTHONWARNINGS", ""):  # a library's warning would end the run
+        del os.environ["PYTHONWARNINGS"]
+        warnings.simplefilter("ignore")
     try:
         app()
     except Exception as error:  # noqa: BLE001 the one place that catches
