@@ -7,7 +7,7 @@ or names the promise that is tested.
 import numpy as np
 from numpy.typing import ArrayLike
 
-ENGINES = 2e-3  # of the features' standard deviation: the design's promise (`canary.TOLERANCE`)
+BETWEEN_ENGINES = 2e-3  # of the features' standard deviation: the design's promise
 RESIZING = 0.02 / 255  # of all levels: the design's promise of equal pixels
 
 

@@ -17,6 +17,7 @@ from stages.finetune import FinetuneRun, Phase
 from stages.tuning import course
 from stages.tuning.starts import NewHead
 from stages.tuning.tuned import TunedModel
+from tests.closeness import BETWEEN_ENGINES, assert_close, rounding
 from tests.unit.stages.tuning.tuning_data import prepare
 
 BASE = SetConfig(backbone="vgg16", weights="none", image_size=32, output="flatten")
@@ -57,9 +58,9 @@ def tuned(root, name, **options):
 def test_a_stored_trunk_gives_the_same_trajectory(root):
     whole, _ = tuned(root, "whole")
     stored, weights = tuned(root, "stored", trunk="block4_pool", trunk_dtype="float32")
-    assert stored == pytest.approx(whole, abs=1e-3)
+    assert_close(stored, whole, within=BETWEEN_ENGINES)  # the rows might come from any engine
     chosen, same = tuned(root, "auto", trunk="auto", trunk_dtype="float32")
-    assert chosen == pytest.approx(whole, abs=1e-3)
+    assert_close(chosen, whole, within=BETWEEN_ENGINES)
     for found, expected in zip(same, weights, strict=True):
         assert np.array_equal(found, expected)  # `auto` takes the same place
     told = json.loads((root / "results/stored/metrics.json").read_text())["trunk"]["phase_1"]
@@ -115,8 +116,9 @@ def test_stored_views_stand_in_for_live_augmentation(root):
     policy = Augmentation(rotation=30, horizontal_flip=True)
     views, _ = tuned(root, "views", trunk="block4_pool", augmentation=policy, views=2)
     plain, _ = tuned(root, "plain", trunk="block4_pool")
-    assert views[0] == pytest.approx(plain[0], abs=1e-6)  # what judges is never augmented
-    assert views[1] != pytest.approx(plain[1], abs=1e-6)
+    first = abs(views[0] - plain[0])
+    assert first <= rounding(36) * plain[0]  # a mean over images; what judges is never augmented
+    assert abs(views[1] - plain[1]) > 10 * first
 
 
 def test_the_command_line_shows_the_plan(tmp_path, monkeypatch):

@@ -75,7 +75,9 @@ def test_scores_are_those_of_the_stored_features(root, tmp_path):
     for part in ("validation", "test"):
         features, labels = rows.arrays(Splits.open(root / "splits").ids(part))
         expected = accuracy_score(labels, head.logits(features).argmax(1))
-        assert document["heads"]["good"][part]["accuracy"] == pytest.approx(expected, abs=1e-6)
+        assert document["heads"]["good"][part]["accuracy"] == pytest.approx(
+            expected, abs=1e-6
+        )  # decimals
 
 
 def test_predictions_carry_the_ids_of_their_part(root, tmp_path):

@@ -75,9 +75,10 @@ def place(tmp_path_factory):
 def test_fractions_of_many_examples_are_about_right_in_every_class(tmp_path):
     parts = split(tmp_path, plain(5000, "abcde"))
     counts = {part: list(parts.values()).count(part) for part in PARTS}
-    assert counts["train"] == pytest.approx(4000, abs=120)
-    assert counts["validation"] == pytest.approx(500, abs=90)
-    assert counts["test"] == pytest.approx(500, abs=90)
+    # hashes are the same on every machine; four standard deviations of drawn shares
+    assert abs(counts["train"] - 4000) < 120
+    assert abs(counts["validation"] - 500) < 90
+    assert abs(counts["test"] - 500) < 90
     with (tmp_path / "splits" / "counts.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["class"] for row in table] == list("abcde")

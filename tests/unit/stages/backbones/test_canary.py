@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from stages.backbones import canary
+from tests.closeness import assert_close, rounding
 
 
 def test_the_images_are_fixed_smooth_and_different():
@@ -18,7 +19,8 @@ def test_the_images_are_fixed_smooth_and_different():
     large = canary.canary_images(128)
     assert np.abs(np.diff(large, axis=1)).mean() < 0.2 * large.std()
     assert all(np.abs(images[0] - other).mean() > 10 for other in images[1:])
-    assert np.allclose(images[0, ::16, ::16, 0], [[15.371, 62.338], [106.374, 241.375]], atol=0.01)
+    corners = [[15.371, 62.338], [106.374, 241.375]]
+    assert_close(images[0, ::16, ::16, 0], corners, within=1e-5)  # three decimals are given
 
 
 def test_the_deviation_is_relative_to_the_spread():
@@ -26,8 +28,9 @@ def test_the_deviation_is_relative_to_the_spread():
     changed = expected.copy()
     changed[1, 2] += 0.001
     measured = canary.deviation(changed, expected)
-    assert measured == pytest.approx(0.01, rel=0.1)
-    assert canary.deviation(changed * 1000, expected * 1000) == pytest.approx(measured, rel=1e-3)
+    assert_close(measured, 0.001 / expected.std(), within=rounding(2) * 5 / 0.001)  # 0.001 at 5
+    larger = canary.deviation(changed * 1000, expected * 1000)
+    assert_close(larger, measured, within=rounding(4) * 5 / 0.001)
     assert canary.deviation(expected, expected) == 0
 
 

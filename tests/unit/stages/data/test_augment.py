@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 
 from stages.data.augment import Augmentation, affine, augment, uniform
+from tests.closeness import RESIZING, assert_close
 
 DIGEST = hashlib.sha256(b"an image").digest()
 EVERYTHING = Augmentation(
@@ -38,7 +39,7 @@ def test_pixels_are_those_of_an_affine_transform_by_scipy(image, fill, mode):
         ],
         axis=-1,
     )  # fmt: skip
-    np.testing.assert_allclose(augment(image, policy, DIGEST, 3), expected, atol=0.02)
+    assert_close(augment(image, policy, DIGEST, 3), expected, within=RESIZING, scale=255)
 
 
 def test_view_0_is_the_image_itself(image):
@@ -60,8 +61,9 @@ def test_random_numbers_are_pinned_for_every_machine():
 def test_flip_mirrors_half_of_the_views(image):
     policy = Augmentation(horizontal_flip=True)
     views = [augment(image, policy, DIGEST, view) for view in range(1, 101)]
-    mirrored = sum(np.allclose(view, image[:, ::-1], atol=0.02) for view in views)
-    plain = sum(np.allclose(view, image, atol=0.02) for view in views)
+    within = 255 * RESIZING
+    mirrored = sum(np.abs(view - image[:, ::-1]).max() <= within for view in views)
+    plain = sum(np.abs(view - image).max() <= within for view in views)
     assert mirrored + plain == 100
     assert 30 < mirrored < 70
 

@@ -9,6 +9,7 @@ import simplejpeg
 from PIL import Image
 
 from stages.data.pixels import PixelSpec, decode, load
+from tests.closeness import RESIZING, assert_close
 from tests.scale import rounds
 from tests.unit.stages.data.test_decoding import encoded, photo
 
@@ -74,7 +75,7 @@ def test_resizing_within_two_hundredths_of_a_level(tf):
         pixels = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
         mine = load(encoded(pixels, "BMP"), PixelSpec(image_size=size // 3 + 1))
         theirs = tf.image.resize(pixels, mine.shape[:2]).numpy()
-        np.testing.assert_allclose(mine, theirs, atol=0.02, rtol=0)
+        assert_close(mine, theirs, within=RESIZING, scale=255)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_bilinear_is_image_dataset_from_directory(keras, folder, aspect):
     for path, theirs in zip(dataset.file_paths, dataset, strict=True):
         with open(path, "rb") as file:
             mine = load(file.read(), spec)
-        np.testing.assert_allclose(mine, theirs.numpy()[0], atol=0.02, rtol=0, err_msg=path)
+        assert_close(mine, theirs.numpy()[0], within=RESIZING, scale=255)
 
 
 @pytest.mark.parametrize("aspect", ["stretch", "crop"])

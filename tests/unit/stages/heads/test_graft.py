@@ -5,6 +5,7 @@ import pytest
 
 from stages.errors import DataError
 from stages.heads.graft import graft
+from tests.closeness import assert_close, rounding
 from tests.unit.stages.heads.test_head import make_head
 
 
@@ -23,6 +24,7 @@ def backbone(*shapes):
     return model
 
 
+DEPTH = 12 + 32 + 16  # products in a row, from features to the last layer of the widest head
 IMAGES = np.random.default_rng(0).uniform(0, 255, (6, 8, 8, 3)).astype(np.float32)
 
 
@@ -43,7 +45,7 @@ def test_a_grafted_model_gives_the_heads_probabilities_also_reloaded(tmp_path, v
     model = graft(base, head)
     expected = head.probabilities(base(IMAGES).numpy())
     expected = expected[:, 1:] if head.outputs == 1 else expected
-    assert model(IMAGES).numpy() == pytest.approx(expected, abs=1e-5)
+    assert_close(model(IMAGES), expected, within=rounding(DEPTH))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
     assert np.array_equal(loaded(IMAGES).numpy(), model(IMAGES).numpy())
@@ -64,9 +66,7 @@ def test_a_head_of_two_outputs_takes_them_side_by_side():
     flat = keras.layers.Flatten()(base.outputs[1])
     base = keras.Model(base.inputs, [base.outputs[0], flat])
     features = np.concatenate([x.numpy().reshape(6, -1) for x in base(IMAGES)], axis=1)
-    assert graft(base, head)(IMAGES).numpy() == pytest.approx(
-        head.probabilities(features), abs=1e-5
-    )
+    assert_close(graft(base, head)(IMAGES), head.probabilities(features), within=rounding(DEPTH))
 
 
 @pytest.mark.fault(57)

@@ -25,6 +25,7 @@ def test_scores_by_hand():
     assert found["accuracy"] == 0.5
     assert found["top_2"] == 0.75
     # F1: a 2/3, b 1/2, c 0
+    # six decimals are told
     assert found["f1_macro"] == pytest.approx((2 / 3 + 1 / 2) / 3, abs=1e-6)
     expected = -np.log([0.8, 0.3, 0.7, 0.3]).mean()
     assert found["log_loss"] == pytest.approx(expected, abs=1e-6)
@@ -75,9 +76,8 @@ def test_the_interval_is_that_of_resampled_rows():
     random = np.random.default_rng(0)
     right = random.uniform(size=300) < 0.9
     samples = [random.choice(right, 300).mean() for _ in range(4000)]
-    assert bootstrap_interval(right) == pytest.approx(
-        np.quantile(samples, [0.025, 0.975]), abs=0.006
-    )
+    differences = np.abs(bootstrap_interval(right) - np.quantile(samples, [0.025, 0.975]))
+    assert differences.max() < 2.5 / 300  # two rows more or less: both sides are drawn
 
 
 def test_a_perfect_score_has_no_width():

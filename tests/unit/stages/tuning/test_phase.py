@@ -10,6 +10,7 @@ from stages.tuning.checkpoints import Checkpoints
 from stages.tuning.optimization import OptimizerSettings, cross_entropy, layer_factors
 from stages.tuning.phase import Phase, kept_epoch, smoothed
 from stages.tuning.unfreezing import unfreeze
+from tests.closeness import assert_close, rounding
 from tests.scale import rounds
 from tests.unit.stages.tuning import tuning_data as data
 
@@ -184,7 +185,9 @@ def test_rates_fall_from_the_head_down(root, tmp_path):
             for name, weights in before.items()
         }
     for name, share in (("logits", 1.0), ("conv2", 0.5), ("conv1", 0.25)):
-        assert moved[0.5][name] == pytest.approx(share * moved[1.0][name], rel=1e-3, abs=1e-7)
+        # what a weight has moved is known as exactly as the weight, after a mean over the images
+        weights = float(np.abs(before[name]).max())
+        assert_close(moved[0.5][name], share * moved[1.0][name], within=rounding(4), scale=weights)
 
 
 def test_the_rate_rises_while_warming_up():
@@ -218,6 +221,5 @@ def test_the_loss_is_that_of_keras(width):
         expected = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, logits)
     import tensorflow as tf
 
-    assert float(tf.reduce_mean(cross_entropy(tf.constant(logits), labels))) == pytest.approx(
-        float(expected), rel=1e-5
-    )
+    found = tf.reduce_mean(cross_entropy(tf.constant(logits), labels))
+    assert_close(found, expected, within=rounding(6 * width))  # exponentials and their sums
