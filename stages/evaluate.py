@@ -14,7 +14,7 @@ from stages.data.splits import Splits
 from stages.errors import ConfigError, DataError
 from stages.heads import finished, metrics, plots, standing
 from stages.heads.answers import answer
-from stages.heads.head import CARD, Head
+from stages.heads.head import Head
 from stages.heads.metrics import Predictions
 from stages.heads.side_by_side import Paths, SideBySide
 from stages.heads.standing import Score
@@ -100,7 +100,7 @@ def run(
 
 
 def _load(models: Path, rows: SideBySide, split: Splits, name: str) -> dict[str, Head]:
-    heads = {path.parent.name: Head.load(path.parent) for path in sorted(models.glob(f"*/{CARD}"))}
+    heads = {path.name: Head.load(path) for path in finished.heads_in(models)}
     mend = f"run `cryobase train {name}`"
     if not heads:
         raise DataError(f"{models}: no heads; {mend}")

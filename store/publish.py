@@ -20,6 +20,7 @@ from store.files import open_regular, read_file
 log = logging.getLogger(__name__)
 
 TEMPORARY_PREFIX = ".tmp-"
+SHORTEST = 16  # hex digits of the SHA-256 in a name that is made from the content
 
 # Another disk, another user's file under fs.protected_hardlinks, too many links, no links at all.
 _CANNOT_LINK = {
@@ -50,7 +51,7 @@ def publish_bytes(directory: Path, name: str, data: bytes) -> Path:
             os.link(temporary, path)
         except FileExistsError:
             if not _holds(path, data):
-                if hashlib.sha256(data).hexdigest() not in name:
+                if hashlib.sha256(data).hexdigest()[:SHORTEST] not in name:
                     raise ConflictError(f"{path}: there already, with other content") from None
                 log.warning("%s: damaged, written anew", path)
                 remove(path)

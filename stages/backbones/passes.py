@@ -194,10 +194,14 @@ def check_size(
     free = shutil.disk_usage(root).free
     limit = free if max_bytes is None else min(free, max_bytes)
     if needed > limit:
-        what = "are free there" if limit == free else "is what extract.max_bytes allows"
+        what, mend = (
+            ("are free there", "make room")
+            if limit == free
+            else ("is what extract.max_bytes allows", "raise extract.max_bytes")
+        )
         raise TooLargeError(
             f"{root}: the missing rows need {needed:,} bytes, {limit:,} {what}; take fewer views,"
-            " a pooled output or float16, or make room"
+            f" a pooled output or float16, or {mend}"
         )
     logger.info(
         "computing %s rows, %s bytes", f"{sum(len(e.views) for e in passes):,}", f"{needed:,}"

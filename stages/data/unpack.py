@@ -235,6 +235,12 @@ def _open(archive: Path, file: IO[bytes]) -> AbstractContextManager[Iterator[Mem
         return _open_tar(archive, inner)
     if start[257:262] == b"ustar" or tar.is_header(start):
         return _open_tar(archive, file)
+    try:
+        zip.Archive(file, archive)
+    except UnsupportedArchiveError:  # the last part of a split zip begins with anything
+        raise
+    except ValueError:
+        pass
     raise UnsupportedArchiveError(describe(start, archive))
 
 

@@ -13,7 +13,8 @@ from stages.data.splits import PARTS, Splits
 from stages.errors import DataError
 from stages.heads import plots
 from stages.heads.config import HeadParams
-from stages.heads.head import CARD, Head
+from stages.heads.finished import heads_in
+from stages.heads.head import Head
 from stages.heads.leaks import Pair, duplicates, leaks, near_duplicates
 from stages.heads.resample import OutOfFold, cross_validate, folds, learning_curve
 from stages.heads.rows import Positions, Rows, open_rows
@@ -95,8 +96,7 @@ def investigate(
 
 
 def _params(models: Path, best: str) -> dict[str, HeadParams]:
-    cards = sorted(models.glob(f"*/{CARD}"))
-    params = {path.parent.name: Head.load(path.parent).params for path in cards}
+    params = {path.name: Head.load(path).params for path in heads_in(models)}
     if best not in params:
         raise DataError(f"{models}: no head {best!r}; known: {', '.join(params) or 'none'}")
     return params

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from stages.errors import DataError
-from stages.heads.head import CARD, FILES, Head
+from stages.heads.head import FILES, Head
 from stages.heads.standing import VERBS
 from stages.outputs import write_json
 from store import FeatureSpec
@@ -80,8 +80,13 @@ def link(cache: Path, fingerprint: str, output: Path) -> None:
 
 def clear(output: Path) -> None:
     """Remove the heads that an earlier run left in `output`, and nothing else."""
-    for card in sorted(output.glob(f"*/{CARD}")):
-        shutil.rmtree(card.parent)
+    for directory in heads_in(output):
+        shutil.rmtree(directory)
+
+
+def heads_in(output: Path) -> list[Path]:
+    """The directories of heads, also of those that have lost a file."""
+    return sorted({path.parent for name in FILES for path in output.glob(f"*/{name}")})
 
 
 def tell(output: Path, heads: Mapping[str, Sequence[str]]) -> None:

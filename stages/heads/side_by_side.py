@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stages.errors import DataError
-from store import Examples, FeatureSet
+from store import Examples, FeatureSet, UnknownExampleError
 
 Paths = Path | Sequence[Path]
 
@@ -64,8 +64,18 @@ class SideBySide:
         return int(len(self.examples) - self.examples.quarantined.sum())
 
     def having(self, ids: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
-        """Those of some examples that have a feature in every set."""
-        return ids[~self.examples.quarantined[self.examples.positions(ids)]]
+        """Those of some examples that have a feature in every set.
+
+        Raises:
+            DataError: the sets are of other images than the ids.
+        """
+        try:
+            return ids[~self.examples.quarantined[self.examples.positions(ids)]]
+        except UnknownExampleError as error:
+            raise DataError(
+                f"{self._sets[0].directory}: {error}; features and splits are of different images:"
+                " run `cryobase extract && cryobase split`"
+            ) from None
 
     def arrays(
         self, ids: ArrayLike | None = None, view: int = 0
