@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 
 import pytest
 
@@ -47,7 +48,9 @@ def test_a_source_that_is_away_stops_dvc_with_a_line_and_can_be_allowed(reproduc
         output = reproduced.run("dvc", "repro", check=False)
         assert "images: no such file or folder; put the images there" in output
         assert "Traceback" not in output
-        output = reproduced.run("dvc", "repro", "--allow-missing")
+        [mend] = re.findall(r"or run `(.*?)` to go on without it", output)
+        assert mend == "dvc repro --allow-missing"
+        output = reproduced.run("sh", "-c", mend)
         assert re.findall("Running stage '(.*)'", output) == ["watch"]
         assert "set download.path" in reproduced.run("cryobase", "watch", check=False)
     finally:
@@ -72,3 +75,34 @@ def test_symbolic_links_of_dvc_are_named_with_a_mend_that_mends(reproduced):
     reproduced.run("sh", "-c", mend)
     reproduced.run("cryobase", "split")
     assert not [path for path in (reproduced.root / "data").rglob("*") if path.is_symlink()]
+
+
+def test_what_dvc_has_comes_back_by_the_command_that_is_named(reproduced, tmp_path):
+    """A colleague's clone: no cache, no outputs, images that Git knows by their .dvc file alone."""
+    photos = write_folder(reproduced.root / "my photos", 3)
+    reproduced.run("dvc", "remote", "add", "--local", "--default", "there", str(tmp_path))
+    reproduced.run("dvc", "add", "my photos")
+    reproduced.run("dvc", "push")
+    shutil.rmtree(reproduced.root / ".dvc/cache")
+    shutil.rmtree(photos)
+    shutil.rmtree(reproduced.root / "features/small")
+    said = reproduced.run("cryobase", "train", check=False)
+    _, mend = re.findall("`(.*?)`", said)
+    reproduced.run("sh", "-c", mend)
+    reproduced.run("cryobase", "train")
+    shutil.rmtree(photos)
+    before = (reproduced.root / "params.yaml").read_text()
+    reproduced.params(download={"source": "folder", "path": "my photos"})
+    [mend] = re.findall("`(.*?)`", reproduced.run("cryobase", "watch", check=False))
+    assert mend.startswith("dvc pull ")
+    reproduced.run("sh", "-c", mend)
+    reproduced.run("cryobase", "watch")
+    (reproduced.root / "params.yaml").write_text(before)
+
+
+def test_without_results_predict_names_a_command_that_makes_them(reproduced):
+    image = str(reproduced.root / "images/red/0001.png")
+    shutil.rmtree(reproduced.root / "results")
+    [mend] = re.findall("`(.*?)`", reproduced.run("cryobase", "predict", image, check=False))
+    reproduced.run("sh", "-c", mend)
+    assert "red" in reproduced.run("cryobase", "predict", image)

@@ -3,12 +3,14 @@
 import csv
 import dataclasses
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from stages import extract, finetune, train
+from stages import extract, finetune, report, train
 from stages.backbones.labels import imagenet_labels
 from stages.data.raw import RawImages
 from stages.data.splits import PARTS, Splits
@@ -22,7 +24,7 @@ from stages.tuning.checkpoints import Checkpoints
 from stages.tuning.precision import precision
 from stages.tuning.starts import Network, NewHead
 from stages.tuning.tuned import TunedModel
-from store import FeatureSet
+from store import FeatureSet, Pool
 from tests.bases import tiny_base  # noqa: F401 - a fixture
 from tests.closeness import assert_close, rounding
 from tests.unit.stages.tuning import tuning_data as data
@@ -34,11 +36,7 @@ PICTURES = ("curves.svg", "predictions.svg", "mistakes.svg", "views.svg")
 def root(tmp_path_factory):
     """Images, a feature set of a small base, and a trained head."""
     made = data.prepare(tmp_path_factory.mktemp("finetune"), per_class=12)
-    chosen = extract.SetConfig(backbone="tiny", weights="none", image_size=32, dtype="float32")
-    config = extract.ExtractConfig(engine="tensorflow", sets={"small": chosen})
-    extract.run(
-        config, "small", raw=made / "raw", pool=made / "pool", output=made / "features/small"
-    )
+    extract_small(made)
     heads = train.TrainConfig(heads={"linear": HeadConfig(learning_rate=0.01, epochs=4)})
     train.run(
         heads,
@@ -49,6 +47,13 @@ def root(tmp_path_factory):
         output=made / "models/small",
     )
     return made
+
+
+def extract_small(place):
+    chosen = extract.SetConfig(backbone="tiny", weights="none", image_size=32, dtype="float32")
+    config = extract.ExtractConfig(engine="tensorflow", sets={"small": chosen})
+    output = place / "features/small"
+    extract.run(config, "small", raw=place / "raw", pool=place / "pool", output=output)
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +188,56 @@ def test_a_run_that_ended_leaves_no_epochs_behind(root):
     run = scratch(epochs=1)
     tune(root, run, "clean", cache=root / "cache")
     assert list((root / "cache").iterdir()) == []
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.json"])
+@pytest.mark.parametrize("damage", [cut, Path.unlink])
+def test_a_damaged_model_names_the_command_that_makes_it_again(root, name, damage):
+    tune(root, scratch(epochs=1), "damaged")
+    damage(root / "tuned/damaged" / name)
+    with pytest.raises(DataError, match=r"not a usable model .*run `cryobase finetune`$"):
+        TunedModel.load(root / "tuned/damaged")
+    tune(root, scratch(epochs=1), "damaged")  # what the command does
+    TunedModel.load(root / "tuned/damaged")
+
+
+def test_damaged_scores_name_the_command_that_makes_them_again(root, tmp_path):
+    tune(root, scratch(epochs=1), "scores")
+    (root / "results/scores/metrics.json").write_text("{")
+    ask = {"sets": {}, "runs": {"scores": root / "results/scores"}, "output": tmp_path}
+    with pytest.raises(DataError, match="run `cryobase finetune scores`"):
+        report.run(report.ReportConfig(), **ask)
+    tune(root, scratch(epochs=1), "scores")
+    report.run(report.ReportConfig(), **ask)
+
+
+def test_wrong_stored_features_are_mended_as_the_message_says(root, tmp_path):
+    """Rows that are sound and of the right spec, but of no image here."""
+    place = shutil.copytree(root, tmp_path / "place")
+    output = place / "features/small"
+    found = FeatureSet.open(output)
+    shutil.rmtree(place / "pool")
+    shutil.rmtree(output)
+    wrong = Pool(place / "pool", found.spec)
+    with wrong.writer() as writer:
+        rows = np.random.default_rng(0).normal(size=(len(found), *found.feature_shape))
+        digests = found.examples.digests
+        writer.append(rows.astype("f4"), digests, np.zeros(len(digests), "u2"))
+    wrong.publish(output, found.examples)
+    run = FinetuneRun(set="small", head="linear", unfreeze="none", epochs=1)
+    with pytest.raises(GraftError, match="remove the feature set and the pool") as caught:
+        tune(place, run, "wrong")
+    assert str(caught.value).endswith("run `cryobase extract`")
+    [pool] = re.findall("the pool ([0-9a-f]+)…", str(caught.value))
+    [directory] = (place / "pool").glob(f"{pool}*/")
+    shutil.rmtree(directory)
+    shutil.rmtree(output)
+    extract_small(place)
+    tune(place, run, "wrong")
 
 
 def test_other_weights_than_those_of_the_features_are_refused(root, tmp_path):

