@@ -171,9 +171,20 @@ def _complaints(error: pydantic.ValidationError) -> Iterator[str]:
         if fault["type"] == "unexpected_keyword_argument":
             keys = sorted(_valid_keys(fault["loc"][:-1]))
             yield f"{path}: unknown key; valid here: {', '.join(keys)}"
+        elif fault["type"] == "value_error" and isinstance(fault["input"], dict):
+            yield _own_complaint(path, str(fault["ctx"]["error"]), fault["input"])
         else:
             message = fault["msg"].removeprefix("Value error, ")
             yield f"{path}: {message[0].lower()}{message[1:]}, not {fault['input']!r:.60}"
+
+
+def _own_complaint(path: str, message: str, section: Mapping[str, Any]) -> str:
+    """What a section's own check says, `key: what is expected`, and what was found there."""
+    key, _, expected = message.partition(": ")
+    if not key.isidentifier() or not expected:
+        return f"{path}: {message}"
+    found = f", not {section[key]!r:.60}" if key in section and ", not " not in expected else ""
+    return f"{path}.{key}: {expected}{found}"
 
 
 def _valid_keys(location: tuple[int | str, ...]) -> set[str]:

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from io import BufferedReader
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from stages.archives import copy_member, members
 from stages.backbones.h5reader import DTYPES, LENGTH
 from stages.backbones.table import BACKBONES
+from stages.children import run_module
 from stages.errors import DataError
 from stages.received import opened
 from store.text import parse_json
@@ -126,25 +126,17 @@ def _ask(file: BufferedReader, answer: BinaryIO, limit: int) -> None:
     """Let a child read the file, and wait for it."""
     file.seek(0)
     seconds = SECONDS + os.fstat(file.fileno()).st_size // BYTES_PER_SECOND
-    environment = {
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "OPENBLAS_NUM_THREADS": "1",  # else numpy starts one per core, each with memory of its own
-    }
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "stages.backbones.h5reader", str(limit), str(seconds)],
-        stdin=file,
-        stdout=answer,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | environment,
-        process_group=0,  # Ctrl-C is the parent's affair
-    )
+    reader = run_module(
+        "stages.backbones.h5reader", str(limit), str(seconds),
+        stdin=file, stdout=answer, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     try:
-        status = child.wait(timeout=10 * seconds)
+        status = reader.wait(timeout=10 * seconds)
     except subprocess.TimeoutExpired:
         status = -signal.SIGXCPU
     finally:
-        child.kill()
-        child.wait()
+        reader.kill()
+        reader.wait()
     if status == -signal.SIGXCPU:
         raise DataError(f"HDF5 took longer than {seconds} s to read it")
     if status:

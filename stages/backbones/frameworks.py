@@ -36,6 +36,7 @@ READERS: dict[str, tuple[str, ...]] = {
 # Of these, the ones that change where, how fast or how loud: devices, threads, memory, logs.
 HARMLESS = re.compile(
     r"KERAS_HOME|TF2_BEHAVIOR=1|TF_CPP_\w+|TF_NUM_\w+_THREADS|TF_FORCE_\w+|TF_\w*MEM\w*|\w*LOG\w*"
+    r"|TF_(CLI|VAR)_\w+"  # Terraform's, of which TensorFlow knows nothing
     r"|TF_GPU_(ALLOCATOR|THREAD_\w+)|TF_MIN_GPU_MULTIPROCESSOR_COUNT|\w+_VERBOSE|\w+_NUM_THREADS"
 )
 

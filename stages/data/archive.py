@@ -51,6 +51,7 @@ class Archive:
         self._folder = Folder(dataclasses.replace(config, path=str(root)), self._workspace)
         self.left_out.strip(f"{root.relative_to(unpacked)}/")
         self._folder.left_out = self.left_out
+        self._folder.shown = config.url or config.path
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:

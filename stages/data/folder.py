@@ -40,6 +40,7 @@ class Folder:
         """`config.path` is the folder; `config.pattern` finds the label in a file name."""
         self.left_out = Tally()
         self._root = Path(config.path)
+        self.shown = config.path  # in messages
         self._pattern = config.pattern
         self._classes: set[str] = set()
 
@@ -70,19 +71,20 @@ class Folder:
         if self._pattern and unlabelled and not self._classes:
             raise ConfigError(
                 f"download.pattern: {self._pattern!r} finds no label in any of the"
-                f" {unlabelled:,} file names in {self._root}; write one that does, or none"
+                f" {unlabelled:,} file names in {self.shown}; write one that does, or none"
                 " where the sub-folders are the labels"
             )
         if not self._classes:
+            only = f", only {_names(tops.files)}" if tops.files else ""
             raise DataError(
-                f"{self._root}: no class sub-folders with images; put them into <class>/, or set"
-                " download.pattern where the file names hold the labels"
+                f"{self.shown}: no class sub-folders with images{only}; put them into <class>/,"
+                " or set download.pattern where the file names hold the labels"
             )
 
     def _leave_out_beside(self, names: list[str], folders: list[str]) -> None:
         """Note every file that is in none of the parts' folders."""
         if folders:
-            log.warning("%s: beside train and test, left out: %s", self._root, _names(folders))
+            log.warning("%s: beside train and test, left out: %s", self.shown, _names(folders))
         for name in names:
             self.left_out.add(text(name), left_out.NO_PART)
         for name in folders:

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection, Pipe
 from threading import Lock
 from typing import Any
 
+from stages.children import run_module
 from stages.data.decoding import UndecodableImageError
 from stages.errors import StageError
 
@@ -93,19 +94,13 @@ class _Child:
     """One process, for one thread at a time."""
 
     def __init__(self, name: str) -> None:
-        environment = {
-            "PYTHONPATH": os.pathsep.join(sys.path),
-            "OPENBLAS_NUM_THREADS": "1",  # else numpy starts one per core
-        }
         self._socket, theirs = Pipe()
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__, name, str(SECONDS)],
+            self._process = run_module(
+                __name__, name, str(SECONDS),
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,  # the parent's is for results
-                env=os.environ | environment,
-                process_group=0,  # Ctrl-C is the parent's affair
-            )
+            )  # fmt: skip
 
     def ask(self, images: Sequence[bytes]) -> list[Any]:
         """A verdict or None per image; nothing if the child died, and its cause is known."""

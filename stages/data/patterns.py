@@ -5,7 +5,6 @@ meanwhile; why a child and no other engine: docs/adr/0015.
 """
 
 import json
-import os
 import re
 import resource
 import signal
@@ -15,6 +14,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 
+from stages.children import run_module
 from stages.errors import ConfigError, StageError
 
 MAX_LENGTH = 1000  # characters of a pattern
@@ -55,13 +55,10 @@ class PatternReader:
         self._group = group
 
     def __enter__(self) -> "PatternReader":
-        self._child = subprocess.Popen(
-            [sys.executable, "-P", "-S", "-m", __name__, self._pattern, self._group, str(SECONDS)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-            process_group=0,  # Ctrl-C is the parent's affair
-        )
+        self._child = run_module(
+            __name__, self._pattern, self._group, str(SECONDS),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
         return self
 
     def __exit__(self, *_: object) -> None:

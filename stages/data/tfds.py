@@ -5,6 +5,7 @@ import logging
 import re
 from array import array
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from stages.data.left_out import NO_LABEL, Tally
 from stages.data.network import bounded, is_outage
 from stages.data.png import encode_png
 from stages.data.source import SourceExample
-from stages.errors import DataError, NetworkError
+from stages.errors import ConfigError, DataError, NetworkError
 from store.examples import encode_id
 
 if TYPE_CHECKING:
@@ -50,8 +51,9 @@ class Tfds:
         examples anew whenever one is added.
 
         Raises:
+            ConfigError: TFDS has no dataset of this name.
             NetworkError: it cannot be fetched.
-            DataError: no such dataset or split, it cannot be prepared, or it is no image
+            DataError: no such split, it cannot be prepared, or it is no image
                 classification dataset.
         """
         import tensorflow_datasets as tfds
@@ -84,6 +86,12 @@ class Tfds:
             with bounded():
                 builder = tfds.builder(config.name, data_dir=config.data_dir)
                 builder.download_and_prepare()
+        except tfds.core.DatasetNotFoundError:
+            names = tfds.list_builders(with_community_datasets=False)
+            near = ", ".join(get_close_matches(str(config.name), names)) or "none"
+            raise ConfigError(
+                f"download.name: TFDS has no dataset {config.name!r}; names like it: {near}"
+            ) from None
         except Exception as error:  # noqa: BLE001 - TFDS raises whatever its dataset scripts raise
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             if is_outage(error):

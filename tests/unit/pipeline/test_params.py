@@ -54,6 +54,8 @@ def test_every_section_is_a_stage():
         ("download: {in_place: 1}", ["download.in_place", "boolean"]),
         ("finetune: {runs: {a: {set: s, head: h, epochs: 0}}}", ["finetune.runs.a", "epochs"]),
         ("download: [folder]", ["download", "object"]),
+        ("download: {pattern: '('}", ["download.pattern: no regular expression", "not '('"]),
+        ("split: {train: 0.5}", ["split: train, validation and test: sum to 1, not 0.7"]),
     ],
 )
 def test_a_wrong_key_or_value_is_named(tmp_path, text, found):

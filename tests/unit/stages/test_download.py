@@ -211,7 +211,7 @@ def test_labels_are_numbers_of_sorted_classes_in_whatever_order_these_come(tmp_p
     ("names", "message"),
     [
         ([], "no class sub-folders with images"),
-        (["1.png", "2.png"], "no class sub-folders with images"),
+        (["1.png", "2.png"], r"no class sub-folders with images, only 1\.png, 2\.png;"),
         (["a/"], "no images; put some there"),
         (["a/.DS_Store", "a/.hidden.png"], r"no images \(left out: .*hidden.*\); put some there"),
     ],

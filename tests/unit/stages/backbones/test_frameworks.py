@@ -39,6 +39,7 @@ KEPT = {
     "OPENBLAS_NUM_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "0",
     "TFDS_DATA_DIR": "/data",
+    "TF_VAR_region": "eu",  # Terraform's
     "KERAS_BACKEND": "tensorflow",
 }
 

@@ -10,7 +10,7 @@ from stages.data.pixels import decode
 from stages.data.png import encode_png
 from stages.data.raw import RawImages
 from stages.download import DownloadConfig, run
-from stages.errors import DataError, NetworkError
+from stages.errors import ConfigError, DataError, NetworkError
 from tests.unit.stages.data.test_fetch import good, server, silent  # noqa: F401 - fixtures
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -95,7 +95,8 @@ def test_the_same_again_decodes_nothing(prepared, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "no_such_dataset"}, "no_such_dataset"),
+        ({"name": "tf_flower"}, "'tf_flower'; names like it: tf_flowers"),
+        ({"name": "qqqq"}, "names like it: none"),
         ({"data_dir": "/nowhere"}, "nowhere"),
         ({"data_dir": "made_arrays"}, "set download.label"),
         ({"data_dir": "made_arrays", "label": "colour"}, "'kind', 'side'"),
@@ -105,7 +106,7 @@ def test_the_same_again_decodes_nothing(prepared, tmp_path):
 def test_what_cannot_be_read_is_an_error_in_one_line(prepared, tmp_path, options, message):
     directory = prepared[1].get(options.get("data_dir"))
     options |= {"data_dir": directory} if directory else {}
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises((ConfigError, DataError), match=message) as caught:
         fetch(tmp_path, **options)
     assert "\n" not in str(caught.value)
 
