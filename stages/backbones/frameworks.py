@@ -86,7 +86,7 @@ def check_pinned() -> None:
     """
     pin_environment()
     if _taken:  # when they were taken away, nobody had said yet where log lines go
-        logger.info("not listened to, for they could change values: %s", ", ".join(_taken))
+        logger.info("ignored, because they could change values: %s", ", ".join(_taken))
         _taken.clear()
     if _late:
         raise ConfigError(
