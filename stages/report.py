@@ -13,8 +13,12 @@ from stages.errors import DataError
 from stages.heads import standing
 from stages.heads.standing import MissingResultsError, Score
 from stages.outputs import replace, write_table, write_text
+from store.errors import StoreError
+from store.files import read_file
 
 PICTURES = "pictures"
+MAX_PICTURE = 1 << 24  # bytes; one of 4,096 curves has some megabytes
+MAX_PICTURES = 10_000
 
 logger = logging.getLogger(__name__)
 
@@ -149,12 +153,30 @@ def _tuned_rows(runs: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
 
 def _pictures(directories: Mapping[str, Path], *patterns: str) -> list[tuple[str, Path]]:
     """Title and path of every plot below some results that fits one of the patterns."""
-    return [
+    found = [
         (": ".join([name, *path.relative_to(directory).with_suffix("").parts]), path)
         for name, directory in directories.items()
         for pattern in patterns
         for path in sorted(directory.glob(pattern))
     ]
+    if len(found) > MAX_PICTURES:
+        raise DataError(
+            f"report: {len(found):,} pictures, at most {MAX_PICTURES:,} are shown, the last of them"
+            f" {found[-1][1]}; remove what `cryobase evaluate` has not written"
+        )
+    return found
+
+
+def _picture(path: Path) -> bytes:
+    """A picture of results that may come from elsewhere; no link, as the page goes to others.
+
+    Raises:
+        DataError: it is no regular file, or larger than any that is drawn here.
+    """
+    try:
+        return read_file(path, MAX_PICTURE)
+    except StoreError as error:
+        raise DataError(f"{error}; remove it, then run `cryobase evaluate`") from None
 
 
 def _copy(pictures: list[tuple[str, Path]], directory: Path) -> None:
@@ -163,11 +185,11 @@ def _copy(pictures: list[tuple[str, Path]], directory: Path) -> None:
     directory.mkdir()
     for title, path in pictures:
         name = re.sub(r"[^\w.-]+", "-", title)
-        replace(directory / f"{name}.svg", path.read_bytes())
+        replace(directory / f"{name}.svg", _picture(path))
 
 
 def _data_uri(path: Path) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+    return f"data:image/svg+xml;base64,{base64.b64encode(_picture(path)).decode('ascii')}"
 
 
 def _page(**values: Any) -> str:
