@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
+from pipeline.dvc_stage import locked
 from pipeline.layout import PER_NAME
 from store.errors import StoreError
 from store.publish import share
@@ -43,12 +41,11 @@ def last_version(root: Path, output: Path) -> Iterator[Path]:
 def _cached(root: Path, cache: Path, output: Path) -> dict[str, Path]:
     """The files of an output by name, if DVC's cache has all of them."""
     try:
-        lock = YAML(typ="safe", pure=True).load((root / "dvc.lock").read_bytes())
-        outs = [out for stage in lock["stages"].values() for out in stage.get("outs", ())]
+        outs = [out for stage in locked(root).values() for out in stage.get("outs", ())]
         [digest] = {out["md5"] for out in outs if _lies_at(root, out["path"], output)}
         entries = read_json(_object(cache, digest), MAX_LISTING)
         files = {component(entry["relpath"]): _object(cache, entry["md5"]) for entry in entries}
-    except (StoreError, OSError, YAMLError, ValueError, KeyError, TypeError, AttributeError):
+    except (StoreError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
     return files if all(file.is_file() for file in files.values()) else {}
 

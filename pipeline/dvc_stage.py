@@ -4,10 +4,9 @@ import os
 import re
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
+from pipeline import bounded_yaml
 from pipeline.params import ParamsError
 
 PIPELINE = "dvc.yaml"
@@ -37,11 +36,16 @@ def name_from_dvc(command: str) -> str:
 
 def was_run(root: Path, stage: str) -> bool:
     """Whether `dvc.lock` has a run of a stage, here or on the machine of a colleague."""
+    return stage in locked(root)
+
+
+def locked(root: Path) -> dict[str, Any]:
+    """The stages of `dvc.lock`, which comes with a repository; none where it is none of DVC's."""
     try:
-        lock = YAML(typ="safe", pure=True).load((root / "dvc.lock").read_bytes())
-        return stage in lock["stages"]
-    except (OSError, YAMLError, ValueError, KeyError, TypeError):
-        return False
+        stages = bounded_yaml.read(root / "dvc.lock")["stages"]
+    except (FileNotFoundError, bounded_yaml.UnusableYamlError, KeyError, TypeError):
+        return {}
+    return stages if isinstance(stages, dict) else {}
 
 
 def mend_of_links(message: str) -> str:
