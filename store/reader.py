@@ -17,7 +17,7 @@ from store.canary import load_canary
 from store.errors import IntegrityError, StoreNotFoundError, UnknownExampleError, mended_by
 from store.examples import Examples, ExamplesFile
 from store.join import rows_of
-from store.manifest import Manifest, load
+from store.manifest import Manifest, Published, load
 from store.rows import Numbers, Rows, widened
 
 log = logging.getLogger(__name__)
@@ -60,13 +60,13 @@ class FeatureSet:
             self._file = ExamplesFile(directory, examples, self.classes, full=full)
             self.table = Rows(directory, manifest, full=full)
             self.table.mend = mend
-            self._find_rows(manifest.published.count)
+            self._find_rows(manifest.published)
             if full:
                 self._check_content()
 
-    def _find_rows(self, count: int) -> None:
+    def _find_rows(self, published: Published) -> None:
         self._labels, hidden = self._file.labels()
-        if len(self._labels) != count:
+        if (len(self._labels), hidden) != (published.count, published.quarantined):
             raise IntegrityError(f"{self._file.path}: not as many as the manifest says")
         self._rows = rows_of(self._file, self.table, self.views)
         self._count = len(self._labels) - hidden

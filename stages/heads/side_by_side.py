@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stages.errors import DataError
-from store import Examples, FeatureSet, UnknownExampleError
+from store import Examples, FeatureSet, IntegrityError, UnknownExampleError
+from store.text import visible
 
 Paths = Path | Sequence[Path]
 
@@ -80,10 +81,23 @@ class SideBySide:
     def arrays(
         self, ids: ArrayLike | None = None, view: int = 0
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """Features (n, width) and labels (n,), see `FeatureSet.arrays`."""
-        ids = self.having(self.examples.ids) if ids is None else ids
+        """Features (n, width) and labels (n,), see `FeatureSet.arrays`.
+
+        Raises:
+            IntegrityError: a feature is not finite. The store writes none, so that somebody else
+                wrote the set, and a head would learn nothing else from it.
+        """
+        ids = self.having(self.examples.ids) if ids is None else np.asarray(ids)
         parts = [one.arrays(ids, view) for one in self._sets]
         labels = parts[0][1]
+        for one, (features, _) in zip(self._sets, parts, strict=True):
+            finite = np.isfinite(features).all(axis=tuple(range(1, features.ndim)))
+            if not finite.all():
+                name = visible(bytes(ids[int(finite.argmin())]).decode())
+                raise IntegrityError(
+                    f"{one.directory}: the features of {name} are not finite; get the set from"
+                    " where it came again"
+                )
         flat = [
             features.reshape(len(labels), math.prod(features.shape[1:])) for features, _ in parts
         ]
