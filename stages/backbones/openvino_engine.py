@@ -23,9 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.backbones import canary
+from stages.backbones.foreign import MAX_FILE
 from stages.backbones.kept import kept
 from stages.backbones.machine import cores
 from stages.backbones.trunk import Trunk, padded
+from stages.received import opened
 from store.text import read_json
 
 MODEL = "model.xml"
@@ -148,7 +150,7 @@ def _card(directory: Path, trunk: Trunk, outputs: Sequence[str]) -> dict[str, An
     sha256 = {}
     for path in directory.iterdir():
         if path.name != CARD:
-            with path.open("rb") as file:
+            with opened(path, MAX_FILE) as file:
                 sha256[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return {"made_from": _parts(trunk, outputs), "sha256": sha256}
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stages.archives import read_npz
 from stages.errors import DataError
 from stages.received import opened
-from store.publish import publish_bytes
+from store.publish import publish_bytes, remove
 from store.text import parse_json
 
 Arrays = list[NDArray[Any]]
@@ -89,7 +89,7 @@ class Checkpoints:
                 self.weights(state.kept)
             except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 logger.warning("%s: no epoch of this run, or damaged; removed", path)
-                path.unlink(missing_ok=True)
+                remove(path)
             else:
                 return state
         return None
