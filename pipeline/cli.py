@@ -16,6 +16,8 @@ import typer
 from pipeline import cli_heads, cli_recipe, cli_store, logs, tables
 from pipeline.layout import Layout
 
+LONGEST = 900  # characters of an error
+
 app = typer.Typer(
     name="cryobase",
     help="Freeze the base once, reuse its features everywhere.",
@@ -340,12 +342,12 @@ def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _one_line(error: Exception) -> str:
+    """What an error says, in one line; of a long one, which quotes a name or file, both ends."""
     text = " ".join(str(error).split())
-    return (
-        text
-        if type(error).__module__.split(".")[0] in logs.PACKAGES
-        else f"{type(error).__name__}: {text}"
-    )
+    if type(error).__module__.split(".")[0] not in logs.PACKAGES:
+        text = f"{type(error).__name__}: {text}"
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} … {text[-half:]}"
 
 
 if __name__ == "__main__":
