@@ -1,15 +1,16 @@
 """Hostile models, weights and heads by name, and mutations of good ones."""
 
 import io
-import os
 import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tests.integration.attacks import Run, add_row, special
 
 
 def mutated(whole: bytes, random: np.random.Generator) -> bytes:
@@ -360,95 +361,69 @@ KERAS = {
 }
 
 
-class Received(NamedTuple):
-    """A hostile thing that somebody may send.
+class Base:
+    """Stands for a base that has room for any weights, where only their reading is tried."""
 
-    Attributes:
-        write: puts it into a directory and returns its path.
-        use: what a command does with that path; raises what the command tells.
-        code: the exit code that the command then has.
-    """
+    weights = ()
+    layers = ()
 
-    write: Callable[[Path], Path]
-    use: Callable[[Path], object]
-    code: int
+    def load_weights(self, path: str) -> None:
+        raise ValueError("the weights of another model")
 
 
-def _weights(backbone: str) -> Callable[[Path], object]:
-    def use(path: Path) -> object:
-        from stages.backbones.build import build
-        from stages.backbones.table import BACKBONES
-        from stages.backbones.weights import locate_weights
+def _weights(backbone: str, path: Path) -> Run:
+    """What `extract` does with a file of weights before it computes."""
 
-        found = locate_weights(backbone, str(path))
-        own = BACKBONES[backbone].preprocessing
-        return build(backbone, found.path, image_size=64, preprocessing=own, outputs=["avg"])
+    def run() -> None:
+        from stages.backbones import build, weights
 
-    return use
+        found = weights.locate_weights(backbone, str(path))
+        build._load(backbone, Base(), found.path)
 
-
-def _file(name: str, data: bytes) -> Callable[[Path], Path]:
-    def write(directory: Path) -> Path:
-        path = directory / name
-        path.write_bytes(data)
-        return path
-
-    return write
+    return run
 
 
-def _head(data: bytes) -> Callable[[Path], Path]:
-    """A head whose weights are these bytes, with their checksum."""
+def _add(kind: str, backbone: str, suffix: str, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
 
-    def write(directory: Path) -> Path:
-        from tests.unit.stages.heads.test_head import forge, make_head
+        def write(place: Path, data: bytes = data) -> Run:
+            path = place / f"a{suffix}"
+            path.write_bytes(data)
+            return _weights(backbone, path)
 
-        make_head().save(directory / "head")
-        forge(directory / "head", lambda path: path.write_bytes(data))
-        return directory / "head"
-
-    return write
+        add_row(f"{kind}: {name}", write, 5)
 
 
-def _load_head(path: Path) -> object:
-    from stages.heads.head import Head
+def _add_special(suffix: str, backbone: str) -> None:
+    for kind in ("fifo", "device", "sparse", "folder", "socket"):
 
-    return Head.load(path)
+        def write(place: Path, kind: str = kind) -> Run:
+            special(place / f"a{suffix}", kind)
+            return _weights(backbone, place / f"a{suffix}")
 
-
-def _special(name: str, kind: str) -> Callable[[Path], Path]:
-    def write(directory: Path) -> Path:
-        path = directory / name
-        if kind == "fifo":
-            os.mkfifo(path)
-        elif kind == "device":
-            path.symlink_to("/dev/zero")
-        elif kind == "sparse":
-            with path.open("wb") as file:
-                file.truncate(7 << 30)
-        else:
-            path.mkdir()
-        return path
-
-    return write
+        add_row(f"{suffix}: {kind}", write, 5)
 
 
-def _received() -> dict[str, Received]:
-    lite0, mobilenet = _weights("efficientnet_lite0"), _weights("mobilenet")
-    found = {
-        f"pth: {name}": Received(_file("a.pth", data), lite0, 5) for name, data in TORCH.items()
-    }
-    for name, data in H5.items():
-        found[f"h5: {name}"] = Received(_file("a.weights.h5", data), mobilenet, 5)
-        found[f"old h5: {name}"] = Received(_file("a.h5", data), mobilenet, 5)
-    for name, data in KERAS.items():
-        found[f"keras: {name}"] = Received(_file("a.keras", data), mobilenet, 5)
-    for suffix, use in ((".pth", lite0), (".h5", mobilenet), (".keras", mobilenet)):
-        for kind in ("fifo", "device", "sparse", "directory"):
-            found[f"{suffix}: {kind}"] = Received(_special(f"a{suffix}", kind), use, 5)
+_add("pth", "efficientnet_lite0", ".pth", TORCH)
+_add("h5", "mobilenet", ".weights.h5", H5)
+_add("old h5", "mobilenet", ".h5", H5)
+_add("keras", "mobilenet", ".keras", KERAS)
+for _suffix in (".pth", ".h5", ".keras"):
+    _add_special(_suffix, "efficientnet_lite0" if _suffix == ".pth" else "mobilenet")
+
+
+def _add_heads() -> None:
     for name, data in NPZ.items():
-        found[f"head: {name}"] = Received(_head(data), _load_head, 3)
-    return found
+
+        def write(place: Path, data: bytes = data) -> Run:
+            from stages.heads.head import Head
+            from tests.unit.stages.heads.test_head import forge, make_head
+
+            make_head().save(place / "head")
+            forge(place / "head", lambda path: path.write_bytes(data))
+            return lambda: Head.load(place / "head")
+
+        add_row(f"head: {name}", write, 3)
 
 
-# name -> what is written, what reads it, and how that ends
-RECEIVED = _received()
+_add_heads()
