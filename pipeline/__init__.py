@@ -16,6 +16,3 @@ for _name in ("stages", "store"):
             f"cryobase: `{_name}` is {_origin}, which stands before Cryobase's own in PYTHONPATH;"
             " rename it, or take its directory out of PYTHONPATH"
         )
-
-# It takes variables away that could change values, before numpy, too, can read them.
-import stages  # noqa: E402, F401

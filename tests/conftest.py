@@ -1,11 +1,8 @@
 """What all tests share: no network, no noise, a home of its own."""
 
-import ctypes
-import gc
 import logging
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.logs import PACKAGES
+from tests.memory import give_back
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["DVC_NO_ANALYTICS"] = "1"
 MEMORY = Path("/dev/shm")
-TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
 OWN_CACHE = pytest.StashKey[str]()
 
 
@@ -68,11 +65,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _own_memory() -> Iterator[None]:
     """What a file's tests have built goes before the next file's tests build more."""
     yield
-    if "stages.backbones.frameworks" in sys.modules and "keras" in sys.modules:
-        sys.modules["stages.backbones.frameworks"].forget_names()
-    gc.collect()
-    if TRIM:
-        TRIM(0)
+    give_back()
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
-"""How much memory a process has used."""
+"""How much memory a process has used, and giving it back."""
 
+import ctypes
+import gc
 import re
 import resource
 import sys
@@ -16,3 +18,15 @@ def peak_bytes() -> int:
         return 1024 * int(re.findall(r"VmHWM:\s*(\d+) kB", status.read_text())[0])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+
+
+def give_back() -> None:
+    """Return to the system what nobody refers to any more; Keras' own session refers to much."""
+    if "stages.backbones.frameworks" in sys.modules and "keras" in sys.modules:
+        sys.modules["stages.backbones.frameworks"].forget_names()
+    gc.collect()
+    if TRIM:
+        TRIM(0)

@@ -23,21 +23,23 @@ from stages.errors import ConfigError
 GREETING = re.compile(rb"^(WARNING: All log messages before absl|[IW]\d{4,} [\d:. ]+\S+\.cc:\d+\])")
 
 # How the names of the variables begin that a library listens to, and which modules read them so
-# early, or so often, that taking them away later is no cure. Keras' can be set back; numpy's choose
-# among kernels, as another processor does.
+# early, or so often, that taking them away later is no cure; Keras' can be set back. Numpy's
+# (OPENBLAS_, MKL_, NPY_) are not among them: they choose among kernels, as another processor does,
+# which no row depends on, and some machines need them.
 READERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("TF_", "TF2_", "XLA_", "CUDNN_", "CUBLAS_", "NVIDIA_TF32_"), ("tensorflow",)),
     **dict.fromkeys(("ONEDNN_", "DNNL_"), ("tensorflow", "openvino")),
     **dict.fromkeys(("OV_", "OPENVINO_"), ("openvino",)),
     "OPENCV_": ("cv2",),
     "JSIMD_": ("simplejpeg",),
-    **dict.fromkeys(("KERAS_", "MKL_", "NPY_", "OPENBLAS_"), ()),
+    "KERAS_": (),
 }
 # Of these, the ones that change where, how fast or how loud: devices, threads, memory, logs.
 HARMLESS = re.compile(
     r"KERAS_HOME|TF2_BEHAVIOR=1|TF_CPP_\w+|TF_NUM_\w+_THREADS|TF_FORCE_\w+|TF_\w*MEM\w*|\w*LOG\w*"
-    r"|TF_(CLI|VAR)_\w+"  # Terraform's, of which TensorFlow knows nothing
     r"|TF_GPU_(ALLOCATOR|THREAD_\w+)|TF_MIN_GPU_MULTIPROCESSOR_COUNT|\w+_VERBOSE|\w+_NUM_THREADS"
+    # Terraform's, of which TensorFlow knows nothing
+    r"|TF_(CLI|VAR|TOKEN|PLUGIN|REGISTRY)_\w+|TF_(DATA_DIR|WORKSPACE|INPUT|IN_AUTOMATION)"
 )
 
 # what `tf.config.optimizer.get_experimental_options` names where nothing was set; all are False
@@ -86,7 +88,7 @@ def check_pinned() -> None:
     """
     pin_environment()
     if _taken:  # when they were taken away, nobody had said yet where log lines go
-        logger.info("not listened to, for they could change values: %s", ", ".join(_taken))
+        logger.info("ignored, because they could change values: %s", ", ".join(_taken))
         _taken.clear()
     if _late:
         raise ConfigError(

@@ -1,12 +1,14 @@
 """Models for use elsewhere, written only after the graft check, and read back before they count."""
 
+import contextlib
+import gc
 import importlib.util
 import json
 import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,7 +144,7 @@ def _write_onnx(model: Any, path: Path) -> None:
     import onnx
 
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # it names every node it cannot convert
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _garbage_found_early():
         warnings.simplefilter("ignore", FutureWarning)  # of tf2onnx, which Keras adapts to numpy 2
         model.export(path, format="onnx", verbose=False)
     nodes = onnx.load(path).graph.node
@@ -151,6 +153,22 @@ def _write_onnx(model: Any, path: Path) -> None:
             f"onnx: tf2onnx cannot convert {', '.join(sorted(unknown))} of this base;"
             " take --format openvino"
         )
+
+
+@contextlib.contextmanager
+def _garbage_found_early() -> Iterator[None]:
+    """tf2onnx leaves a copy of all weights behind at each of its dozens of steps, in few objects
+    and in cycles, so that Python would look for them after gigabytes.
+    """
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()  # what is there already need not be looked at again
+    gc.set_threshold(1000, 5, 1)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def _run_onnx(path: Path, images: Floats) -> Floats:

@@ -7,14 +7,23 @@ import pytest
 from pipeline import recipes
 from pipeline.params import load
 from stages import download, evaluate, extract, finetune, split, train
+from tests.memory import give_back
 from tests.scale import RUN_ALL
 
 EPOCHS = recipes.SMOKE_EPOCHS if RUN_ALL else 1
 VARIANTS = 9 if RUN_ALL else 1  # runs of a recipe that differ in rates and layers alone
+COUNTS = recipes.SMOKE_COUNTS if RUN_ALL else {"train": 2, "validation": 1, "test": 1}
+
+
+@pytest.fixture(autouse=True)
+def _one_base_at_a_time():
+    yield
+    give_back()
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_a_recipe_runs(name, tmp_path):
+def test_a_recipe_runs(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "SMOKE_COUNTS", COUNTS)
     if name.startswith("keras-book-xception") and not name.endswith("applications"):
         pytest.importorskip("keras_hub", reason="the extra keras-hub is not installed")
     recipe = recipes.read(name)

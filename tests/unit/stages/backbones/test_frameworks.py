@@ -24,8 +24,6 @@ HOSTILE = {
     "OPENVINO_ANYTHING": "1",
     "OPENCV_IO_MAX_IMAGE_PIXELS": "10",
     "JSIMD_FORCENONE": "1",
-    "NPY_DISABLE_CPU_FEATURES": "AVX2",
-    "OPENBLAS_CORETYPE": "Prescott",
 }
 KEPT = {
     "KERAS_HOME": "/weights",
@@ -37,9 +35,11 @@ KEPT = {
     "ONEDNN_VERBOSE": "1",
     "OPENCV_LOG_LEVEL": "ERROR",
     "OPENBLAS_NUM_THREADS": "1",
+    "OPENBLAS_CORETYPE": "Haswell",  # which some machines need
+    "TF_VAR_region": "eu",  # Terraform's
+    "TF_CLI_CONFIG_FILE": "/home/me/.terraformrc",
     "CUDA_VISIBLE_DEVICES": "0",
     "TFDS_DATA_DIR": "/data",
-    "TF_VAR_region": "eu",  # Terraform's
     "KERAS_BACKEND": "tensorflow",
 }
 
