@@ -28,8 +28,7 @@ def last_version(root: Path, output: Path) -> Iterator[Path]:
         root: The directory of `dvc.lock`.
         output: An output that is a flat directory of cached files.
     """
-    cache = root if output.exists() else _cache(root)
-    if output.exists() or not cache.is_dir():
+    if output.exists() or not (root / "dvc.lock").exists() or not (cache := _cache(root)).is_dir():
         yield output
         return
     with tempfile.TemporaryDirectory(prefix="cryobase-", dir=cache) as links:
@@ -62,6 +61,10 @@ def _object(cache: Path, digest: str) -> Path:
 
 
 def _cache(root: Path) -> Path:
-    from dvc.config import Config  # a third of a second
+    from dvc.config import Config, ConfigError  # a third of a second
 
-    return Path(Config(str(root / ".dvc"))["cache"].get("dir") or root / ".dvc" / "cache")
+    own = root / ".dvc" / "cache"
+    try:
+        return Path(Config(str(root / ".dvc"))["cache"].get("dir") or own)
+    except (ConfigError, OSError, RuntimeError):  # no home, or a broken file of the user's own
+        return own

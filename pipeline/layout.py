@@ -35,7 +35,7 @@ class Layout:
         own, asked = shared / "pool", os.environ.get("CRYOBASE_POOL")
         if not asked:
             return cls(root, shared, own)
-        pool = Path(asked).expanduser()
+        pool = _asked(asked)
         return cls(root, shared, pool) if _is_writable(pool) else cls(root, shared, own, pool)
 
     @property
@@ -112,6 +112,21 @@ class Layout:
             from pipeline.params import ParamsError  # which loads what every stage is configured by
 
             raise ParamsError(f"{error}; name a set, head or run of params.yaml") from None
+
+
+def _asked(text: str) -> Path:
+    """The directory that `$CRYOBASE_POOL` names."""
+    from pipeline.params import ParamsError  # which loads what every stage is configured by
+
+    try:
+        pool = Path(text).expanduser()
+    except RuntimeError:
+        raise ParamsError(
+            f"CRYOBASE_POOL: {text}: no home directory is known; write the path out"
+        ) from None
+    if os.path.exists(pool) and not os.path.isdir(pool):  # False too where it may not be seen
+        raise ParamsError(f"CRYOBASE_POOL: {text}: no directory; name one, or unset the variable")
+    return pool
 
 
 def _is_writable(pool: Path) -> bool:

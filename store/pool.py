@@ -169,7 +169,7 @@ class Pool:
         wanted, numbers = assemble.keys_of(digests, views)
         now = self.snapshot()
         existing = int((now.index.find(words_of_rows(wanted, numbers)) >= 0).sum())
-        existing += adopt.lendable(self, lender, digests, views) if lender else 0
+        existing += 0 if lender is None else adopt.lendable(self, lender, digests, views)
         known = now.manifest.feature_shape is not None
         return Plan(existing, len(wanted) - existing, now.rows.row_bytes if known else None)
 

@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from io import BufferedReader
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,8 +47,9 @@ MADE = re.compile(r".+-seeded-\d+-([0-9a-f]{64})\.weights\.h5")  # as `seeded.na
 def is_known(backbone: str, path: Path) -> bool:
     """Whether a file is the one that Keras publishes, or one of our making in our cache."""
     expected = BACKBONES[backbone].checksum
-    if path.parent == cache_directory() / "weights" and (made := MADE.fullmatch(path.name)):
-        expected = made[1]
+    with suppress(RuntimeError):  # no home, so no cache
+        if path.parent == cache_directory() / "weights" and (made := MADE.fullmatch(path.name)):
+            expected = made[1]
     with opened(path, MAX_FILE) as file:
         kind: Algorithm = "sha256" if len(expected) == SHA256 else "md5"
         return bool(expected) and digest(file.fileno(), kind) == expected

@@ -176,7 +176,8 @@ def forget_names() -> None:
 
 def keras_home() -> Path:
     """Where Keras keeps downloaded weights."""
-    return Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+    # `Path.expanduser` ends with an error where no home is known, and most runs need no such file.
+    return Path(os.path.expanduser(os.environ.get("KERAS_HOME") or "~/.keras"))
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ from pathlib import Path
 from stages.errors import ConfigError
 from store.verified import cache_directory
 
+MEND = "set CRYOBASE_CACHE to a directory of your own"
+
 
 def kept(name: str) -> Path:
     """The directory `name` of the user's cache, made if need be, for nobody else.
@@ -16,25 +18,30 @@ def kept(name: str) -> Path:
     given that right on purpose, or is the user's own (umask 002 on Debian and Fedora).
 
     Raises:
-        ConfigError: it belongs to somebody else, or anybody may write to it.
+        ConfigError: it cannot be made, belongs to somebody else, or anybody may write to it.
     """
-    root = cache_directory()
-    for directory in (root, root / name):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_own(directory)
+    try:
+        root = cache_directory()
+        for directory in (root, root / name):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_own(directory)
+    except RuntimeError:
+        raise ConfigError(f"no home directory is known for the cache; {MEND}") from None
+    except OSError as error:
+        fact = os.strerror(error.errno or 0)
+        raise ConfigError(f"{error.filename}: no place for the cache ({fact}); {MEND}") from None
     return root / name
 
 
 def _check_own(directory: Path) -> None:
     found = directory.stat()
-    mend = "set CRYOBASE_CACHE to a directory of your own"
     if found.st_uid not in (os.geteuid(), 0):
         raise ConfigError(
             f"{directory}: belongs to user {found.st_uid}, what is kept there is not to be"
-            f" trusted; {mend}"
+            f" trusted; {MEND}"
         )
     if found.st_mode & stat.S_IWOTH:
         raise ConfigError(
             f"{directory}: anybody may write there, what is kept there is not to be trusted;"
-            f" run `chmod o-w {shlex.quote(str(directory))}`, or {mend}"
+            f" run `chmod o-w {shlex.quote(str(directory))}`, or {MEND}"
         )

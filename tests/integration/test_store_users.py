@@ -118,6 +118,17 @@ def test_a_directory_that_may_not_be_written(quick_path):
 
 
 @pytest.mark.fault(49)
+def test_a_lender_with_a_torn_manifest_lends_nothing(quick_path):
+    lender = fill(Pool(quick_path / "lender", spec()), range(10))
+    (manifest,) = lender.directory.glob("manifest-*")
+    manifest.unlink()
+    manifest.write_text("{}")
+    pool = Pool(quick_path / "pool", spec())
+    assert pool.plan(digests(range(15)), lender=lender).existing == 0
+    assert pool.borrow(lender, digests(range(15))) == 0
+
+
+@pytest.mark.fault(49)
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_pool_that_may_only_be_read_lends_its_rows(quick_path, damaged):
     lender = fill(Pool(quick_path / "lender", spec()), range(10))

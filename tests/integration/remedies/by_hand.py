@@ -103,7 +103,7 @@ BY_HAND = {
         "{}: cannot be read ({}); check its permissions",
         "{}: cannot be listed ({}); check its permissions",
         "{}: cannot be read ({}); give yourself the right to read it, or set download.path",
-        "{}: belongs to user {}, what is kept there is not to be trusted; {mend}",
+        "{}: belongs to user {}, what is kept there is not to be trusted; {MEND}",
         "check the path",
     ),
     "the network, a server or a dataset of somebody": (

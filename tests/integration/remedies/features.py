@@ -461,7 +461,7 @@ def libraries_that_compute_otherwise():
 
 ROOM = (
     "{}: the missing rows need {} bytes, {} {}; take fewer views, a pooled output or float16, or"
-    " {mend}"
+    " {MEND}"
 )
 
 
@@ -476,7 +476,7 @@ def scheduler() -> None:
 
 ANYBODY = (
     "{}: anybody may write there, what is kept there is not to be trusted; run `chmod o-w {}`, or"
-    " {mend}"
+    " {MEND}"
 )
 OF_ONE_S_OWN = "set CRYOBASE_CACHE to a directory of your own"
 
@@ -491,6 +491,48 @@ def a_scheduler_elsewhere():
     set_param("extract.scheduler_address", "tcp://10.0.0.1:8786")
 
 
+def own_cache(_: str) -> None:
+    os.environ["CRYOBASE_CACHE"] = "my own"
+
+
+@situation(
+    "{}: no place for the cache ({}); {MEND}",
+    OF_ONE_S_OWN,
+    probe=lambda: kept.kept("weights"),
+    obey=own_cache,
+)
+def a_home_that_is_no_directory():
+    os.environ["CRYOBASE_CACHE"] = "/dev/null/cache"
+
+
+@situation(
+    "no home directory is known for the cache; {MEND}",
+    OF_ONE_S_OWN,
+    probe=lambda: kept.kept("weights"),
+    obey=own_cache,
+)
+def a_user_without_a_home():
+    os.environ["CRYOBASE_CACHE"] = "~nobody-of-this-name"
+
+
+@situation(
+    "CRYOBASE_POOL: {}: no home directory is known; write the path out",
+    probe="store ls",
+    obey=lambda _: os.environ.update(CRYOBASE_POOL="pool"),
+)
+def a_pool_in_the_home_of_nobody():
+    os.environ["CRYOBASE_POOL"] = "~nobody-of-this-name/pool"
+
+
+@situation(
+    "CRYOBASE_POOL: {}: no directory; name one, or unset the variable",
+    probe="store ls",
+    obey=lambda _: os.environ.pop("CRYOBASE_POOL"),
+)
+def a_pool_that_is_a_file():
+    os.environ["CRYOBASE_POOL"] = "params.yaml"
+
+
 @situation(ANYBODY, OF_ONE_S_OWN, probe=lambda: kept.kept("weights"))
 def a_cache_that_anybody_may_fill():
     os.environ["CRYOBASE_CACHE"] = "a cache"
@@ -502,7 +544,7 @@ def a_cache_that_anybody_may_fill():
     ANYBODY,
     OF_ONE_S_OWN,
     probe=lambda: kept.kept("weights"),
-    obey=lambda _: os.environ.update(CRYOBASE_CACHE="my own"),
+    obey=own_cache,
 )
 def a_cache_that_is_left_for_another():
     a_cache_that_anybody_may_fill()

@@ -66,7 +66,7 @@ def nothing_to_watch_under_this_name():
 
 
 @situation(
-    "{}: no class sub-folders with images; put them into <class>/, or set download.pattern where"
+    "{}: no class sub-folders with images{}; put them into <class>/, or set download.pattern where"
     " the file names hold the labels",
     probe="download",
     obey=lambda _: set_param("download.pattern", "^[a-z]+"),
