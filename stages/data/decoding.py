@@ -2,7 +2,6 @@
 
 import io
 import re
-import struct
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
@@ -98,7 +97,7 @@ def inspect(data: bytes) -> headers.Header:
         raise UndecodableImageError(TOO_LARGE)
     try:
         header = headers.read(data)
-    except (struct.error, IndexError, ValueError) as error:
+    except ValueError as error:
         raise UndecodableImageError(f"broken header: {_one_line(error)}") from None
     if header is None:
         raise UndecodableImageError(unread.describe(data))

@@ -54,10 +54,13 @@ def read(data: bytes) -> Header | None:
     """The header of a file of a format that is read, else None.
 
     Raises:
-        ValueError, IndexError, struct.error: the header is broken.
+        ValueError: the header is broken.
     """
     form = format_of(data)
-    return _READERS[form](data) if form else None
+    try:
+        return _READERS[form](data) if form else None
+    except (struct.error, IndexError) as error:
+        raise ValueError(str(error)) from None
 
 
 def format_of(start: bytes) -> str:

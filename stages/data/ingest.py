@@ -6,7 +6,7 @@ import os
 import time
 from array import array
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -213,7 +213,9 @@ def settle(
 
 
 def _pack_again(writer: PackWriter, digest: bytes, data: bytes, path: Path) -> tuple[int, int]:
-    header = headers.read(data) if hashlib.sha256(data).digest() == digest else None
+    header = None
+    with suppress(ValueError):  # of an index and packs from elsewhere, that fit and hold no image
+        header = headers.read(data) if hashlib.sha256(data).digest() == digest else None
     if header is None:
         mend = packs.anew(path)
         raise DataError(f"{path}: image {digest.hex()} has changed; {mend}")
