@@ -60,7 +60,9 @@ def written(log: Path) -> set[str]:
         opened = call.startswith(("open", "creat"))
         if call.startswith("symlink"):
             paths = paths[1:]  # the first is only what it says
-        if ") = -1" not in line and (not opened or re.search("O_(WRONLY|RDWR|CREAT|TRUNC)", line)):
+        if ") = -1" not in line and (
+            not opened or re.search("O_WRONLY|O_RDWR|O_CREAT|O_TRUNC", line)
+        ):
             found.update(path for path in paths if path.startswith("/"))
     # The names of threads, and the semaphores of joblib.
     return {path for path in found if not re.fullmatch("/proc/.*/comm|/dev/shm/sem[.].*", path)}
