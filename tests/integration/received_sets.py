@@ -441,9 +441,8 @@ def rates_of_a_pool(place, text):
     return lambda: (seconds(place / "shared", "a", 10), remember(place / "shared", "b", 1, 1.0))
 
 
-@attack(0, fifo="fifo", circle="circle", device="device", file="file")
+@attack(2, fifo="fifo", circle="circle", device="device", file="file")
 def a_pool_that_is_no_directory(place, kind):
-    """It cannot be written, so that rows go to the checkout's own pool."""
     (place / "params.yaml").write_text(PARAMS)
     (place / "x").touch()
     special(place / "shared", "link" if kind == "file" else kind, place / "x")
