@@ -124,7 +124,7 @@ def _asked(text: str) -> Path:
         raise ParamsError(
             f"CRYOBASE_POOL: {text}: no home directory is known; write the path out"
         ) from None
-    if os.path.exists(pool) and not os.path.isdir(pool):  # False too where it may not be seen
+    if os.path.lexists(pool) and not os.path.isdir(pool):  # False too where it may not be seen
         raise ParamsError(f"CRYOBASE_POOL: {text}: no directory; name one, or unset the variable")
     return pool
 
