@@ -64,6 +64,12 @@ TRIED_ELSEWHERE = {  # text -> the test that does what it says
 }  # fmt: skip
 
 BY_HAND = {
+    "another copy of what was received": (
+        "{}: the features of {} are not finite; get the set from where it came again",
+        "report: {} pictures, at most {} are shown, the last of them {}; remove what"
+        " `cryobase evaluate` has not written",
+        "{}; remove it, then run `cryobase evaluate`",
+    ),
     "a program that nobody needs for the tests unpacks it": (
         "`7z x {}`",
         "`unrar x {}`",
