@@ -36,6 +36,8 @@ lint: env ## check style, spelling and types
 	ruff check .
 	ruff format --check .
 	codespell --toml pyproject.toml $$(git ls-files '*.py' '*.md' '*.yaml')
+	mkdir -p build/links/cryobase
+	ln -sfn ../../../store ../../../stages ../../../pipeline ../../../pipeline/api/__init__.py build/links/cryobase
 	mypy
 
 format: env ## rewrite the code in the agreed style

@@ -13,8 +13,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipeline import cli_heads, cli_recipe, cli_store, logs, tables
-from pipeline.layout import Layout
+from cryobase.pipeline import cli_heads, cli_recipe, cli_store, logs, tables
+from cryobase.pipeline.layout import Layout
 
 LONGEST = 900  # characters of an error
 
@@ -55,9 +55,9 @@ def options(
 @app.command()
 def watch() -> None:
     """Note what the source holds and which names params.yaml has, so that DVC notices changes."""
-    from pipeline.dvc_stage import was_run
-    from pipeline.params import STAGES, load
-    from stages import watch as stage
+    from cryobase.pipeline.dvc_stage import was_run
+    from cryobase.pipeline.params import STAGES, load
+    from cryobase.stages import watch as stage
 
     layout = Layout.here()
     params = load(layout.params, *STAGES)
@@ -76,8 +76,8 @@ def watch() -> None:
 @app.command()
 def download() -> None:
     """Bring the images of the source into data/raw."""
-    from pipeline.params import load
-    from stages import download as stage
+    from cryobase.pipeline.params import load
+    from cryobase.stages import download as stage
 
     layout = Layout.here()
     stage.run(load(layout.params, "download").download, output=layout.raw)
@@ -86,8 +86,8 @@ def download() -> None:
 @app.command()
 def split() -> None:
     """Assign every image to train, validation or test."""
-    from pipeline.params import load
-    from stages import split as stage
+    from cryobase.pipeline.params import load
+    from cryobase.stages import split as stage
 
     layout = Layout.here()
     stage.run(load(layout.params, "split").split, raw=layout.raw, output=layout.splits)
@@ -106,9 +106,9 @@ def extract(
     """Compute the features that the pool lacks and publish a feature set."""
     from dataclasses import replace
 
-    from pipeline.dvc_cache import last_version
-    from pipeline.params import load, one_or_all
-    from stages import extract as stage
+    from cryobase.pipeline.dvc_cache import last_version
+    from cryobase.pipeline.params import load, one_or_all
+    from cryobase.stages import extract as stage
 
     name, layout = _named("extract", name, dvc)
     given = {
@@ -140,8 +140,8 @@ def train(
     dvc: OfDvc = False,
 ) -> None:
     """Train all heads of a feature set in one scan of its rows; on a cluster, `ridge` alone."""
-    from pipeline.params import load, one_or_all
-    from stages import train as stage
+    from cryobase.pipeline.params import load, one_or_all
+    from cryobase.stages import train as stage
 
     name, layout = _named("train", name, dvc)
     params = load(layout.params, "train")
@@ -165,7 +165,7 @@ def _executor(address: str | None, file: str | None, *, insecure: bool) -> Itera
     if not address and not file:
         yield None
         return
-    from stages.cluster import Cluster, connect
+    from cryobase.stages.cluster import Cluster, connect
 
     named = Cluster(scheduler_address=address or "", scheduler_file=file or "", insecure=insecure)
     with connect(named) as client:
@@ -175,8 +175,8 @@ def _executor(address: str | None, file: str | None, *, insecure: bool) -> Itera
 @app.command()
 def evaluate(name: InputName = None, dvc: OfDvc = False) -> None:
     """Score the heads of a feature set and draw their curves."""
-    from pipeline.params import load, one_or_all
-    from stages import evaluate as stage
+    from cryobase.pipeline.params import load, one_or_all
+    from cryobase.stages import evaluate as stage
 
     name, layout = _named("evaluate", name, dvc)
     params = load(layout.params, "evaluate")
@@ -200,8 +200,8 @@ def finetune(
     dvc: OfDvc = False,
 ) -> None:
     """Train end to end: a head grafted onto its backbone, or a new network."""
-    from pipeline.params import load, one_or_all
-    from stages import finetune as stage
+    from cryobase.pipeline.params import load, one_or_all
+    from cryobase.stages import finetune as stage
 
     name, layout = _named("finetune", name, dvc)
     params = load(layout.params)
@@ -231,8 +231,8 @@ def finetune(
 @app.command()
 def report() -> None:
     """Write the summary page, with tables and plots of all results."""
-    from pipeline.params import load
-    from stages import report as stage
+    from cryobase.pipeline.params import load
+    from cryobase.stages import report as stage
 
     layout = Layout.here()
     params = load(layout.params, "report")
@@ -268,7 +268,7 @@ def predict(
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """Classify images with a trained head grafted onto its backbone."""
-    from pipeline import predictions
+    from cryobase.pipeline import predictions
 
     asked = [*(paths or []), *(file or []), *(directory or [])]
     if imagenet:
@@ -287,8 +287,8 @@ def ladder(
     """Compare training from nothing, frozen features, stored views and fine-tuning."""
     from dataclasses import asdict
 
-    from pipeline.params import load, one_or_all
-    from stages import ladder as stage
+    from cryobase.pipeline.params import load, one_or_all
+    from cryobase.stages import ladder as stage
 
     layout = Layout.here()
     sets = load(layout.params).extract.sets
@@ -309,7 +309,7 @@ def _named(command: str, name: str | None, dvc: bool) -> tuple[str | None, Layou
     """The name that a command works on, and the layout: by DVC's stage, or as they were given."""
     if not dvc:
         return name, Layout.here()
-    from pipeline.dvc_stage import name_from_dvc
+    from cryobase.pipeline.dvc_stage import name_from_dvc
 
     if name is not None:
         raise typer.BadParameter("a name or --dvc, not both")
@@ -325,8 +325,8 @@ def main() -> NoReturn:
     try:
         app()
     except Exception as error:  # noqa: BLE001 the one place that catches
-        from pipeline.dvc_stage import mend_of_links
-        from pipeline.exits import exit_code
+        from cryobase.pipeline.dvc_stage import mend_of_links
+        from cryobase.pipeline.exits import exit_code
 
         if logs.debugging():
             traceback.print_exception(error)
@@ -344,7 +344,7 @@ def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
 def _one_line(error: Exception) -> str:
     """What an error says, in one line; of a long one, which quotes a name or file, both ends."""
     text = " ".join(str(error).split())
-    if type(error).__module__.split(".")[0] not in logs.PACKAGES:
+    if type(error).__module__.split(".")[0] != logs.PACKAGE:
         text = f"{type(error).__name__}: {text}"
     half = LONGEST // 2
     return text if len(text) <= LONGEST else f"{text[:half]} … {text[-half:]}"

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline import tables
-from pipeline.layout import Layout
+from cryobase.pipeline import tables
+from cryobase.pipeline.layout import Layout
 
 if TYPE_CHECKING:
-    from pipeline.params import Params
-    from stages.heads.standing import Standing
+    from cryobase.pipeline.params import Params
+    from cryobase.stages.heads.standing import Standing
 
 PARTS = ("validation", "train", "test")  # whose images the model is checked on, the first with any
 CHECKED = 64  # real images on which the model must give the head's stored answers
@@ -33,8 +33,8 @@ def ls(
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """List the heads of all sets, ordered by a score on the validation split."""
-    from pipeline.params import ParamsError, load
-    from stages.heads import standing
+    from cryobase.pipeline.params import ParamsError, load
+    from cryobase.stages.heads import standing
 
     layout = Layout.here()
     params = load(layout.params)
@@ -65,8 +65,8 @@ def ls(
 @app.command()
 def best() -> None:
     """Say which head of all sets is the best, how good it is, and where to look."""
-    from pipeline.params import load
-    from stages.heads import standing
+    from cryobase.pipeline.params import load
+    from cryobase.stages.heads import standing
 
     layout = Layout.here()
     params = load(layout.params)
@@ -88,11 +88,11 @@ def best() -> None:
 @app.command()
 def plan(name: SetName, json: Json = False) -> None:
     """Show which heads of params.yaml share a pass over the rows of a set, and a kernel."""
-    from pipeline.params import load
-    from stages.heads.config import expand
-    from stages.heads.side_by_side import SideBySide
-    from stages.heads.stack import plan as reads_of
-    from stages.heads.table import HEADS
+    from cryobase.pipeline.params import load
+    from cryobase.stages.heads.config import expand
+    from cryobase.stages.heads.side_by_side import SideBySide
+    from cryobase.stages.heads.stack import plan as reads_of
+    from cryobase.stages.heads.table import HEADS
 
     layout = Layout.here()
     params = load(layout.params)
@@ -128,8 +128,8 @@ def evidence(
     repeats: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
     """Fold, vary the amount of data, list doubtful labels, near-duplicates and leaks."""
-    from pipeline.params import load
-    from stages.heads.evidence import Evidence, investigate
+    from cryobase.pipeline.params import load
+    from cryobase.stages.heads.evidence import Evidence, investigate
 
     layout = Layout.here()
     output = layout.results(name) / "evidence"
@@ -158,9 +158,9 @@ def export(
     ] = None,
 ) -> None:
     """Graft a head onto its backbone, check it on real images, and write the model."""
-    from pipeline.params import ParamsError, load
-    from stages.data.splits import Splits
-    from stages.heads.export import export as write
+    from cryobase.pipeline.params import ParamsError, load
+    from cryobase.stages.data.splits import Splits
+    from cryobase.stages.heads.export import export as write
 
     layout = Layout.here()
     params = load(layout.params)
@@ -188,13 +188,13 @@ def export(
 
 def _features(layout: Layout, params: "Params", name: str) -> list[Path]:
     """Where the set, or the two of a pair, lie."""
-    from pipeline.params import one_or_all
+    from cryobase.pipeline.params import one_or_all
 
     one_or_all(params.inputs, name, "extract.sets or train.pairs")
     return layout.features_of(params.inputs[name])
 
 
 def _standing(layout: Layout, name: str) -> "Standing":
-    from stages.heads import standing
+    from cryobase.stages.heads import standing
 
     return standing.read(layout.results(name), f"run `cryobase evaluate {name}`")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from pipeline import tables
-from pipeline.layout import Layout
+from cryobase.pipeline import tables
+from cryobase.pipeline.layout import Layout
 
 app = typer.Typer(help="Ready params files for well-known experiments.", no_args_is_help=True)
 
@@ -19,7 +19,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A recipe; see `cryoba
 @app.command()
 def ls(json: Json = False) -> None:
     """List the recipes, with the figures that were published."""
-    from pipeline import recipes
+    from cryobase.pipeline import recipes
 
     found = [recipes.read(name) for name in recipes.names()]
     if json:
@@ -41,7 +41,7 @@ def show(
     json: Json = False,
 ) -> None:
     """Print a recipe's params file, or how many parameters learn in each phase."""
-    from pipeline import recipes
+    from cryobase.pipeline import recipes
 
     recipe = recipes.read(name)
     if not counts:
@@ -51,7 +51,7 @@ def show(
             for one in recipe.text.splitlines():
                 tables.line(one)
         return
-    from stages.tuning.counts import counts as count
+    from cryobase.stages.tuning.counts import counts as count
 
     params = recipe.params()
     rows = count(params.extract.sets, params.train.heads, params.finetune.runs, recipe.classes)
@@ -66,7 +66,7 @@ def use(
     ] = False,
 ) -> None:
     """Write a recipe as params.yaml; one's own that was there is kept as params.yaml.old."""
-    from pipeline import recipes
+    from cryobase.pipeline import recipes
 
     recipe, layout = recipes.read(name), Layout.here()
     text = recipe.text
@@ -82,7 +82,7 @@ def use(
 
 def _keep(params: Path) -> Path | None:
     """Give params that are no unchanged recipe a name that is free; no earlier one is lost."""
-    from pipeline import recipes
+    from cryobase.pipeline import recipes
 
     if not params.exists() or recipes.is_one(params.read_bytes()):
         return None

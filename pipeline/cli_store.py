@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline import tables
-from pipeline.layout import Layout
+from cryobase.pipeline import tables
+from cryobase.pipeline.layout import Layout
 
 if TYPE_CHECKING:
-    from store import FeatureSet
+    from cryobase.store import FeatureSet
 
 app = typer.Typer(
     help="Look into the feature store, check it, mend it, share it.", no_args_is_help=True
@@ -68,7 +68,7 @@ def repair(
     name: Annotated[str | None, typer.Argument(metavar="SET", help="All by default.")] = None,
 ) -> None:
     """Drop what is damaged in pools and feature sets, and compute exactly those rows again."""
-    from pipeline import mending
+    from cryobase.pipeline import mending
 
     mending.repair(Layout.here(), _directory(name) if name else None)
 
@@ -76,7 +76,7 @@ def repair(
 @app.command()
 def diff(a: SetArgument, b: SetArgument, json: Json = False) -> None:
     """Say in what feature set B differs from A."""
-    from store import compare
+    from cryobase.store import compare
 
     found = compare(_opened(_directory(a)), _opened(_directory(b)))
     counts = {
@@ -96,8 +96,8 @@ def diff(a: SetArgument, b: SetArgument, json: Json = False) -> None:
 @app.command()
 def why(name: Annotated[str, typer.Argument(metavar="SET", help="A set in params.yaml.")]) -> None:
     """Name the part of the spec that makes a published feature set stale."""
-    from pipeline.params import load, one_or_all
-    from stages import extract
+    from cryobase.pipeline.params import load, one_or_all
+    from cryobase.stages import extract
 
     layout = Layout.here()
     sets = load(layout.params).extract.sets
@@ -115,9 +115,9 @@ def plan(json: Json = False) -> None:
     """Say how many rows exist, how many would be computed, their bytes and the time."""
     from dataclasses import asdict
 
-    from pipeline.params import load
-    from stages.backbones.estimate import estimate
-    from stages.extract import spec_of
+    from cryobase.pipeline.params import load
+    from cryobase.stages.backbones.estimate import estimate
+    from cryobase.stages.extract import spec_of
 
     layout = Layout.here()
     sets = load(layout.params).extract.sets
@@ -143,7 +143,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Remove files of the pools that no manifest names and nobody has touched for an hour."""
-    from store import Pool
+    from cryobase.store import Pool
 
     verb = "would remove" if dry_run else "removed"
     for pool in Pool.all(Layout.here().pool):
@@ -165,8 +165,8 @@ def export(
     ] = None,
 ) -> None:
     """Write a feature set in a format that other tools read."""
-    from pipeline.params import ParamsError
-    from store import export_csv, export_npz, export_projector
+    from cryobase.pipeline.params import ParamsError
+    from cryobase.store import export_csv, export_npz, export_projector
 
     if not (npz or csv or projector):
         raise ParamsError("export: say where to: --npz FILE, --csv FILE or --projector FOLDER")
@@ -184,7 +184,7 @@ def import_(
     name: Annotated[str | None, typer.Argument(help="Its name here.")] = None,
 ) -> None:
     """Take in a received feature set, if every byte of it is right."""
-    from store import import_set
+    from cryobase.store import import_set
 
     found = import_set(source, Layout.here().features(name or source.resolve().name))
     tables.line(f"{found.directory}: {len(found):,} images, every byte right")
@@ -192,9 +192,9 @@ def import_(
 
 def _opened(directory: Path, *, full: bool = False) -> "FeatureSet":
     """A feature set; where it is damaged, the message says what mends this one."""
-    from pipeline import mending
-    from store import FeatureSet
-    from store.errors import mended_by
+    from cryobase.pipeline import mending
+    from cryobase.store import FeatureSet
+    from cryobase.store.errors import mended_by
 
     with mended_by(lambda: mending.way(Layout.here(), directory)):
         return FeatureSet.open(directory, full=full)
@@ -217,7 +217,7 @@ def _sets(layout: Layout) -> Iterator[dict[str, Any]]:
 
 
 def _pools(layout: Layout) -> Iterator[dict[str, Any]]:
-    from store import Pool
+    from cryobase.store import Pool
 
     for root, kind in ((layout.pool, "pool"), (layout.lender, "lent")):
         for pool in Pool.all(root) if root else ():

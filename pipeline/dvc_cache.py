@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.dvc_stage import locked
-from pipeline.layout import PER_NAME
-from store.errors import StoreError
-from store.publish import share
-from store.text import component, read_json
+from cryobase.pipeline.dvc_stage import locked
+from cryobase.pipeline.layout import PER_NAME
+from cryobase.store.errors import StoreError
+from cryobase.store.publish import share
+from cryobase.store.text import component, read_json
 
 MAX_LISTING = 1 << 24  # bytes of what DVC says of a directory
 DIGEST = re.compile(r"[0-9a-f]{32}(\.dir)?")

@@ -6,8 +6,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline import bounded_yaml
-from pipeline.params import ParamsError
+from cryobase.pipeline import bounded_yaml
+from cryobase.pipeline.params import ParamsError
 
 PIPELINE = "dvc.yaml"
 CACHED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}(\.dir)?$")

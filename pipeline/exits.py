@@ -1,9 +1,9 @@
 """Exit codes: what went wrong, for scripts (README, "Exit codes")."""
 
-from pipeline.params import ParamsError
-from stages.backbones.canary import DriftError
-from stages.errors import ConfigError, MissingWeightsError, NetworkError, StageError
-from store.errors import StoreError
+from cryobase.pipeline.params import ParamsError
+from cryobase.stages.backbones.canary import DriftError
+from cryobase.stages.errors import ConfigError, MissingWeightsError, NetworkError, StageError
+from cryobase.store.errors import StoreError
 
 EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (ParamsError, 2),

@@ -104,19 +104,23 @@ class Layout:
 
     def _below(self, *names: str) -> Path:
         """A directory of the checkout, whatever names come from params, files or a command line."""
-        from store.text import below
+        from cryobase.store.text import below
 
         try:
             return below(self.root, *names)
         except ValueError as error:
-            from pipeline.params import ParamsError  # which loads what every stage is configured by
+            from cryobase.pipeline.params import (
+                ParamsError,  # which loads what every stage is configured by
+            )
 
             raise ParamsError(f"{error}; name a set, head or run of params.yaml") from None
 
 
 def _asked(text: str) -> Path:
     """The directory that `$CRYOBASE_POOL` names."""
-    from pipeline.params import ParamsError  # which loads what every stage is configured by
+    from cryobase.pipeline.params import (
+        ParamsError,  # which loads what every stage is configured by
+    )
 
     try:
         pool = Path(text).expanduser()

@@ -4,20 +4,20 @@ import io
 import logging
 import sys
 
-PACKAGES = ("pipeline", "stages", "store")
+PACKAGE = "cryobase"
 
 
 class _Line(logging.Formatter):
     """One line per record, whatever names are in it; a trace stands below."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        from store.text import visible
+        from cryobase.store.text import visible
 
         return visible(super().formatMessage(record))
 
 
 def configure(*, quiet: bool = False, debug: bool = False) -> None:
-    """Send the three packages' log lines to stderr; with `debug` say where from.
+    """Send the package's log lines to stderr; with `debug` say where from.
 
     stdout takes every text from then on, also where its encoding lacks a character.
     """
@@ -27,13 +27,12 @@ def configure(*, quiet: bool = False, debug: bool = False) -> None:
     origin = "%(asctime)s %(levelname)s %(name)s: " if debug else ""
     handler.setFormatter(_Line(f"{origin}%(message)s"))
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
-    for package in PACKAGES:
-        logger = logging.getLogger(package)
-        logger.handlers = [handler]
-        logger.setLevel(level)
-        logger.propagate = False
+    logger = logging.getLogger(PACKAGE)
+    logger.handlers = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
 
 
 def debugging() -> bool:
     """Whether `--debug` was asked for."""
-    return logging.getLogger(PACKAGES[0]).level == logging.DEBUG
+    return logging.getLogger(PACKAGE).level == logging.DEBUG

@@ -7,15 +7,15 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline import tables
-from pipeline.dvc_cache import last_version
-from pipeline.layout import Layout
-from pipeline.params import ParamsError, load
-from stages import extract
-from stages.errors import StageError
-from stages.extract import ExtractConfig, SetConfig
-from store import FeatureSpec, IntegrityError, Mended, find_pools, repair_set
-from store.restore import withdraw
+from cryobase.pipeline import tables
+from cryobase.pipeline.dvc_cache import last_version
+from cryobase.pipeline.layout import Layout
+from cryobase.pipeline.params import ParamsError, load
+from cryobase.stages import extract
+from cryobase.stages.errors import StageError
+from cryobase.stages.extract import ExtractConfig, SetConfig
+from cryobase.store import FeatureSpec, IntegrityError, Mended, find_pools, repair_set
+from cryobase.store.restore import withdraw
 
 AGAIN = "get it from where it came again, or remove it"
 

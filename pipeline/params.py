@@ -12,16 +12,16 @@ from typing import Any
 
 import pydantic
 
-from pipeline import bounded_yaml
-from stages.download import DownloadConfig
-from stages.evaluate import EvaluateConfig
-from stages.extract import ExtractConfig
-from stages.finetune import FinetuneConfig
-from stages.heads.config import expand
-from stages.report import ReportConfig
-from stages.split import SplitConfig
-from stages.train import TrainConfig
-from store.text import visible
+from cryobase.pipeline import bounded_yaml
+from cryobase.stages.download import DownloadConfig
+from cryobase.stages.evaluate import EvaluateConfig
+from cryobase.stages.extract import ExtractConfig
+from cryobase.stages.finetune import FinetuneConfig
+from cryobase.stages.heads.config import expand
+from cryobase.stages.report import ReportConfig
+from cryobase.stages.split import SplitConfig
+from cryobase.stages.train import TrainConfig
+from cryobase.store.text import visible
 
 # What DVC takes everywhere: a dot parts the keys of params, a number makes no stage, and `-S` takes
 # no name that begins with a digit or has a `=`.

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import tables
-from pipeline.layout import Layout
-from pipeline.params import Params, load
-from stages.data.packs import read_image
-from stages.errors import DataError
-from stages.heads import standing
-from stages.heads.predict import Classifier, image_files
-from stages.heads.standing import MissingResultsError
+from cryobase.pipeline import tables
+from cryobase.pipeline.layout import Layout
+from cryobase.pipeline.params import Params, load
+from cryobase.stages.data.packs import read_image
+from cryobase.stages.errors import DataError
+from cryobase.stages.heads import standing
+from cryobase.stages.heads.predict import Classifier, image_files
+from cryobase.stages.heads.standing import MissingResultsError
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def of_backbone(backbone: str, paths: Sequence[Path], *, top: int) -> Answers:
         DataError: no file.
         UndecodableImageError: a file is no image.
     """
-    from stages.backbones.labels import top_labels
+    from cryobase.stages.backbones.labels import top_labels
 
     files = _files(paths)
     labels = top_labels(backbone, [read_image(file) for file in files], top=top)

@@ -27,7 +27,7 @@ def show(rows: Sequence[Row], *, as_json: bool = False, as_csv: bool = False) ->
 
 def line(text: str, *, error: bool = False) -> None:
     """Print one line for people, on stderr if it is no result."""
-    from store.text import visible
+    from cryobase.store.text import visible
 
     (sys.stderr if error else sys.stdout).write(visible(text) + "\n")
 
@@ -44,7 +44,7 @@ def print_json(document: Any) -> None:
 
 def _shown(character: str) -> str:
     """A character of a JSON text, or its escape."""
-    from store.text import is_seen
+    from cryobase.store.text import is_seen
 
     return character if is_seen(character) else json.dumps(character)[1:-1]
 
@@ -61,7 +61,7 @@ def size(count: int | None) -> str:
 
 def _print_csv(rows: Sequence[Row]) -> None:
     """Exact for a program, but for `store.text.cell`; on a terminal everything is visible."""
-    from store.text import csv_line, visible
+    from cryobase.store.text import csv_line, visible
 
     if not rows:
         return
@@ -72,7 +72,7 @@ def _print_csv(rows: Sequence[Row]) -> None:
 
 
 def _print_table(rows: Sequence[Row]) -> None:
-    from store.text import width
+    from cryobase.store.text import width
 
     if not rows:
         return
@@ -86,7 +86,7 @@ def _print_table(rows: Sequence[Row]) -> None:
 
 
 def _cell(value: Any) -> str:
-    from store.text import visible
+    from cryobase.store.text import visible
 
     if value is None:
         return ""

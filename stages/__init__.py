@@ -1,6 +1,6 @@
 """The stages, and the organs that they share."""
 
-from stages.backbones import frameworks
+from cryobase.stages.backbones import frameworks
 
 # Before anything here imports a library that listens to the environment.
 frameworks.pin_environment()

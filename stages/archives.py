@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.errors import DataError
+from cryobase.stages.errors import DataError
 
 # https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.7, 4.3.12 and 4.3.16
 LOCAL = struct.Struct("<4s5H3L2H")

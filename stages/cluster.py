@@ -27,14 +27,14 @@ from distributed import (
     get_worker,
 )
 
-from stages.backbones.flow import TELL_SECONDS
-from stages.backbones.parts import Computer, Part, Settings, parts_of, portable, versions
-from stages.backbones.passes import Computed, check_size, checked_engine
-from stages.backbones.plan import Images, Pass, Target, plan
-from stages.backbones.weights import WeightsFile
-from stages.errors import ConfigError, StageError
-from store import StoreError
-from store.text import read_json
+from cryobase.stages.backbones.flow import TELL_SECONDS
+from cryobase.stages.backbones.parts import Computer, Part, Settings, parts_of, portable, versions
+from cryobase.stages.backbones.passes import Computed, check_size, checked_engine
+from cryobase.stages.backbones.plan import Images, Pass, Target, plan
+from cryobase.stages.backbones.weights import WeightsFile
+from cryobase.stages.errors import ConfigError, StageError
+from cryobase.store import StoreError
+from cryobase.store.text import read_json
 
 PARTS_PER_WORKER = 3  # handed out at once; the rest waits in the client as two numbers a row
 REGISTRATIONS = 5  # workers that die meanwhile are replaced, and tell of it by an error
@@ -89,7 +89,7 @@ def compute(
     batch_size: int,
     max_bytes: int | None = None,
 ) -> Computed:
-    """As `stages.backbones.passes.compute`, on a cluster.
+    """As `cryobase.stages.backbones.passes.compute`, on a cluster.
 
     Raises:
         ConfigError: the scheduler is remote and without TLS, a worker has other versions, or does

@@ -11,14 +11,14 @@ from typing import Literal
 
 import numpy as np
 
-from stages.data import doubts, index, patterns
-from stages.data.decoding import is_outdated
-from stages.data.ingest import Ingest, is_whole
-from stages.data.left_out import MAY_BE_IMAGES, Tally
-from stages.data.sources import SOURCES, open_source
-from stages.errors import DataError
-from stages.outputs import write_table
-from store.publish import make_directory
+from cryobase.stages.data import doubts, index, patterns
+from cryobase.stages.data.decoding import is_outdated
+from cryobase.stages.data.ingest import Ingest, is_whole
+from cryobase.stages.data.left_out import MAY_BE_IMAGES, Tally
+from cryobase.stages.data.sources import SOURCES, open_source
+from cryobase.stages.errors import DataError
+from cryobase.stages.outputs import write_table
+from cryobase.store.publish import make_directory
 
 log = logging.getLogger(__name__)
 

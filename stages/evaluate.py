@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.data.splits import Splits
-from stages.errors import ConfigError, DataError
-from stages.heads import finished, metrics, plots, standing
-from stages.heads.answers import answer
-from stages.heads.head import Head
-from stages.heads.metrics import Predictions
-from stages.heads.side_by_side import Paths, SideBySide
-from stages.heads.standing import Score
-from stages.outputs import write_json, write_table
+from cryobase.stages.data.splits import Splits
+from cryobase.stages.errors import ConfigError, DataError
+from cryobase.stages.heads import finished, metrics, plots, standing
+from cryobase.stages.heads.answers import answer
+from cryobase.stages.heads.head import Head
+from cryobase.stages.heads.metrics import Predictions
+from cryobase.stages.heads.side_by_side import Paths, SideBySide
+from cryobase.stages.heads.standing import Score
+from cryobase.stages.outputs import write_json, write_table
 
 logger = logging.getLogger(__name__)
 

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stages.backbones import estimate
-from stages.backbones.table import BACKBONES, EXTRACTOR_VERSION
-from stages.backbones.weights import WeightsFile, locate_weights
-from stages.data.augment import Augmentation
-from stages.errors import DataError
-from store import Examples, FeatureSpec, Pool
-from store.errors import IntegrityError, MissingFileError, mended_by
+from cryobase.stages.backbones import estimate
+from cryobase.stages.backbones.table import BACKBONES, EXTRACTOR_VERSION
+from cryobase.stages.backbones.weights import WeightsFile, locate_weights
+from cryobase.stages.data.augment import Augmentation
+from cryobase.stages.errors import DataError
+from cryobase.store import Examples, FeatureSpec, Pool
+from cryobase.store.errors import IntegrityError, MissingFileError, mended_by
 
 if TYPE_CHECKING:
-    from stages.backbones.passes import Computed
-    from stages.backbones.plan import Images, Target
+    from cryobase.stages.backbones.passes import Computed
+    from cryobase.stages.backbones.plan import Images, Target
 
 Preprocessing = Literal["own", "caffe", "torch", "symmetric", "unit", "lite", "identity"]
 
@@ -176,7 +176,7 @@ def run(
         DriftError: the features of the canary images changed.
         DataError: images are missing or changed since they were downloaded.
     """
-    from stages.backbones.plan import Images, Target
+    from cryobase.stages.backbones.plan import Images, Target
 
     images = Images(raw)
     if not len(images):
@@ -265,7 +265,7 @@ def _computed(
         "max_bytes": config.max_bytes,
     }
     if config.workers or config.scheduler_address or config.scheduler_file:
-        from stages import cluster
+        from cryobase.stages import cluster
 
         where = cluster.Cluster(
             workers=config.workers,
@@ -274,7 +274,7 @@ def _computed(
             insecure=config.insecure,
         )
         return cluster.compute(targets, images, weights, cluster=where, **settings)
-    from stages.backbones.passes import compute
+    from cryobase.stages.backbones.passes import compute
 
     return compute(targets, images, weights, **settings)
 

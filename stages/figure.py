@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stages.outputs import write_text
-from store.text import visible
+from cryobase.stages.outputs import write_text
+from cryobase.store.text import visible
 
 STYLE = {
     "svg.hashsalt": "cryobase",

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.backbones.frameworks import load_keras, load_tensorflow
-from stages.data.raw import RawImages
-from stages.data.splits import Splits
-from stages.errors import ConfigError, DataError
-from stages.tuning.config import NONE, FinetuneRun, Phase
+from cryobase.stages.backbones.frameworks import load_keras, load_tensorflow
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.splits import Splits
+from cryobase.stages.errors import ConfigError, DataError
+from cryobase.stages.tuning.config import NONE, FinetuneRun, Phase
 
 if TYPE_CHECKING:
-    from stages.tuning.starts import Start
+    from cryobase.stages.tuning.starts import Start
 
 __all__ = ["FinetuneConfig", "FinetuneRun", "Phase", "plan", "run"]
 
@@ -70,8 +70,8 @@ def run(
         GraftError: the head does not fit its backbone; nothing was trained.
         MissingWeightsError: the base's weights cannot be found.
     """
-    from stages.tuning import course, grafting, imagenet, outcome, tuned
-    from stages.tuning.precision import precision
+    from cryobase.stages.tuning import course, grafting, imagenet, outcome, tuned
+    from cryobase.stages.tuning.precision import precision
 
     images, split = RawImages.open(raw), Splits.open(splits)
     if not len(split.ids("train")):
@@ -121,7 +121,7 @@ def plan(
         splits: which of them learn.
         weights, head: as for `run`.
     """
-    from stages.tuning import course, trunkplan
+    from cryobase.stages.tuning import course, trunkplan
 
     images, split = RawImages.open(raw), Splits.open(splits)
     start = _start(config, images.examples.classes, weights, head)
@@ -141,7 +141,7 @@ def plan(
 def _start(
     config: FinetuneRun, classes: tuple[str, ...], weights: str | None, head: Path | None
 ) -> "Start":
-    from stages.tuning import starts
+    from cryobase.stages.tuning import starts
 
     if config.start == "scratch" and config.network:
         return starts.scratch(config.network, config.new_head, classes, config.seed)

@@ -11,20 +11,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stages import evaluate, extract, train
-from stages.backbones.frameworks import load_keras
-from stages.data import index as indices
-from stages.data.augment import Augmentation
-from stages.data.raw import RawImages
-from stages.data.splits import PARTS, Splits
-from stages.errors import DataError
-from stages.evaluate import EvaluateConfig
-from stages.extract import ExtractConfig, SetConfig
-from stages.heads.config import HeadConfig
-from stages.outputs import write_json, write_table
-from stages.train import TrainConfig
-from stages.tuning.starts import Network, NewHead
-from store.errors import mended_by
+from cryobase.stages import evaluate, extract, train
+from cryobase.stages.backbones.frameworks import load_keras
+from cryobase.stages.data import index as indices
+from cryobase.stages.data.augment import Augmentation
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.splits import PARTS, Splits
+from cryobase.stages.errors import DataError
+from cryobase.stages.evaluate import EvaluateConfig
+from cryobase.stages.extract import ExtractConfig, SetConfig
+from cryobase.stages.heads.config import HeadConfig
+from cryobase.stages.outputs import write_json, write_table
+from cryobase.stages.train import TrainConfig
+from cryobase.stages.tuning.starts import Network, NewHead
+from cryobase.store.errors import mended_by
 
 logger = logging.getLogger(__name__)
 
@@ -228,7 +228,7 @@ class _Climb:
 
     def scratch(self, policy: Augmentation | None, frozen_seconds: float) -> Rung:
         """The small network from nothing, at least as long as the frozen rung took."""
-        from stages.tuning import ladder_scratch
+        from cryobase.stages.tuning import ladder_scratch
 
         found = ladder_scratch.train(
             Network(
@@ -252,7 +252,7 @@ class _Climb:
 
     def tuned(self, frozen_seconds: float) -> Rung:
         """The frozen rung's head grafted and tuned end to end; its seconds include that rung's."""
-        from stages import finetune
+        from cryobase.stages import finetune
 
         begin = time.perf_counter()
         document = finetune.run(
@@ -292,7 +292,7 @@ def _with_gains(rungs: list[Rung]) -> list[Rung]:
 
 
 def _write(output: Path, rungs: list[Rung]) -> None:
-    from stages.tuning import pictures
+    from cryobase.stages.tuning import pictures
 
     rows: list[dict[str, Any]] = [asdict(rung) for rung in rungs]
     write_table(output / "ladder.csv", list(rows[0]), (row.values() for row in rows))

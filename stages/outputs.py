@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from stages.errors import DataError
-from store.publish import remove
-from store.text import csv_line
+from cryobase.stages.errors import DataError
+from cryobase.store.publish import remove
+from cryobase.store.text import csv_line
 
 
 def replace(path: Path, data: bytes) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
-from stages.errors import DataError
+from cryobase.stages.errors import DataError
 
 
 @contextmanager

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.errors import DataError
-from stages.heads import standing
-from stages.heads.standing import MissingResultsError, Score
-from stages.outputs import replace, write_table, write_text
-from store.errors import StoreError
-from store.files import read_file
+from cryobase.stages.errors import DataError
+from cryobase.stages.heads import standing
+from cryobase.stages.heads.standing import MissingResultsError, Score
+from cryobase.stages.outputs import replace, write_table, write_text
+from cryobase.store.errors import StoreError
+from cryobase.store.files import read_file
 
 PICTURES = "pictures"
 MAX_PICTURE = 1 << 24  # bytes; one of 4,096 curves has some megabytes

@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data import assignment, patterns
-from stages.data.raw import RawImages
-from stages.data.splits import PARTS, UNUSED, Splits
-from stages.errors import ConfigError, DataError
+from cryobase.stages.data import assignment, patterns
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.splits import PARTS, UNUSED, Splits
+from cryobase.stages.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.data.splits import Splits
-from stages.errors import ConfigError, DataError
-from stages.heads import finished
-from stages.heads.config import HeadConfig, HeadParams, expand
-from stages.heads.head import Head
-from stages.heads.rows import Task, open_rows
-from stages.heads.side_by_side import Paths, SideBySide
-from stages.heads.table import train
-from stages.heads.trained import Trained
+from cryobase.stages.data.splits import Splits
+from cryobase.stages.errors import ConfigError, DataError
+from cryobase.stages.heads import finished
+from cryobase.stages.heads.config import HeadConfig, HeadParams, expand
+from cryobase.stages.heads.head import Head
+from cryobase.stages.heads.rows import Task, open_rows
+from cryobase.stages.heads.side_by_side import Paths, SideBySide
+from cryobase.stages.heads.table import train
+from cryobase.stages.heads.trained import Trained
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from stages.download import DownloadConfig
-from stages.errors import DataError
-from stages.outputs import write_text
+from cryobase.stages.download import DownloadConfig
+from cryobase.stages.errors import DataError
+from cryobase.stages.outputs import write_text
 
 
 class NoSourceError(DataError):

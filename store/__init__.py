@@ -1,7 +1,7 @@
 """A batch feature store: rows computed once, found by content, read with numpy and h5py alone."""
 
-from store.compare import Difference, compare
-from store.errors import (
+from cryobase.store.compare import Difference, compare
+from cryobase.store.errors import (
     ConflictError,
     ExamplesError,
     FeaturesError,
@@ -14,16 +14,16 @@ from store.errors import (
     StoreNotFoundError,
     UnknownExampleError,
 )
-from store.examples import Examples, decode_id, encode_id
-from store.export import export_csv, export_npz, export_projector
-from store.manifest import FileInfo, Manifest, Published, ShardInfo
-from store.pool import Plan, Pool
-from store.reader import FeatureSet
-from store.repair import Damage, damages
-from store.restore import Mended, find_pools, repair_set
-from store.spec import FeatureSpec
-from store.transfer import import_set
-from store.writer import FeatureWriter
+from cryobase.store.examples import Examples, decode_id, encode_id
+from cryobase.store.export import export_csv, export_npz, export_projector
+from cryobase.store.manifest import FileInfo, Manifest, Published, ShardInfo
+from cryobase.store.pool import Plan, Pool
+from cryobase.store.reader import FeatureSet
+from cryobase.store.repair import Damage, damages
+from cryobase.store.restore import Mended, find_pools, repair_set
+from cryobase.store.spec import FeatureSpec
+from cryobase.store.transfer import import_set
+from cryobase.store.writer import FeatureWriter
 
 __all__ = [
     "ConflictError",

@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from store.canary import load_canary
-from store.errors import (
+from cryobase.store.canary import load_canary
+from cryobase.store.errors import (
     IntegrityError,
     SpecMismatchError,
     StoreError,
     StoreNotFoundError,
     mended_by,
 )
-from store.files import allow_open_files
-from store.index import Index, Words, words_of_rows
-from store.manifest import FileInfo, Manifest, ShardInfo, load
-from store.publish import share
-from store.reader import FeatureSet, mend_of
-from store.shard import Digests, Shard, Views
+from cryobase.store.files import allow_open_files
+from cryobase.store.index import Index, Words, words_of_rows
+from cryobase.store.manifest import FileInfo, Manifest, ShardInfo, load
+from cryobase.store.publish import share
+from cryobase.store.reader import FeatureSet, mend_of
+from cryobase.store.shard import Digests, Shard, Views
 
 if TYPE_CHECKING:
-    from store.pool import Pool
-    from store.writer import FeatureWriter
+    from cryobase.store.pool import Pool
+    from cryobase.store.writer import FeatureWriter
 
 log = logging.getLogger(__name__)
 

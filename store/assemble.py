@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from store.errors import (
+from cryobase.store.errors import (
     ExamplesError,
     IntegrityError,
     MissingRowsError,
     StoreNotFoundError,
 )
-from store.examples import Examples
-from store.index import Positions, words_of_rows
-from store.manifest import (
+from cryobase.store.examples import Examples
+from cryobase.store.index import Positions, words_of_rows
+from cryobase.store.manifest import (
     KEY_BYTES,
     MAX_SHARED,
     MAX_VERSION,
@@ -30,9 +30,9 @@ from store.manifest import (
     manifest_path,
     versions,
 )
-from store.publish import TEMPORARY_PREFIX, make_directory, publish_bytes, remove, share
-from store.rows import Rows
-from store.shard import (
+from cryobase.store.publish import TEMPORARY_PREFIX, make_directory, publish_bytes, remove, share
+from cryobase.store.rows import Rows
+from cryobase.store.shard import (
     SHARD_BYTES,
     Digests,
     Views,
@@ -40,10 +40,10 @@ from store.shard import (
     order_of_keys,
     sum_of_rows,
 )
-from store.spec import canonical_json
+from cryobase.store.spec import canonical_json
 
 if TYPE_CHECKING:
-    from store.pool import Snapshot
+    from cryobase.store.pool import Snapshot
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from store.errors import IntegrityError
-from store.files import bytes_of, digest_of, open_regular, read_into
-from store.manifest import MAX_RANK, FileInfo
+from cryobase.store.errors import IntegrityError
+from cryobase.store.files import bytes_of, digest_of, open_regular, read_into
+from cryobase.store.manifest import MAX_RANK, FileInfo
 
 _MAX_HEADER = 1024
 # What `build_canary` writes. numpy's reader takes a header for Python, and lets its errors out.

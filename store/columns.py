@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from store.errors import IntegrityError
+from cryobase.store.errors import IntegrityError
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n\x03"  # superblock version 3: its metadata carry checksums
 _NUMERIC = tuple(np.dtype(code) for code in ("<f2", "<f4", "<u1", "<u2", "<i4"))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from store.reader import FeatureSet
+from cryobase.store.reader import FeatureSet
 
 Ids = NDArray[np.bytes_]
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from store import verified
-from store.columns import MAX_STRING, build, inspect
-from store.errors import ExamplesError, IntegrityError, StoreError, UnknownExampleError
-from store.files import bytes_of, open_regular, read_into
-from store.index import BLOCK, Index, Positions, words_of_strings
-from store.manifest import FileInfo
-from store.spec import canonical_json
+from cryobase.store import verified
+from cryobase.store.columns import MAX_STRING, build, inspect
+from cryobase.store.errors import ExamplesError, IntegrityError, StoreError, UnknownExampleError
+from cryobase.store.files import bytes_of, open_regular, read_into
+from cryobase.store.index import BLOCK, Index, Positions, words_of_strings
+from cryobase.store.manifest import FileInfo
+from cryobase.store.spec import canonical_json
 
 COLUMNS = ("id", "digest", "label", "quarantined")
 _PART = 1 << 20  # bytes of examples that are checked at once

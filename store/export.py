@@ -11,9 +11,9 @@ from typing import IO
 
 import numpy as np
 
-from store.examples import decode_id, encode_id
-from store.reader import FeatureSet
-from store.text import csv_line
+from cryobase.store.examples import decode_id, encode_id
+from cryobase.store.reader import FeatureSet
+from cryobase.store.text import csv_line
 
 _BATCH_BYTES = 1 << 22
 _PROJECTOR = """embeddings {{

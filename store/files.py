@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from store.errors import IntegrityError, MissingFileError, StorageError
+from cryobase.store.errors import IntegrityError, MissingFileError, StorageError
 
 _BLOCK = 1 << 18
 

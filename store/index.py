@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from store.errors import IntegrityError
+from cryobase.store.errors import IntegrityError
 
 Positions = NDArray[np.int64]
 Words = NDArray[np.uint64]

@@ -7,10 +7,10 @@ which is as good as random, and one part after the other is indexed and looked u
 import numpy as np
 from numpy.typing import NDArray
 
-from store.examples import ExamplesFile
-from store.index import BLOCK, Index, Positions, words_of_rows
-from store.rows import Numbers, Rows
-from store.shard import Digests
+from cryobase.store.examples import ExamplesFile
+from cryobase.store.index import BLOCK, Index, Positions, words_of_rows
+from cryobase.store.rows import Numbers, Rows
+from cryobase.store.shard import Digests
 
 PARTS = 16  # at most: the examples' digests are read once for each
 

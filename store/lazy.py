@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
-    from store.reader import FeatureSet
+    from cryobase.store.reader import FeatureSet
 
 _CHUNK_BYTES = 1 << 26
 

@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Self
 
-from store.errors import (
+from cryobase.store.errors import (
     ConflictError,
     IntegrityError,
     MissingFileError,
@@ -23,12 +23,12 @@ from store.errors import (
     StorageError,
     StoreNotFoundError,
 )
-from store.files import read_file
-from store.manifest_text import files
-from store.publish import publish_bytes, storage_errors
-from store.spec import FeatureSpec, canonical_json
-from store.text import MAX_BYTES, MAX_VALUES, at_least, parse_json
-from store.verified import is_sound
+from cryobase.store.files import read_file
+from cryobase.store.manifest_text import files
+from cryobase.store.publish import publish_bytes, storage_errors
+from cryobase.store.spec import FeatureSpec, canonical_json
+from cryobase.store.text import MAX_BYTES, MAX_VALUES, at_least, parse_json
+from cryobase.store.verified import is_sound
 
 FORMAT = "cryobase-features"
 SCHEMA = 1

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from store.errors import IntegrityError
-from store.manifest import Manifest, ShardInfo
-from store.publish import publish_bytes
-from store.shard import Shard, build_shard, order_of_keys
+from cryobase.store.errors import IntegrityError
+from cryobase.store.manifest import Manifest, ShardInfo
+from cryobase.store.publish import publish_bytes
+from cryobase.store.shard import Shard, build_shard, order_of_keys
 
 if TYPE_CHECKING:
-    from store.pool import Pool
+    from cryobase.store.pool import Pool
 
 log = logging.getLogger(__name__)
 

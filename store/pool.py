@@ -11,17 +11,17 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from store import adopt, assemble, repair, sweep
-from store.canary import build_canary, load_canary
-from store.errors import ConflictError, SpecMismatchError, StoreNotFoundError, mended_by
-from store.examples import Examples
-from store.index import Index, words_of_rows
-from store.manifest import Manifest, commit, load, versions
-from store.publish import make_directory, publish_bytes, storage_errors
-from store.rows import Rows
-from store.shard import Digests, Views
-from store.spec import FeatureSpec
-from store.writer import FeatureWriter
+from cryobase.store import adopt, assemble, repair, sweep
+from cryobase.store.canary import build_canary, load_canary
+from cryobase.store.errors import ConflictError, SpecMismatchError, StoreNotFoundError, mended_by
+from cryobase.store.examples import Examples
+from cryobase.store.index import Index, words_of_rows
+from cryobase.store.manifest import Manifest, commit, load, versions
+from cryobase.store.publish import make_directory, publish_bytes, storage_errors
+from cryobase.store.rows import Rows
+from cryobase.store.shard import Digests, Views
+from cryobase.store.spec import FeatureSpec
+from cryobase.store.writer import FeatureWriter
 
 LOCK = "writers.lock"
 MEND = "run `cryobase store repair`"
@@ -93,7 +93,7 @@ class Pool:
         return manifest
 
     def commit(self, change: Callable[[Manifest | None], Manifest]) -> None:
-        """Publish the next version of the manifest; see `store.manifest.commit`."""
+        """Publish the next version of the manifest; see `cryobase.store.manifest.commit`."""
         with mended_by(MEND):
             commit(self.directory, change)
 
@@ -157,11 +157,11 @@ class Pool:
             return assemble.publish_set(self.snapshot, self.directory, directory, examples, views)
 
     def adopt(self, directory: Path) -> int:
-        """Take over the rows of a feature set that was pulled; see `store.adopt`."""
+        """Take over the rows of a feature set that was pulled; see `cryobase.store.adopt`."""
         return adopt.adopt(self, Path(directory))
 
     def borrow(self, lender: "Pool", digests: Digests, views: int = 0) -> int:
-        """Take over rows from a pool that others own; see `store.adopt.borrow`."""
+        """Take over rows from a pool that others own; see `cryobase.store.adopt.borrow`."""
         return adopt.borrow(self, lender, digests, views)
 
     def plan(self, digests: Digests, views: int = 0, lender: "Pool | None" = None) -> Plan:
@@ -174,7 +174,7 @@ class Pool:
         return Plan(existing, len(wanted) - existing, now.rows.row_bytes if known else None)
 
     def repair(self) -> list[repair.Damage]:
-        """Drop what is damaged, so that `missing` names its rows; see `store.repair`."""
+        """Drop what is damaged, so that `missing` names its rows; see `cryobase.store.repair`."""
         return repair.repair(self)
 
     def sweep(self, lease: float = sweep.LEASE, *, dry_run: bool = False) -> list[Path]:

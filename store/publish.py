@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from store.errors import ConflictError, IntegrityError, StorageError, StoreError
-from store.files import open_regular, read_file
+from cryobase.store.errors import ConflictError, IntegrityError, StorageError, StoreError
+from cryobase.store.files import open_regular, read_file
 
 log = logging.getLogger(__name__)
 

@@ -12,13 +12,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from store.assemble import set_digest, sum_of_live
-from store.canary import load_canary
-from store.errors import IntegrityError, StoreNotFoundError, UnknownExampleError, mended_by
-from store.examples import Examples, ExamplesFile
-from store.join import rows_of
-from store.manifest import Manifest, Published, load
-from store.rows import Numbers, Rows, widened
+from cryobase.store.assemble import set_digest, sum_of_live
+from cryobase.store.canary import load_canary
+from cryobase.store.errors import IntegrityError, StoreNotFoundError, UnknownExampleError, mended_by
+from cryobase.store.examples import Examples, ExamplesFile
+from cryobase.store.join import rows_of
+from cryobase.store.manifest import Manifest, Published, load
+from cryobase.store.rows import Numbers, Rows, widened
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class FeatureSet:
             directory: The feature set.
             full: Check every byte first. Do so with whatever comes from elsewhere; the quick way
                 checks the manifest, the structure of each file, the keys, and the SHA-256 of the
-                files that this machine has not checked as they are now (`store.verified`).
+                files that this machine has not checked as they are now (`cryobase.store.verified`).
 
         Raises:
             StoreNotFoundError: there is no set, or a file of it is not there.
@@ -228,8 +228,8 @@ class FeatureSet:
         return features
 
     def to_dask(self, ids: ArrayLike | None = None, view: int = 0) -> Any:
-        """The features of `arrays` as a `dask.array`; see `store.lazy`."""
-        from store.lazy import to_dask
+        """The features of `arrays` as a `dask.array`; see `cryobase.store.lazy`."""
+        from cryobase.store.lazy import to_dask
 
         return to_dask(self, ids, view)
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from store.adopt import distinct
-from store.columns import inspect
-from store.errors import IntegrityError, NewerSchemaError, StoreError
-from store.files import allow_open_files, bytes_of, open_regular, read_file, read_into
-from store.manifest import (
+from cryobase.store.adopt import distinct
+from cryobase.store.columns import inspect
+from cryobase.store.errors import IntegrityError, NewerSchemaError, StoreError
+from cryobase.store.files import allow_open_files, bytes_of, open_regular, read_file, read_into
+from cryobase.store.manifest import (
     MAX_SHARD,
     MAX_VERSION,
     Manifest,
@@ -22,13 +22,13 @@ from store.manifest import (
     manifest_path,
     versions,
 )
-from store.publish import remove
-from store.shard import COLUMNS, Shard, sum_of_rows
-from store.spec import FeatureSpec
-from store.text import MAX_BYTES, parse_json
+from cryobase.store.publish import remove
+from cryobase.store.shard import COLUMNS, Shard, sum_of_rows
+from cryobase.store.spec import FeatureSpec
+from cryobase.store.text import MAX_BYTES, parse_json
 
 if TYPE_CHECKING:
-    from store.pool import Pool
+    from cryobase.store.pool import Pool
 
 log = logging.getLogger(__name__)
 

@@ -5,21 +5,21 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from store.adopt import distinct, take
-from store.errors import (
+from cryobase.store.adopt import distinct, take
+from cryobase.store.errors import (
     IntegrityError,
     MissingFileError,
     NewerSchemaError,
     StoreError,
     StoreNotFoundError,
 )
-from store.examples import ExamplesFile
-from store.manifest import Manifest, load, manifest_path, versions
-from store.pool import Pool
-from store.publish import remove
-from store.reader import FeatureSet
-from store.repair import examine, salvaged, told_spec
-from store.spec import FeatureSpec
+from cryobase.store.examples import ExamplesFile
+from cryobase.store.manifest import Manifest, load, manifest_path, versions
+from cryobase.store.pool import Pool
+from cryobase.store.publish import remove
+from cryobase.store.reader import FeatureSet
+from cryobase.store.repair import examine, salvaged, told_spec
+from cryobase.store.spec import FeatureSpec
 
 log = logging.getLogger(__name__)
 

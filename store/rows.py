@@ -13,13 +13,13 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from store import verified
-from store.errors import StorageError, mended_by
-from store.files import allow_open_files, bytes_of, read_into
-from store.index import Index, Positions, words_of_rows
-from store.manifest import Manifest
-from store.parallel import ordered_map
-from store.shard import Digests, Shard, Views
+from cryobase.store import verified
+from cryobase.store.errors import StorageError, mended_by
+from cryobase.store.files import allow_open_files, bytes_of, read_into
+from cryobase.store.index import Index, Positions, words_of_rows
+from cryobase.store.manifest import Manifest
+from cryobase.store.parallel import ordered_map
+from cryobase.store.shard import Digests, Shard, Views
 
 Stored = NDArray[Any]
 Numbers = NDArray[np.signedinteger]
@@ -41,7 +41,7 @@ class Rows:
         full: Whether to check them byte by byte all the same, and their rows.
 
     Attributes:
-        mend: What errors say that mends a damaged file (`store.errors.mended_by`).
+        mend: What errors say that mends a damaged file (`cryobase.store.errors.mended_by`).
     """
 
     mend = ""

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from store import verified
-from store.columns import build, inspect
-from store.errors import IntegrityError
-from store.files import bytes_of, open_regular, read_into
-from store.manifest import ShardInfo
+from cryobase.store import verified
+from cryobase.store.columns import build, inspect
+from cryobase.store.errors import IntegrityError
+from cryobase.store.files import bytes_of, open_regular, read_into
+from cryobase.store.manifest import ShardInfo
 
 COLUMNS = ("features", "digest", "view")
 SHARD_BYTES = 1 << 26  # what a new shard is to have, about

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from store.errors import SpecError
+from cryobase.store.errors import SpecError
 
 DTYPES = ("float16", "float32")
 MAX_IMAGE_SIZE = 1 << 16

@@ -4,11 +4,11 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from store.errors import IntegrityError
-from store.files import read_file
-from store.manifest import FileInfo, Manifest, manifest_path, versions
-from store.publish import TEMPORARY_PREFIX, remove
-from store.text import MAX_BYTES
+from cryobase.store.errors import IntegrityError
+from cryobase.store.files import read_file
+from cryobase.store.manifest import FileInfo, Manifest, manifest_path, versions
+from cryobase.store.publish import TEMPORARY_PREFIX, remove
+from cryobase.store.text import MAX_BYTES
 
 LEASE = 3600.0
 _KINDS = ("shard-", "examples-", "canary-", TEMPORARY_PREFIX)

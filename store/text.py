@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from store.files import read_file
+from cryobase.store.files import read_file
 
 Record = TypeVar("Record")
 

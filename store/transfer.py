@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from store.errors import ConflictError, StoreNotFoundError, mended_by
-from store.manifest import load, manifest_path, versions
-from store.publish import (
+from cryobase.store.errors import ConflictError, StoreNotFoundError, mended_by
+from cryobase.store.manifest import load, manifest_path, versions
+from cryobase.store.publish import (
     copy,
     make_directory,
     publish_bytes,
@@ -12,7 +12,7 @@ from store.publish import (
     storage_errors,
     sync_directory,
 )
-from store.reader import FeatureSet
+from cryobase.store.reader import FeatureSet
 
 
 def import_set(source: Path, target: Path) -> FeatureSet:

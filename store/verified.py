@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from store.errors import IntegrityError, StoreError
-from store.files import digest_of, open_regular
-from store.parallel import ordered_map
+from cryobase.store.errors import IntegrityError, StoreError
+from cryobase.store.files import digest_of, open_regular
+from cryobase.store.parallel import ordered_map
 
 Algorithm = Literal["sha256", "md5"]
 

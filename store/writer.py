@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from store.errors import FeaturesError, SpecMismatchError
-from store.index import words_of_rows
-from store.manifest import KEY_BYTES, Manifest
-from store.merge import merge_small_shards
-from store.publish import publish_bytes
-from store.shard import (
+from cryobase.store.errors import FeaturesError, SpecMismatchError
+from cryobase.store.index import words_of_rows
+from cryobase.store.manifest import KEY_BYTES, Manifest
+from cryobase.store.merge import merge_small_shards
+from cryobase.store.publish import publish_bytes
+from cryobase.store.shard import (
     SHARD_BYTES,
     Digests,
     Views,
@@ -22,10 +22,10 @@ from store.shard import (
     finite_rows,
     order_of_keys,
 )
-from store.sweep import LEASE, sweep
+from cryobase.store.sweep import LEASE, sweep
 
 if TYPE_CHECKING:
-    from store.pool import Pool
+    from cryobase.store.pool import Pool
 
 SECONDS = 60.0
 

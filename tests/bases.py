@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from stages.backbones.table import BACKBONES, Backbone
+from cryobase.stages.backbones.table import BACKBONES, Backbone
 
 TINY = Backbone(
     constructor="tests.bases:Tiny",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.logs import PACKAGES
+from cryobase.pipeline.logs import PACKAGE
 from tests.memory import give_back
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -83,7 +83,6 @@ def quick_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def _own_logging():
     """A command that a test runs sends log lines elsewhere; the next test gets its own."""
     yield
-    for package in PACKAGES:
-        logger = logging.getLogger(package)
-        logger.handlers, logger.propagate = [], True
-        logger.setLevel(logging.NOTSET)
+    logger = logging.getLogger(PACKAGE)
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)

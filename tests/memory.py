@@ -25,8 +25,8 @@ TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
 
 def give_back() -> None:
     """Return to the system what nobody refers to any more; Keras' own session refers to much."""
-    if "stages.backbones.frameworks" in sys.modules and "keras" in sys.modules:
-        sys.modules["stages.backbones.frameworks"].forget_names()
+    if "cryobase.stages.backbones.frameworks" in sys.modules and "keras" in sys.modules:
+        sys.modules["cryobase.stages.backbones.frameworks"].forget_names()
     gc.collect()
     if TRIM:
         TRIM(0)

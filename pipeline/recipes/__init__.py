@@ -10,7 +10,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.params import Params, ParamsError, load
+from cryobase.pipeline.params import Params, ParamsError, load
 
 SMOKE_IMAGES = "smoke-images"
 SMOKE_EPOCHS = 2
@@ -94,7 +94,7 @@ def is_one(data: bytes) -> bool:
 
 def generate_images(directory: Path, classes: list[str]) -> None:
     """A few striped images per class, for `Recipe.smoke`."""
-    from stages.data.generated import write_folder
+    from cryobase.stages.data.generated import write_folder
 
     write_folder(directory, classes, sum(SMOKE_COUNTS.values()))
 
@@ -111,4 +111,4 @@ def _header(text: str) -> dict[str, Any]:
 
 
 def _directory() -> Any:
-    return resources.files("pipeline.recipes")
+    return resources.files("cryobase.pipeline.recipes")

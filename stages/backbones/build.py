@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.backbones.foreign import is_known, load_weights
-from stages.backbones.frameworks import forget_names, load_keras
-from stages.backbones.preprocessing import PREPROCESSINGS
-from stages.backbones.table import BACKBONES, resolve
-from stages.errors import ConfigError, DataError, MissingWeightsError
+from cryobase.stages.backbones.foreign import is_known, load_weights
+from cryobase.stages.backbones.frameworks import forget_names, load_keras
+from cryobase.stages.backbones.preprocessing import PREPROCESSINGS
+from cryobase.stages.backbones.table import BACKBONES, resolve
+from cryobase.stages.errors import ConfigError, DataError, MissingWeightsError
 
 POOLINGS = ("avg", "max", "flatten")
 
@@ -61,7 +61,7 @@ def build(
 
 
 def _load(backbone: str, base: Any, weights_file: Path) -> None:
-    from stages.backbones import lite0
+    from cryobase.stages.backbones import lite0
 
     try:
         if weights_file.suffix == ".pth":

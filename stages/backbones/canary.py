@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.errors import StageError
+from cryobase.stages.errors import StageError
 
 COUNT = 4
 SEED = 2016

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.backbones.frameworks import load_keras
+from cryobase.stages.backbones.frameworks import load_keras
 
 IMAGENET_MEANS = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_DEVIATIONS = np.array([0.229, 0.224, 0.225], np.float32)

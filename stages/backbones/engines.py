@@ -8,14 +8,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.backbones import canary
-from stages.backbones.canary import DriftError
-from stages.backbones.frameworks import check_pinned
-from stages.backbones.machine import has_accelerator
-from stages.backbones.openvino_engine import OpenVinoEngine, forget
-from stages.backbones.tensorflow_engine import TensorFlowEngine
-from stages.backbones.trunk import Engine, Trunk
-from stages.errors import ConfigError
+from cryobase.stages.backbones import canary
+from cryobase.stages.backbones.canary import DriftError
+from cryobase.stages.backbones.frameworks import check_pinned
+from cryobase.stages.backbones.machine import has_accelerator
+from cryobase.stages.backbones.openvino_engine import OpenVinoEngine, forget
+from cryobase.stages.backbones.tensorflow_engine import TensorFlowEngine
+from cryobase.stages.backbones.trunk import Engine, Trunk
+from cryobase.stages.errors import ConfigError
 
 Check = Callable[[Engine], None]
 Rows = Sequence[NDArray[np.float32]]  # of the canary images, by output

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.backbones.plan import Images, pooled_bytes
-from store.pool import Pool
-from store.spec import FeatureSpec
-from store.text import read_json
+from cryobase.stages.backbones.plan import Images, pooled_bytes
+from cryobase.store.pool import Pool
+from cryobase.store.spec import FeatureSpec
+from cryobase.store.text import read_json
 
 FILE = "rates.json"
 MAX_RATES, MAX_BYTES = 1000, 1 << 20

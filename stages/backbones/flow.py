@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.backbones.machine import cores
-from stages.backbones.trunk import Engine
-from stages.data.decoding import UndecodableImageError
+from cryobase.stages.backbones.machine import cores
+from cryobase.stages.backbones.trunk import Engine
+from cryobase.stages.data.decoding import UndecodableImageError
 
 logger = logging.getLogger(__name__)
 

@@ -19,14 +19,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.archives import copy_member, members
-from stages.backbones.h5reader import DTYPES, LENGTH
-from stages.backbones.table import BACKBONES
-from stages.children import run_module
-from stages.errors import DataError
-from stages.received import opened
-from store.text import parse_json
-from store.verified import Algorithm, cache_directory, digest
+from cryobase.stages.archives import copy_member, members
+from cryobase.stages.backbones.h5reader import DTYPES, LENGTH
+from cryobase.stages.backbones.table import BACKBONES
+from cryobase.stages.children import run_module
+from cryobase.stages.errors import DataError
+from cryobase.stages.received import opened
+from cryobase.store.text import parse_json
+from cryobase.store.verified import Algorithm, cache_directory, digest
 
 MAX_FILE = 2 << 30  # bytes; the largest of Keras' own, ConvNeXtXLarge, has 1.4 GB
 FLOAT = 4  # bytes
@@ -128,7 +128,7 @@ def _ask(file: BufferedReader, answer: BinaryIO, limit: int) -> None:
     file.seek(0)
     seconds = SECONDS + os.fstat(file.fileno()).st_size // BYTES_PER_SECOND
     reader = run_module(
-        "stages.backbones.h5reader", str(limit), str(seconds),
+        "cryobase.stages.backbones.h5reader", str(limit), str(seconds),
         stdin=file, stdout=answer, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:

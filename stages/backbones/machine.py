@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from stages.errors import ConfigError
+from cryobase.stages.errors import ConfigError
 
 ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd")  # NVIDIA's and AMD's drivers
 

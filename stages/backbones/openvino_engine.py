@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.backbones import canary
-from stages.backbones.foreign import MAX_FILE
-from stages.backbones.kept import kept
-from stages.backbones.machine import cores
-from stages.backbones.trunk import Trunk, padded
-from stages.received import opened
-from store.text import read_json
+from cryobase.stages.backbones import canary
+from cryobase.stages.backbones.foreign import MAX_FILE
+from cryobase.stages.backbones.kept import kept
+from cryobase.stages.backbones.machine import cores
+from cryobase.stages.backbones.trunk import Trunk, padded
+from cryobase.stages.received import opened
+from cryobase.store.text import read_json
 
 MODEL = "model.xml"
 CARD = "kept.json"

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.backbones.passes import checked_engine, failures_of, flow_of, rows_of
-from stages.backbones.plan import Images, Pass, Target, Views
-from stages.backbones.table import EXTRACTOR_VERSION
-from stages.backbones.trunk import Engine
-from stages.backbones.weights import WeightsFile
-from stages.errors import ConfigError, StageError
-from store import StoreError
-from store.pool import Pool
-from store.spec import FeatureSpec
+from cryobase.stages.backbones.passes import checked_engine, failures_of, flow_of, rows_of
+from cryobase.stages.backbones.plan import Images, Pass, Target, Views
+from cryobase.stages.backbones.table import EXTRACTOR_VERSION
+from cryobase.stages.backbones.trunk import Engine
+from cryobase.stages.backbones.weights import WeightsFile
+from cryobase.stages.errors import ConfigError, StageError
+from cryobase.store import StoreError
+from cryobase.store.pool import Pool
+from cryobase.store.spec import FeatureSpec
 
 ROWS_PER_PART = 2048
 OURS = ("stages.", "store.")  # a worker's own modules may not be the client's

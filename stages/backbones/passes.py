@@ -12,18 +12,18 @@ from functools import cache, lru_cache, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.backbones import canary
-from stages.backbones.engines import check_reference, reference, start_engine
-from stages.backbones.flow import Batch, Flow
-from stages.backbones.machine import cores
-from stages.backbones.plan import Digests, Images, Pass, Target, Views, plan, pooled_bytes
-from stages.backbones.trunk import Engine, Trunk
-from stages.backbones.weights import WeightsFile
-from stages.data.augment import Augmentation, augment
-from stages.data.pixels import PixelSpec, load
-from stages.errors import ConfigError
-from store.errors import ConflictError
-from store.writer import FeatureWriter
+from cryobase.stages.backbones import canary
+from cryobase.stages.backbones.engines import check_reference, reference, start_engine
+from cryobase.stages.backbones.flow import Batch, Flow
+from cryobase.stages.backbones.machine import cores
+from cryobase.stages.backbones.plan import Digests, Images, Pass, Target, Views, plan, pooled_bytes
+from cryobase.stages.backbones.trunk import Engine, Trunk
+from cryobase.stages.backbones.weights import WeightsFile
+from cryobase.stages.data.augment import Augmentation, augment
+from cryobase.stages.data.pixels import PixelSpec, load
+from cryobase.stages.errors import ConfigError
+from cryobase.store.errors import ConflictError
+from cryobase.store.writer import FeatureWriter
 
 logger = logging.getLogger(__name__)
 

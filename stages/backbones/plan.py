@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.backbones.table import BACKBONES
-from stages.data.raw import RawImages
-from store.pool import Pool
-from store.spec import FeatureSpec
+from cryobase.stages.backbones.table import BACKBONES
+from cryobase.stages.data.raw import RawImages
+from cryobase.store.pool import Pool
+from cryobase.store.spec import FeatureSpec
 
 BLOCK = 1 << 19  # images
 

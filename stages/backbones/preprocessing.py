@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.backbones.frameworks import load_keras
+from cryobase.stages.backbones.frameworks import load_keras
 
 
 def caffe(pixels: Any) -> Any:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.backbones.build import build
-from stages.backbones.canary import canary_images, probes
-from stages.backbones.frameworks import load_keras
-from stages.backbones.table import BACKBONES
-from stages.errors import MissingWeightsError
+from cryobase.stages.backbones.build import build
+from cryobase.stages.backbones.canary import canary_images, probes
+from cryobase.stages.backbones.frameworks import load_keras
+from cryobase.stages.backbones.table import BACKBONES
+from cryobase.stages.errors import MissingWeightsError
 
 VERSION = 1
 PROBES = 32

@@ -41,10 +41,10 @@ class Backbone:
 
 BACKBONES: dict[str, Backbone] = {
     "efficientnet_lite0": Backbone(
-        constructor="stages.backbones.lite0:EfficientNetLite0",
+        constructor="cryobase.stages.backbones.lite0:EfficientNetLite0",
         preprocessing="lite",
         width=1280,
-        weights="stages.backbones.lite0:packaged_weights",
+        weights="cryobase.stages.backbones.lite0:packaged_weights",
         checksum="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         extra="sample",
     ),
@@ -117,7 +117,7 @@ BACKBONES: dict[str, Backbone] = {
         checksum="30ee3e1110167f948a6b9946edeeb738",
     ),
     "efficientnetb0": Backbone(
-        constructor="stages.backbones.efficientnet:EfficientNetB0",
+        constructor="cryobase.stages.backbones.efficientnet:EfficientNetB0",
         preprocessing="identity",
         width=1280,
         weights="https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5",
@@ -138,11 +138,11 @@ BACKBONES: dict[str, Backbone] = {
         checksum="d547c096cabd03329d7be5562c5e14798aa39ed24b474157cef5e85ab9e49ef1",
     ),
     "xception_41_imagenet": Backbone(
-        constructor="stages.backbones.hub:Xception41",
+        constructor="cryobase.stages.backbones.hub:Xception41",
         preprocessing="symmetric",
         image_size=299,
         width=2048,
-        weights="stages.backbones.hub:xception_41_weights",
+        weights="cryobase.stages.backbones.hub:xception_41_weights",
         extra="keras-hub",
     ),
 }

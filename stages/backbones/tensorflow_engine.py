@@ -6,8 +6,8 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.backbones.frameworks import load_tensorflow
-from stages.backbones.trunk import Trunk, padded
+from cryobase.stages.backbones.frameworks import load_tensorflow
+from cryobase.stages.backbones.trunk import Trunk, padded
 
 
 class TensorFlowEngine:

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.backbones.build import build
-from stages.backbones.weights import WeightsFile
+from cryobase.stages.backbones.build import build
+from cryobase.stages.backbones.weights import WeightsFile
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,13 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from stages.backbones import seeded
-from stages.backbones.foreign import MAX_FILE
-from stages.backbones.frameworks import keras_home, load_keras
-from stages.backbones.kept import kept
-from stages.backbones.table import BACKBONES, Backbone, resolve
-from stages.errors import MissingWeightsError
-from store import verified
+from cryobase.stages.backbones import seeded
+from cryobase.stages.backbones.foreign import MAX_FILE
+from cryobase.stages.backbones.frameworks import keras_home, load_keras
+from cryobase.stages.backbones.kept import kept
+from cryobase.stages.backbones.table import BACKBONES, Backbone, resolve
+from cryobase.stages.errors import MissingWeightsError
+from cryobase.store import verified
 
 SUFFIXES = (".h5", ".keras", ".pth")
 

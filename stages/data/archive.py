@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.data.folder import Folder
-from stages.data.left_out import Tally
-from stages.data.packs import open_regular
-from stages.data.source import SourceExample
-from stages.data.unpack import unpack
+from cryobase.stages.data.folder import Folder
+from cryobase.stages.data.left_out import Tally
+from cryobase.stages.data.packs import open_regular
+from cryobase.stages.data.source import SourceExample
+from cryobase.stages.data.unpack import unpack
 
 if TYPE_CHECKING:
-    from stages.download import DownloadConfig
+    from cryobase.stages.download import DownloadConfig
 
 
 class Archive:
@@ -29,7 +29,10 @@ class Archive:
         self.left_out = Tally()
 
     def __enter__(self) -> "Archive":
-        from stages.data.fetch import check_sha256, fetch  # the network's libraries load slowly
+        from cryobase.stages.data.fetch import (  # the network's libraries load slowly
+            check_sha256,
+            fetch,
+        )
 
         config = self._config
         if config.url:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.patterns import PatternReader
-from stages.errors import ConfigError, DataError
+from cryobase.stages.data.patterns import PatternReader
+from cryobase.stages.errors import ConfigError, DataError
 
 TRAIN, VALIDATION, TEST = range(3)
 UNUSED = -1

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from store.text import parse_json, record
+from cryobase.store.text import parse_json, record
 
 BORDERS = {  # names of OpenCV, which only those load that have an image
     "nearest": "BORDER_REPLICATE",

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.archives import MAX_NPY_HEADER, Member, members, npy_header, read_member
-from stages.data.packs import open_regular
-from stages.errors import DataError
-from store.errors import ExamplesError
-from store.examples import check_text
+from cryobase.stages.archives import MAX_NPY_HEADER, Member, members, npy_header, read_member
+from cryobase.stages.data.packs import open_regular
+from cryobase.stages.errors import DataError
+from cryobase.store.errors import ExamplesError
+from cryobase.store.examples import check_text
 
 MAX_BYTES = (1 << 32) - 1  # where zip needs its 64-bit form
 MAX_ID_BYTES = 512

@@ -10,8 +10,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from stages.data import headers, unread
-from stages.errors import DataError
+from cryobase.stages.data import headers, unread
+from cryobase.stages.errors import DataError
 
 MAX_BYTES = headers.MAX_BYTES
 TOO_LARGE = f"more than {MAX_BYTES:,} bytes"

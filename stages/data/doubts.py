@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from stages.data import index
-from stages.data.index import Index
+from cryobase.stages.data import index
+from cryobase.stages.data.index import Index
 
 SHOWN = 5  # names, or groups of names, in one line
 PARTED = frozenset({"train", "training", "validation", "valid", "val", "test", "dev", "eval"})

@@ -17,9 +17,9 @@ from typing import Any
 import requests
 import urllib3
 
-from stages.errors import DataError, NetworkError
-from store.errors import StoreError
-from store.text import read_json
+from cryobase.stages.errors import DataError, NetworkError
+from cryobase.store.errors import StoreError
+from cryobase.store.text import read_json
 
 log = logging.getLogger(__name__)
 

@@ -7,16 +7,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from stages.data import left_out
-from stages.data.left_out import Tally
-from stages.data.packs import open_regular
-from stages.data.patterns import PatternReader
-from stages.data.source import SourceExample
-from stages.errors import ConfigError, DataError
-from store.examples import encode_id
+from cryobase.stages.data import left_out
+from cryobase.stages.data.left_out import Tally
+from cryobase.stages.data.packs import open_regular
+from cryobase.stages.data.patterns import PatternReader
+from cryobase.stages.data.source import SourceExample
+from cryobase.stages.errors import ConfigError, DataError
+from cryobase.store.examples import encode_id
 
 if TYPE_CHECKING:
-    from stages.download import DownloadConfig
+    from cryobase.stages.download import DownloadConfig
 
 log = logging.getLogger(__name__)
 

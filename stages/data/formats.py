@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from stages.errors import DataError
+from cryobase.stages.errors import DataError
 
 MAX_FOLDERS = 100_000  # beside one for every file; nobody packs more, but a bomb may
 

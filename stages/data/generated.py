@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.png import encode_png
+from cryobase.stages.data.png import encode_png
 
 SIDE = 64  # pixels
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from stages.data import boxes
+from cryobase.stages.data import boxes
 
 MAX_BYTES = 256 << 20  # of an encoded image
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb

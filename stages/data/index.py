@@ -19,13 +19,13 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.columns import MAX_BYTES, TEXT, Columns
-from stages.data.packs import MAX_PACK, PACK_NAME, Pack
-from stages.errors import DataError
-from stages.outputs import replace
-from stages.received import opened
-from store.publish import publish_bytes, remove
-from store.text import parse_json
+from cryobase.stages.data.columns import MAX_BYTES, TEXT, Columns
+from cryobase.stages.data.packs import MAX_PACK, PACK_NAME, Pack
+from cryobase.stages.errors import DataError
+from cryobase.stages.outputs import replace
+from cryobase.stages.received import opened
+from cryobase.store.publish import publish_bytes, remove
+from cryobase.store.text import parse_json
 
 SCHEMA = 1
 RECORD = "dataset.json"

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data import decoding, headers, index, packs
-from stages.data.digests import DigestTable
-from stages.data.index import Index
-from stages.data.isolation import IsolatedDecoder
-from stages.data.left_out import Tally
-from stages.data.packs import Pack, PackWriter
-from stages.data.source import Source, SourceExample
-from stages.errors import DataError
-from store.parallel import ordered_map
-from store.publish import remove
+from cryobase.stages.data import decoding, headers, index, packs
+from cryobase.stages.data.digests import DigestTable
+from cryobase.stages.data.index import Index
+from cryobase.stages.data.isolation import IsolatedDecoder
+from cryobase.stages.data.left_out import Tally
+from cryobase.stages.data.packs import Pack, PackWriter
+from cryobase.stages.data.source import Source, SourceExample
+from cryobase.stages.errors import DataError
+from cryobase.store.parallel import ordered_map
+from cryobase.store.publish import remove
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from multiprocessing.connection import Connection, Pipe
 from threading import Lock
 from typing import Any
 
-from stages.children import run_module
-from stages.data.decoding import UndecodableImageError
-from stages.errors import StageError
+from cryobase.stages.children import run_module
+from cryobase.stages.data.decoding import UndecodableImageError
+from cryobase.stages.errors import StageError
 
 SECONDS = 60.0  # for one image; noise of the most pixels that are read takes about four
 MAX_ANSWER = 1 << 16  # bytes

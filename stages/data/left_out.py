@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from stages.data import headers
+from cryobase.stages.data import headers
 
 LISTED = 100_000  # rows of the table; what is beyond is counted
 

@@ -13,9 +13,9 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.data import headers
-from stages.errors import DataError
-from store.publish import publish_bytes
+from cryobase.stages.data import headers
+from cryobase.stages.errors import DataError
+from cryobase.store.publish import publish_bytes
 
 PACK_BYTES = 64 << 20
 MAX_PACK = 1 << 30  # bytes; the largest image that is read is 256 MiB

@@ -14,8 +14,8 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 
-from stages.children import run_module
-from stages.errors import ConfigError, StageError
+from cryobase.stages.children import run_module
+from cryobase.stages.errors import ConfigError, StageError
 
 MAX_LENGTH = 1000  # characters of a pattern
 SECONDS = 5.0  # of processor time for a pattern, and

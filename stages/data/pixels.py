@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data import decoding
-from stages.data.decoding import UndecodableImageError
-from store import FeatureSpec
+from cryobase.stages.data import decoding
+from cryobase.stages.data.decoding import UndecodableImageError
+from cryobase.store import FeatureSpec
 
 __all__ = ["PixelSpec", "UndecodableImageError", "decode", "load", "resize"]
 

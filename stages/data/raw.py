@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data import headers
-from stages.data import index as indices
-from stages.data.packs import anew, open_regular, read_at
-from stages.errors import DataError
-from store.examples import Examples, decode_id
+from cryobase.stages.data import headers
+from cryobase.stages.data import index as indices
+from cryobase.stages.data.packs import anew, open_regular, read_at
+from cryobase.stages.errors import DataError
+from cryobase.store.examples import Examples, decode_id
 
 
 @dataclass(frozen=True, eq=False)

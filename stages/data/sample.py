@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.data.left_out import Tally
-from stages.data.png import encode_png
-from stages.data.source import SourceExample
-from stages.errors import DataError
+from cryobase.stages.data.left_out import Tally
+from cryobase.stages.data.png import encode_png
+from cryobase.stages.data.source import SourceExample
+from cryobase.stages.errors import DataError
 
 if TYPE_CHECKING:
-    from stages.download import DownloadConfig
+    from cryobase.stages.download import DownloadConfig
 
 
 class Sample:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from stages.data.left_out import Tally
+from cryobase.stages.data.left_out import Tally
 
 
 @dataclass(frozen=True)

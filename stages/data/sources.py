@@ -5,14 +5,14 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.data.archive import Archive
-from stages.data.folder import Folder
-from stages.data.sample import Sample
-from stages.data.source import Source, SourceExample
-from stages.data.tfds import Tfds
+from cryobase.stages.data.archive import Archive
+from cryobase.stages.data.folder import Folder
+from cryobase.stages.data.sample import Sample
+from cryobase.stages.data.source import Source, SourceExample
+from cryobase.stages.data.tfds import Tfds
 
 if TYPE_CHECKING:
-    from stages.download import DownloadConfig
+    from cryobase.stages.download import DownloadConfig
 
 __all__ = ["SOURCES", "Source", "SourceExample", "open_source"]
 

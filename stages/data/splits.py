@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.columns import Columns
-from stages.errors import DataError
-from stages.outputs import replace, write_table
+from cryobase.stages.data.columns import Columns
+from cryobase.stages.errors import DataError
+from cryobase.stages.outputs import replace, write_table
 
 FILE = "splits.npz"
 COLUMNS = {"ids": "|S", "part": "|i1"}

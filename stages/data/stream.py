@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.augment import Augmentation, augment
-from stages.data.pixels import PixelSpec, load
-from stages.data.raw import RawImages
-from store.parallel import ordered_map
+from cryobase.stages.data.augment import Augmentation, augment
+from cryobase.stages.data.pixels import PixelSpec, load
+from cryobase.stages.data.raw import RawImages
+from cryobase.store.parallel import ordered_map
 
 Batch = tuple[NDArray[np.float32], NDArray[np.int32]]
 

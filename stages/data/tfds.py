@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stages.data.digests import DigestTable
-from stages.data.folder import PART_NAMES
-from stages.data.left_out import NO_LABEL, Tally
-from stages.data.network import bounded, is_outage
-from stages.data.png import encode_png
-from stages.data.source import SourceExample
-from stages.errors import ConfigError, DataError, NetworkError
-from store.examples import encode_id
+from cryobase.stages.data.digests import DigestTable
+from cryobase.stages.data.folder import PART_NAMES
+from cryobase.stages.data.left_out import NO_LABEL, Tally
+from cryobase.stages.data.network import bounded, is_outage
+from cryobase.stages.data.png import encode_png
+from cryobase.stages.data.source import SourceExample
+from cryobase.stages.errors import ConfigError, DataError, NetworkError
+from cryobase.store.examples import encode_id
 
 if TYPE_CHECKING:
-    from stages.download import DownloadConfig
+    from cryobase.stages.download import DownloadConfig
 
 log = logging.getLogger(__name__)
 

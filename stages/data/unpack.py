@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from stages.data import left_out, tar, zip
-from stages.data.formats import UnsupportedArchiveError, describe
-from stages.data.left_out import Tally
-from stages.data.packs import open_regular
-from stages.errors import DataError
-from store.examples import encode_id
+from cryobase.stages.data import left_out, tar, zip
+from cryobase.stages.data.formats import UnsupportedArchiveError, describe
+from cryobase.stages.data.left_out import Tally
+from cryobase.stages.data.packs import open_regular
+from cryobase.stages.errors import DataError
+from cryobase.store.examples import encode_id
 
 MAX_MEMBERS = 3_000_000
 MAX_UNPACKED = 1 << 40

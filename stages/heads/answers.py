@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.heads.head import Head
-from stages.heads.metrics import Predictions
-from stages.heads.rows import READ
-from stages.heads.side_by_side import SideBySide
+from cryobase.stages.heads.head import Head
+from cryobase.stages.heads.metrics import Predictions
+from cryobase.stages.heads.rows import READ
+from cryobase.stages.heads.side_by_side import SideBySide
 
 
 def answer(

@@ -5,9 +5,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from stages.heads.graftcheck import Agreement
-from stages.heads.head import Head
-from store.text import visible
+from cryobase.stages.heads.graftcheck import Agreement
+from cryobase.stages.heads.head import Head
+from cryobase.store.text import visible
 
 SCORES = ("accuracy", "f1_macro", "log_loss", "ece")
 MARKS = re.compile(r"[\\`*_{}\[\]()#!|~>$]|://|@")  # of links, emphasis, code, tables, formulas

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stages.heads.table import HEADS
-from store.text import record
+from cryobase.stages.heads.table import HEADS
+from cryobase.store.text import record
 
 GRID = {  # key of a grid -> its mark in the names of the heads
     "units": "u",

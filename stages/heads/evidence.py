@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.splits import PARTS, Splits
-from stages.errors import DataError
-from stages.heads import plots
-from stages.heads.config import HeadParams
-from stages.heads.finished import heads_in
-from stages.heads.head import Head
-from stages.heads.leaks import Pair, duplicates, leaks, near_duplicates
-from stages.heads.resample import OutOfFold, cross_validate, folds, learning_curve
-from stages.heads.rows import Positions, Rows, open_rows
-from stages.heads.side_by_side import Paths, SideBySide
-from stages.heads.suspects import Suspect, label_suspects
-from stages.outputs import write_json, write_table
+from cryobase.stages.data.splits import PARTS, Splits
+from cryobase.stages.errors import DataError
+from cryobase.stages.heads import plots
+from cryobase.stages.heads.config import HeadParams
+from cryobase.stages.heads.finished import heads_in
+from cryobase.stages.heads.head import Head
+from cryobase.stages.heads.leaks import Pair, duplicates, leaks, near_duplicates
+from cryobase.stages.heads.resample import OutOfFold, cross_validate, folds, learning_curve
+from cryobase.stages.heads.rows import Positions, Rows, open_rows
+from cryobase.stages.heads.side_by_side import Paths, SideBySide
+from cryobase.stages.heads.suspects import Suspect, label_suspects
+from cryobase.stages.outputs import write_json, write_table
 
 logger = logging.getLogger(__name__)
 

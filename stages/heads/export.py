@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stages.backbones.frameworks import load_keras
-from stages.data.raw import RawImages
-from stages.errors import ConfigError
-from stages.heads.card import model_card
-from stages.heads.graft import graft_onto
-from stages.heads.graftcheck import GraftError, Samples, check_graft
-from stages.heads.head import Head
-from stages.heads.rows import Floats
-from stages.heads.side_by_side import Paths, SideBySide
-from stages.outputs import write_text
+from cryobase.stages.backbones.frameworks import load_keras
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.errors import ConfigError
+from cryobase.stages.heads.card import model_card
+from cryobase.stages.heads.graft import graft_onto
+from cryobase.stages.heads.graftcheck import GraftError, Samples, check_graft
+from cryobase.stages.heads.head import Head
+from cryobase.stages.heads.rows import Floats
+from cryobase.stages.heads.side_by_side import Paths, SideBySide
+from cryobase.stages.outputs import write_text
 
 logger = logging.getLogger(__name__)
 

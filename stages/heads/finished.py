@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from stages.errors import DataError
-from stages.heads.head import FILES, Head
-from stages.heads.standing import VERBS
-from stages.outputs import write_json
-from store import FeatureSpec
-from store.errors import StoreError, StoreNotFoundError
-from store.publish import share
-from store.text import component, read_json
+from cryobase.stages.errors import DataError
+from cryobase.stages.heads.head import FILES, Head
+from cryobase.stages.heads.standing import VERBS
+from cryobase.stages.outputs import write_json
+from cryobase.store import FeatureSpec
+from cryobase.store.errors import StoreError, StoreNotFoundError
+from cryobase.store.publish import share
+from cryobase.store.text import component, read_json
 
 TRAINING = "training.json"
 MAX_BYTES = 1 << 24

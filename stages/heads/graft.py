@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from stages.backbones.frameworks import load_keras
-from stages.backbones.weights import locate_weights
-from stages.data.pixels import PixelSpec
-from stages.errors import DataError, MissingWeightsError
-from stages.heads.head import Head
-from store import FeatureSpec
+from cryobase.stages.backbones.frameworks import load_keras
+from cryobase.stages.backbones.weights import locate_weights
+from cryobase.stages.data.pixels import PixelSpec
+from cryobase.stages.errors import DataError, MissingWeightsError
+from cryobase.stages.heads.head import Head
+from cryobase.store import FeatureSpec
 
 
 def graft_onto(
@@ -74,7 +74,7 @@ def _base(
     specs: Sequence[FeatureSpec], places: Sequence[str] | None, preprocessing: str | None
 ) -> Any:
     """One backbone with an output per spec."""
-    from stages.backbones.build import build
+    from cryobase.stages.backbones.build import build
 
     first = specs[0]
     return build(

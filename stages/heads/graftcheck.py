@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.backbones.frameworks import load_keras
-from stages.backbones.preprocessing import PREPROCESSINGS
-from stages.data.pixels import PixelSpec, load
-from stages.data.raw import RawImages
-from stages.errors import StageError
-from stages.heads.head import Head
-from stages.heads.rows import Floats
-from stages.heads.side_by_side import SideBySide
+from cryobase.stages.backbones.frameworks import load_keras
+from cryobase.stages.backbones.preprocessing import PREPROCESSINGS
+from cryobase.stages.data.pixels import PixelSpec, load
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.errors import StageError
+from cryobase.stages.heads.head import Head
+from cryobase.stages.heads.rows import Floats
+from cryobase.stages.heads.side_by_side import SideBySide
 
 logger = logging.getLogger(__name__)
 

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.archives import read_npz
-from stages.errors import DataError
-from stages.heads.config import HeadParams
-from stages.heads.history import History
-from stages.heads.trained import Layer, forward
-from stages.received import opened
-from store import FeatureSpec
-from store.errors import StoreError
-from store.files import read_file
-from store.publish import publish_bytes
-from store.text import read_json, record
+from cryobase.stages.archives import read_npz
+from cryobase.stages.errors import DataError
+from cryobase.stages.heads.config import HeadParams
+from cryobase.stages.heads.history import History
+from cryobase.stages.heads.trained import Layer, forward
+from cryobase.stages.received import opened
+from cryobase.store import FeatureSpec
+from cryobase.store.errors import StoreError
+from cryobase.store.files import read_file
+from cryobase.store.publish import publish_bytes
+from cryobase.store.text import read_json, record
 
 FORMAT = 1
 MAX_CARD, MAX_HISTORY = 1 << 24, 1 << 23  # bytes
@@ -173,7 +173,7 @@ class Head:
 
     def graft(self, weights: str | Sequence[str]) -> Any:
         """A `keras.Model` from images to probabilities; see `stages.heads.graft.graft_onto`."""
-        from stages.heads.graft import graft_onto
+        from cryobase.stages.heads.graft import graft_onto
 
         return graft_onto(self, weights)
 

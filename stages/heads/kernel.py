@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from stages.backbones.frameworks import load_tensorflow
-from stages.heads.optimizers import UPDATES
-from stages.heads.stack import StackShape
+from cryobase.stages.backbones.frameworks import load_tensorflow
+from cryobase.stages.heads.optimizers import UPDATES
+from cryobase.stages.heads.stack import StackShape
 
 tf = load_tensorflow()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.heads.rows import Floats, Positions, Rows
+from cryobase.stages.heads.rows import Floats, Positions, Rows
 
 BLOCK = 1024
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.heads.head import to_probabilities
+from cryobase.stages.heads.head import to_probabilities
 
 BINS = 15  # of the calibration error, as in Guo et al., 2017
 

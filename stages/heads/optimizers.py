@@ -7,7 +7,7 @@ column, and gives new weights and slots. Weight decay is decoupled and the same 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from stages.backbones.frameworks import load_tensorflow
+from cryobase.stages.backbones.frameworks import load_tensorflow
 
 Update = Callable[..., tuple[Any, list[Any]]]
 

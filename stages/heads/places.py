@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.backbones.frameworks import load_tensorflow
-from stages.heads.config import HeadParams
-from stages.heads.history import History
-from stages.heads.kernel import judge, trainer
-from stages.heads.optimizers import UPDATES
-from stages.heads.rows import Floats, Task, weigh_classes
-from stages.heads.stack import Stack
-from stages.heads.trained import Layer, Trained
+from cryobase.stages.backbones.frameworks import load_tensorflow
+from cryobase.stages.heads.config import HeadParams
+from cryobase.stages.heads.history import History
+from cryobase.stages.heads.kernel import judge, trainer
+from cryobase.stages.heads.optimizers import UPDATES
+from cryobase.stages.heads.rows import Floats, Task, weigh_classes
+from cryobase.stages.heads.stack import Stack
+from cryobase.stages.heads.trained import Layer, Trained
 
 tf = load_tensorflow()
 

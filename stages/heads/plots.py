@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.figure import figure, label
-from stages.heads.history import History
+from cryobase.stages.figure import figure, label
+from cryobase.stages.heads.history import History
 
 WRITTEN = 30  # classes up to which a confusion matrix has its counts written in
 NAMED = 12  # curves up to which a legend names each

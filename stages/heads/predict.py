@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.folder import files
-from stages.data.left_out import Tally
-from stages.data.packs import read_image
-from stages.data.pixels import PixelSpec, load
-from stages.errors import DataError
-from stages.heads.graft import graft_onto
-from stages.heads.head import Head
-from stages.tuning.tuned import CARD, TunedModel
+from cryobase.stages.data.folder import files
+from cryobase.stages.data.left_out import Tally
+from cryobase.stages.data.packs import read_image
+from cryobase.stages.data.pixels import PixelSpec, load
+from cryobase.stages.errors import DataError
+from cryobase.stages.heads.graft import graft_onto
+from cryobase.stages.heads.head import Head
+from cryobase.stages.tuning.tuned import CARD, TunedModel
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from functools import partial, reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.errors import ConfigError
-from stages.heads.config import HeadParams
-from stages.heads.history import History
-from stages.heads.rows import Batch, Floats, Task, ahead, memory_limit, weigh_classes
-from stages.heads.trained import Layer, Trained, forward
+from cryobase.stages.errors import ConfigError
+from cryobase.stages.heads.config import HeadParams
+from cryobase.stages.heads.history import History
+from cryobase.stages.heads.rows import Batch, Floats, Task, ahead, memory_limit, weigh_classes
+from cryobase.stages.heads.trained import Layer, Trained, forward
 
 Doubles = NDArray[np.float64]
 MAX_TEMPERATURE = 100.0

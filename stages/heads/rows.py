@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.heads.side_by_side import SideBySide
+from cryobase.stages.heads.side_by_side import SideBySide
 
 Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]

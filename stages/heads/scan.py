@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.backbones.frameworks import load_tensorflow
-from stages.heads.config import HeadParams
-from stages.heads.places import Places
-from stages.heads.rows import READ, Batch, Floats, Task, ahead, fit_scale
-from stages.heads.stack import Read, plan
-from stages.heads.trained import Trained
+from cryobase.stages.backbones.frameworks import load_tensorflow
+from cryobase.stages.heads.config import HeadParams
+from cryobase.stages.heads.places import Places
+from cryobase.stages.heads.rows import READ, Batch, Floats, Task, ahead, fit_scale
+from cryobase.stages.heads.stack import Read, plan
+from cryobase.stages.heads.trained import Trained
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stages.errors import DataError
-from store import Examples, FeatureSet, IntegrityError, UnknownExampleError
-from store.text import visible
+from cryobase.stages.errors import DataError
+from cryobase.store import Examples, FeatureSet, IntegrityError, UnknownExampleError
+from cryobase.store.text import visible
 
 Paths = Path | Sequence[Path]
 

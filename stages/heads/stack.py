@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stages.heads.config import HeadParams
+from cryobase.stages.heads.config import HeadParams
 
 STACK_COLUMNS = 256  # a multiple of 64: narrower products depend on a head's position
 COLUMN_STEP = 64

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.errors import DataError
-from store.errors import StoreError, StoreNotFoundError
-from store.text import component, read_json
+from cryobase.stages.errors import DataError
+from cryobase.store.errors import StoreError, StoreNotFoundError
+from cryobase.store.text import component, read_json
 
 METRICS = "metrics.json"
 SCORE = "score.json"  # the few figures that DVC shows side by side

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.heads.resample import OutOfFold
+from cryobase.stages.heads.resample import OutOfFold
 
 
 @dataclass(frozen=True)

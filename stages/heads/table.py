@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stages.heads.config import HeadParams
-    from stages.heads.rows import Task
-    from stages.heads.trained import Trained
+    from cryobase.stages.heads.config import HeadParams
+    from cryobase.stages.heads.rows import Task
+    from cryobase.stages.heads.trained import Trained
 
     Trainer = Callable[[Task, Mapping[str, HeadParams]], dict[str, Trained]]
 
@@ -45,16 +45,16 @@ class HeadKind:
 
 
 def _scan(task: Task, heads: Mapping[str, HeadParams]) -> dict[str, Trained]:
-    from stages.backbones.frameworks import load_keras
+    from cryobase.stages.backbones.frameworks import load_keras
 
     load_keras()  # seconds, so only when something must be trained
-    from stages.heads.scan import train
+    from cryobase.stages.heads.scan import train
 
     return train(task, heads)
 
 
 def _solve(task: Task, heads: Mapping[str, HeadParams]) -> dict[str, Trained]:
-    from stages.heads.ridge import train
+    from cryobase.stages.heads.ridge import train
 
     return train(task, heads)
 

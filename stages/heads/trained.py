@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.heads.history import History
+from cryobase.stages.heads.history import History
 
 Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
 

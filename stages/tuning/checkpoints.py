@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.archives import read_npz
-from stages.errors import DataError
-from stages.received import opened
-from store.publish import publish_bytes, remove
-from store.text import parse_json
+from cryobase.stages.archives import read_npz
+from cryobase.stages.errors import DataError
+from cryobase.stages.received import opened
+from cryobase.store.publish import publish_bytes, remove
+from cryobase.store.text import parse_json
 
 Arrays = list[NDArray[Any]]
 Rows = list[dict[str, float]]

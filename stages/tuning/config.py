@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stages.data.augment import Augmentation
-from stages.extract import SetConfig
-from stages.heads.config import MAX_EPOCHS
-from stages.tuning.starts import Network, NewHead
+from cryobase.stages.data.augment import Augmentation
+from cryobase.stages.extract import SetConfig
+from cryobase.stages.heads.config import MAX_EPOCHS
+from cryobase.stages.tuning.starts import Network, NewHead
 
 NONE = "none"  # `set` and `head` of a run that starts from no trained head
 

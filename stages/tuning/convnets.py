@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stages.backbones.frameworks import forget_names, load_keras
+from cryobase.stages.backbones.frameworks import forget_names, load_keras
 
 
 @dataclass(frozen=True, kw_only=True)

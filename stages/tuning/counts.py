@@ -5,17 +5,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stages.backbones.build import build
-from stages.backbones.frameworks import load_keras
-from stages.extract import SetConfig
-from stages.heads.config import HeadConfig, expand
-from stages.heads.graft import graft
-from stages.tuning import convnets
-from stages.tuning.starts import NewHead, preprocessing_of, untrained
-from stages.tuning.unfreezing import unfreeze
+from cryobase.stages.backbones.build import build
+from cryobase.stages.backbones.frameworks import load_keras
+from cryobase.stages.extract import SetConfig
+from cryobase.stages.heads.config import HeadConfig, expand
+from cryobase.stages.heads.graft import graft
+from cryobase.stages.tuning import convnets
+from cryobase.stages.tuning.starts import NewHead, preprocessing_of, untrained
+from cryobase.stages.tuning.unfreezing import unfreeze
 
 if TYPE_CHECKING:
-    from stages.tuning.config import FinetuneRun
+    from cryobase.stages.tuning.config import FinetuneRun
 
 
 @dataclass(frozen=True, kw_only=True)

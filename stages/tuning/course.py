@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stages.data.raw import RawImages
-from stages.data.splits import Splits
-from stages.data.stream import ImageStream
-from stages.heads.history import overfitting_onset
-from stages.tuning import tensorboard, trunk, trunkplan, tuned
-from stages.tuning.checkpoints import Checkpoints, Rows
-from stages.tuning.grafting import CHECKED, check_joined
-from stages.tuning.optimization import OptimizerSettings
-from stages.tuning.phase import (
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.splits import Splits
+from cryobase.stages.data.stream import ImageStream
+from cryobase.stages.heads.history import overfitting_onset
+from cryobase.stages.tuning import tensorboard, trunk, trunkplan, tuned
+from cryobase.stages.tuning.checkpoints import Checkpoints, Rows
+from cryobase.stages.tuning.grafting import CHECKED, check_joined
+from cryobase.stages.tuning.optimization import OptimizerSettings
+from cryobase.stages.tuning.phase import (
     Examples,
     Images,
     Phase,
@@ -26,14 +26,14 @@ from stages.tuning.phase import (
     logits_model,
     place_of_cut,
 )
-from stages.tuning.precision import precision
-from stages.tuning.starts import Start
-from stages.tuning.trunkrows import StoredTrunk, store_trunk
-from stages.tuning.unfreezing import unfreeze
+from cryobase.stages.tuning.precision import precision
+from cryobase.stages.tuning.starts import Start
+from cryobase.stages.tuning.trunkrows import StoredTrunk, store_trunk
+from cryobase.stages.tuning.unfreezing import unfreeze
 
 if TYPE_CHECKING:
-    from stages.tuning.config import FinetuneRun
-    from stages.tuning.config import Phase as PhaseConfig
+    from cryobase.stages.tuning.config import FinetuneRun
+    from cryobase.stages.tuning.config import Phase as PhaseConfig
 
 logger = logging.getLogger(__name__)
 

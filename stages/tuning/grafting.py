@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.raw import RawImages
-from stages.data.stream import ImageStream
-from stages.errors import DataError
-from stages.heads.graft import graft_onto
-from stages.heads.graftcheck import Samples, check_graft
-from stages.heads.head import Head
-from stages.heads.side_by_side import SideBySide
-from stages.tuning.precision import precision
-from stages.tuning.starts import Start
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.stream import ImageStream
+from cryobase.stages.errors import DataError
+from cryobase.stages.heads.graft import graft_onto
+from cryobase.stages.heads.graftcheck import Samples, check_graft
+from cryobase.stages.heads.head import Head
+from cryobase.stages.heads.side_by_side import SideBySide
+from cryobase.stages.tuning.precision import precision
+from cryobase.stages.tuning.starts import Start
 
 CHECKED = 8  # training images that are looked at
 

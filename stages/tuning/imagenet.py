@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.data.raw import RawImages
-from stages.data.splits import Splits
-from stages.outputs import write_table
-from stages.tuning.config import FinetuneRun
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.splits import Splits
+from cryobase.stages.outputs import write_table
+from cryobase.stages.tuning.config import FinetuneRun
 
 TOP = 3
 COLUMNS = ("id", "rank", "label", "probability")
@@ -24,7 +24,7 @@ def write(config: FinetuneRun, images: RawImages, split: Splits, output: Path) -
     """
     if not config.imagenet_labels or config.base is None:
         return
-    from stages.backbones.labels import top_labels
+    from cryobase.stages.backbones.labels import top_labels
 
     examples = images.examples
     positions = np.asarray(examples.positions(split.ids("train")))

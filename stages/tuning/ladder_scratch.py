@@ -4,15 +4,15 @@ import math
 import time
 from pathlib import Path
 
-from stages.data.augment import Augmentation
-from stages.data.raw import RawImages
-from stages.data.splits import Splits
-from stages.data.stream import ImageStream
-from stages.tuning import starts
-from stages.tuning.optimization import OptimizerSettings
-from stages.tuning.phase import Images, Phase, Plan
-from stages.tuning.starts import Network, NewHead
-from stages.tuning.unfreezing import unfreeze
+from cryobase.stages.data.augment import Augmentation
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.splits import Splits
+from cryobase.stages.data.stream import ImageStream
+from cryobase.stages.tuning import starts
+from cryobase.stages.tuning.optimization import OptimizerSettings
+from cryobase.stages.tuning.phase import Images, Phase, Plan
+from cryobase.stages.tuning.starts import Network, NewHead
+from cryobase.stages.tuning.unfreezing import unfreeze
 
 BATCH = 32
 RATE = 1e-3  # Keras' default of Adam

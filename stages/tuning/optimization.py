@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.backbones.frameworks import load_keras, load_tensorflow
+from cryobase.stages.backbones.frameworks import load_keras, load_tensorflow
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 

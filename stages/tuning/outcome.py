@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stages.data.augment import augment
-from stages.data.pixels import load
-from stages.data.raw import RawImages
-from stages.data.splits import Splits
-from stages.data.stream import ImageStream, live_view, shuffled
-from stages.figure import label
-from stages.heads import standing
-from stages.heads.metrics import Predictions
-from stages.outputs import write_json, write_table
-from stages.tuning import pictures, tuned
-from stages.tuning.course import Told
+from cryobase.stages.data.augment import augment
+from cryobase.stages.data.pixels import load
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.splits import Splits
+from cryobase.stages.data.stream import ImageStream, live_view, shuffled
+from cryobase.stages.figure import label
+from cryobase.stages.heads import standing
+from cryobase.stages.heads.metrics import Predictions
+from cryobase.stages.outputs import write_json, write_table
+from cryobase.stages.tuning import pictures, tuned
+from cryobase.stages.tuning.course import Told
 
 if TYPE_CHECKING:
-    from stages.tuning.config import FinetuneRun
+    from cryobase.stages.tuning.config import FinetuneRun
 
 SHOWN = 30  # images in the grid of predictions, and at most in the gallery of mistakes
 SHEET = 9  # views in the contact sheet, at most

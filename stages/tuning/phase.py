@@ -9,13 +9,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.backbones.frameworks import load_keras
-from stages.data.stream import Batch, ImageStream, shuffled
-from stages.errors import DataError
-from stages.tuning import checkpoints as saving
-from stages.tuning import trunk
-from stages.tuning.checkpoints import Checkpoints, Rows, State
-from stages.tuning.optimization import (
+from cryobase.stages.backbones.frameworks import load_keras
+from cryobase.stages.data.stream import Batch, ImageStream, shuffled
+from cryobase.stages.errors import DataError
+from cryobase.stages.tuning import checkpoints as saving
+from cryobase.stages.tuning import trunk
+from cryobase.stages.tuning.checkpoints import Checkpoints, Rows, State
+from cryobase.stages.tuning.optimization import (
     OptimizerSettings,
     Step,
     compiled_step,

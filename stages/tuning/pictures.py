@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.figure import figure
-from stages.tuning.phase import smoothed
+from cryobase.stages.figure import figure
+from cryobase.stages.tuning.phase import smoothed
 
 BLUE, RED, GREY = "#1f6feb", "#d1242f", "#8c959f"
 THUMBNAIL = 96  # pixels a side

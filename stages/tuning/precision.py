@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from stages.backbones.frameworks import dtype_policy, load_tensorflow
+from cryobase.stages.backbones.frameworks import dtype_policy, load_tensorflow
 
 HALVES = ("mixed_float16", "mixed_bfloat16")
 

@@ -11,19 +11,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.backbones.build import build
-from stages.backbones.frameworks import load_keras
-from stages.backbones.table import BACKBONES
-from stages.backbones.weights import WeightsFile, locate_weights
-from stages.data.pixels import PixelSpec
-from stages.errors import DataError
-from stages.extract import SetConfig
-from stages.heads.config import HeadParams
-from stages.heads.graft import graft, graft_onto
-from stages.heads.head import CARD, Head
-from stages.heads.history import History
-from stages.heads.trained import Layer
-from stages.tuning import convnets
+from cryobase.stages.backbones.build import build
+from cryobase.stages.backbones.frameworks import load_keras
+from cryobase.stages.backbones.table import BACKBONES
+from cryobase.stages.backbones.weights import WeightsFile, locate_weights
+from cryobase.stages.data.pixels import PixelSpec
+from cryobase.stages.errors import DataError
+from cryobase.stages.extract import SetConfig
+from cryobase.stages.heads.config import HeadParams
+from cryobase.stages.heads.graft import graft, graft_onto
+from cryobase.stages.heads.head import CARD, Head
+from cryobase.stages.heads.history import History
+from cryobase.stages.heads.trained import Layer
+from cryobase.stages.tuning import convnets
 
 GRAFT_TOLERANCE = 1e-4  # in probability; float32 in another order of summation errs by 1e-6
 HALF_TOLERANCE = 2e-2  # under a half-precision policy, whose steps are 1e-3 and 8e-3

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from stages.backbones.frameworks import load_tensorflow
-from stages.tuning.checkpoints import Rows
+from cryobase.stages.backbones.frameworks import load_tensorflow
+from cryobase.stages.tuning.checkpoints import Rows
 
 CURVES = {"train": "", "validation": "val_"}  # directory -> prefix of the history's columns
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from stages.backbones.frameworks import load_keras
-from stages.errors import ConfigError
+from cryobase.stages.backbones.frameworks import load_keras
+from cryobase.stages.errors import ConfigError
 
 
 @dataclass(frozen=True, eq=False)

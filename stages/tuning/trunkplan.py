@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.errors import ConfigError
-from stages.tuning.trunk import cuts
+from cryobase.stages.errors import ConfigError
+from cryobase.stages.tuning.trunk import cuts
 
 # Of two cores: VGG16's forward pass, and reading float16 rows and widening them. Only their ratio
 # matters, and places differ by much more than machines do.

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stages import extract
-from stages.data.stream import Batch, shuffled
-from stages.extract import ExtractConfig, SetConfig
-from store import FeatureSet
-from store.errors import mended_by
+from cryobase.stages import extract
+from cryobase.stages.data.stream import Batch, shuffled
+from cryobase.stages.extract import ExtractConfig, SetConfig
+from cryobase.store import FeatureSet
+from cryobase.store.errors import mended_by
 
 NAME = "trunk"
 

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.backbones.foreign import MAX_FILE, load_weights
-from stages.data.pixels import PixelSpec
-from stages.data.stream import ImageStream
-from stages.errors import DataError
-from stages.heads.head import MAX_SIDE, Head
-from stages.heads.metrics import Predictions, scores
-from stages.outputs import write_text
-from stages.received import opened
-from stages.tuning.precision import HALVES, precision
-from stages.tuning.starts import Start, two_columns, untuned
-from store.text import parse_json
+from cryobase.stages.backbones.foreign import MAX_FILE, load_weights
+from cryobase.stages.data.pixels import PixelSpec
+from cryobase.stages.data.stream import ImageStream
+from cryobase.stages.errors import DataError
+from cryobase.stages.heads.head import MAX_SIDE, Head
+from cryobase.stages.heads.metrics import Predictions, scores
+from cryobase.stages.outputs import write_text
+from cryobase.stages.received import opened
+from cryobase.stages.tuning.precision import HALVES, precision
+from cryobase.stages.tuning.starts import Start, two_columns, untuned
+from cryobase.store.text import parse_json
 
 FORMAT = 2
 START, TUNED, CARD, HEAD = "start.keras", "model.keras", "model.json", "head"

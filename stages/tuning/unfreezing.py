@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stages.backbones.frameworks import load_keras
-from stages.errors import ConfigError
+from cryobase.stages.backbones.frameworks import load_keras
+from cryobase.stages.errors import ConfigError
 
 
 def unfreeze(

@@ -5,13 +5,13 @@ From the moment that the workers are up and have their engine loaded until all r
 
 from statistics import median
 
-from stages import cluster
-from stages.backbones.parts import Part, parts_of
-from stages.backbones.passes import Computed
-from stages.backbones.plan import Images, Target, plan
-from stages.backbones.weights import locate_weights
-from stages.extract import SetConfig, spec_of
-from store import Pool
+from cryobase.stages import cluster
+from cryobase.stages.backbones.parts import Part, parts_of
+from cryobase.stages.backbones.passes import Computed
+from cryobase.stages.backbones.plan import Images, Target, plan
+from cryobase.stages.backbones.weights import locate_weights
+from cryobase.stages.extract import SetConfig, spec_of
+from cryobase.store import Pool
 from tests.benchmarks import extract
 
 IMAGES, IMAGES_PER_PART = 384, 32

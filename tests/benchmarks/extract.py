@@ -22,18 +22,18 @@ from unittest.mock import patch
 import cv2
 import numpy as np
 
-from stages import download
-from stages.backbones import canary, passes
-from stages.backbones.build import build
-from stages.backbones.engines import start_engine
-from stages.backbones.machine import cores
-from stages.backbones.plan import Images, Target
-from stages.backbones.table import BACKBONES
-from stages.backbones.trunk import Engine, Trunk
-from stages.backbones.weights import locate_weights
-from stages.data.pixels import PixelSpec, load
-from stages.extract import SetConfig, spec_of
-from store import Pool
+from cryobase.stages import download
+from cryobase.stages.backbones import canary, passes
+from cryobase.stages.backbones.build import build
+from cryobase.stages.backbones.engines import start_engine
+from cryobase.stages.backbones.machine import cores
+from cryobase.stages.backbones.plan import Images, Target
+from cryobase.stages.backbones.table import BACKBONES
+from cryobase.stages.backbones.trunk import Engine, Trunk
+from cryobase.stages.backbones.weights import locate_weights
+from cryobase.stages.data.pixels import PixelSpec, load
+from cryobase.stages.extract import SetConfig, spec_of
+from cryobase.store import Pool
 
 BATCH = 32
 ROUNDS = 5
@@ -232,7 +232,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from tests.memory import peak_bytes
-from stages.extract import ExtractConfig, SetConfig, run
+from cryobase.stages.extract import ExtractConfig, SetConfig, run
 config = SetConfig(backbone="mobilenetv2", weights="none", image_size=128, output="flatten")
 raw, scratch = map(Path, sys.argv[1:])
 run(ExtractConfig(sets={"a": config}), "a", raw=raw, pool=scratch / "pool", output=scratch / "a")

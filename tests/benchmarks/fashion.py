@@ -95,8 +95,8 @@ def tutorial() -> float:
     """Images/s of keras.io's guides: `predict` per batch, `np.save`, then `fit` on the features."""
     import keras
 
-    from stages.backbones.build import build
-    from stages.backbones.weights import locate_weights
+    from cryobase.stages.backbones.build import build
+    from cryobase.stages.backbones.weights import locate_weights
 
     weights = locate_weights("efficientnet_lite0", "imagenet")
     base = build(

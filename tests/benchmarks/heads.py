@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.heads.config import HeadConfig, expand
-from stages.heads.rows import ArrayRows, Rows, Task, open_rows
-from stages.heads.side_by_side import SideBySide
-from stages.heads.table import train
+from cryobase.stages.heads.config import HeadConfig, expand
+from cryobase.stages.heads.rows import ArrayRows, Rows, Task, open_rows
+from cryobase.stages.heads.side_by_side import SideBySide
+from cryobase.stages.heads.table import train
 from tests.unit.stages.heads.sets import SPEC, blobs, publish
 
 WIDTH, CLASSES = 1280, 10

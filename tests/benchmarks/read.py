@@ -19,7 +19,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from store import Examples, FeatureSet, FeatureSpec, Pool
+from cryobase.store import Examples, FeatureSet, FeatureSpec, Pool
 from tests.benchmarks.measure import speed_ratio
 
 ROWS = int(os.environ.get("CRYOBASE_ROWS", "60000"))
@@ -45,7 +45,7 @@ SPEC = FeatureSpec(
 PEAK = f"""
 import sys
 from pathlib import Path
-from store import FeatureSet
+from cryobase.store import FeatureSet
 from tests.memory import peak_bytes
 for _ in FeatureSet.open(Path(sys.argv[1])).batches(None, {BATCH}, shuffle=True):
     pass

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from stages import download, split
-from stages.data.generated import write_folder
-from stages.data.raw import RawImages
-from stages.data.splits import Splits
-from stages.data.stream import ImageStream
-from stages.extract import SetConfig
-from stages.tuning import starts
-from stages.tuning.optimization import OptimizerSettings
-from stages.tuning.phase import Images, Phase, Plan
-from stages.tuning.trunkrows import StoredTrunk, store_trunk
-from stages.tuning.unfreezing import unfreeze
+from cryobase.stages import download, split
+from cryobase.stages.data.generated import write_folder
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.splits import Splits
+from cryobase.stages.data.stream import ImageStream
+from cryobase.stages.extract import SetConfig
+from cryobase.stages.tuning import starts
+from cryobase.stages.tuning.optimization import OptimizerSettings
+from cryobase.stages.tuning.phase import Images, Phase, Plan
+from cryobase.stages.tuning.trunkrows import StoredTrunk, store_trunk
+from cryobase.stages.tuning.unfreezing import unfreeze
 
 PER_CLASS = 80
 BATCH = 20

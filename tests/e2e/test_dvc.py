@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from store import FeatureSet, Pool
+from cryobase.store import FeatureSet, Pool
 from tests.e2e.conftest import SMALL, Project
 from tests.images import write_folder
 

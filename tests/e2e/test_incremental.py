@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from stages.data.splits import Splits
-from store import FeatureSet
+from cryobase.stages.data.splits import Splits
+from cryobase.store import FeatureSet
 from tests.images import write_folder
 from tests.scale import rounds
 
@@ -22,7 +22,7 @@ CLASSES = ("blue", "green")
 IMAGES = rounds(20_000)
 SCRIPT = """
 import contextlib, sys
-from pipeline.cli import main
+from cryobase.pipeline.cli import main
 for command in ("download", "split", "extract"):
     sys.argv = ["cryobase", command]
     with contextlib.suppress(SystemExit):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from pipeline.cli import app
+from cryobase.pipeline.cli import app
 from tests.e2e.conftest import ROOT, SMALL, Project, clone
 from tests.images import write_folder
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline import recipes
+from cryobase.pipeline import recipes
 from tests.e2e.conftest import Project, clone
 
 pytestmark = pytest.mark.e2e

@@ -44,7 +44,7 @@ class Attack:
 TABLES = (
     "received_data", "received_models", "received_text", "received_sets", "received_results",
 )  # fmt: skip
-PRELOADED = (
+PRELOADED = (  # below `cryobase`
     "pipeline.cli", "pipeline.exits", "pipeline.mending", "pipeline.params",
     "pipeline.predictions", "stages.backbones.build", "stages.backbones.estimate",
     "stages.backbones.lite0", "stages.download", "stages.evaluate", "stages.extract",
@@ -143,7 +143,7 @@ def serve() -> None:
         f"harness: {name}": Attack(lambda _, run=run: run, 0) for name, run in BROKEN.items()
     }
     for name in PRELOADED:
-        importlib.import_module(name)
+        importlib.import_module(f"cryobase.{name}")
     gc.freeze()  # else each child would copy what its garbage collector looks at
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -227,8 +227,8 @@ def _seen(place: Path) -> set[str]:
 
 def _run(run: Run | Command, place: Path, report: int) -> None:
     """Run what meets an attack as the command line does, and end this process."""
-    from pipeline import cli, logs, tables
-    from pipeline.exits import exit_code
+    from cryobase.pipeline import cli, logs, tables
+    from cryobase.pipeline.exits import exit_code
     from tests.memory import peak_bytes
 
     for number, name in ((1, "output"), (2, "errors")):

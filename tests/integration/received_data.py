@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.data import index
-from stages.data.packs import Pack
-from stages.data.png import encode_png
-from stages.data.raw import RawImages
-from stages.data.splits import Splits
+from cryobase.stages.data import index
+from cryobase.stages.data.packs import Pack
+from cryobase.stages.data.png import encode_png
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.splits import Splits
 from tests.integration.attacks import Run, attack, special
 
 
@@ -27,8 +27,8 @@ def download(place: Path, **options: object) -> Run:
     """`cryobase download` with these settings."""
 
     def run():
-        from pipeline.params import load
-        from stages import download as stage
+        from cryobase.pipeline.params import load
+        from cryobase.stages import download as stage
 
         (place / "params.yaml").write_text(json.dumps({"download": options}))
         stage.run(load(place / "params.yaml").download, output=place / "data" / "raw")
@@ -387,7 +387,7 @@ def an_image_of_7_gigabytes_without_a_disk(place):
 
 @attack(3)
 def more_folders_than_a_data_set_has(place):
-    from stages.data import folder
+    from cryobase.stages.data import folder
 
     folder.MAX_FOLDERS = 1000  # a hundred thousand take a second to list and ten to make
     for number in range(1002):
@@ -431,7 +431,7 @@ def a_pattern(place, pattern):
 @attack(2, end="(", empty="", nested="(?:(?:a{1,9999}){1,9999}){1,9999}(", unknown=r"\y")
 def a_pattern_of_groups(place, pattern):
     def run():
-        from pipeline.params import load
+        from cryobase.pipeline.params import load
 
         (place / "params.yaml").write_text(json.dumps({"split": {"group_by": pattern}}))
         load(place / "params.yaml")

@@ -375,7 +375,7 @@ def _weights(backbone: str, path: Path) -> Run:
     """What `extract` does with a file of weights before it computes."""
 
     def run() -> None:
-        from stages.backbones import build, weights
+        from cryobase.stages.backbones import build, weights
 
         found = weights.locate_weights(backbone, str(path))
         build._load(backbone, Base(), found.path)
@@ -416,7 +416,7 @@ def _add_heads() -> None:
     for name, data in NPZ.items():
 
         def write(place: Path, data: bytes = data) -> Run:
-            from stages.heads.head import Head
+            from cryobase.stages.heads.head import Head
             from tests.unit.stages.heads.test_head import forge, make_head
 
             make_head().save(place / "head")

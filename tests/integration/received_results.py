@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.dvc_cache import last_version
-from pipeline.dvc_stage import was_run
-from pipeline.params import load
-from stages.backbones import openvino_engine as engine
-from stages.data.raw import RawImages
-from stages.data.splits import Splits
-from stages.errors import DataError
-from stages.heads import finished
-from stages.heads.config import expand
-from stages.heads.side_by_side import SideBySide
-from stages.tuning.checkpoints import Checkpoints
+from cryobase.pipeline.dvc_cache import last_version
+from cryobase.pipeline.dvc_stage import was_run
+from cryobase.pipeline.params import load
+from cryobase.stages.backbones import openvino_engine as engine
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.splits import Splits
+from cryobase.stages.errors import DataError
+from cryobase.stages.heads import finished
+from cryobase.stages.heads.config import expand
+from cryobase.stages.heads.side_by_side import SideBySide
+from cryobase.stages.tuning.checkpoints import Checkpoints
 from tests.integration.attacks import Run, add_row, attack, special
 from tests.integration.received_data import archive, download, images, picture, unpacked
 from tests.integration.received_sets import PARAMS, checkout

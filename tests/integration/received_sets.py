@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from store import Examples, FeatureSet, Pool
-from store.assemble import set_digest
-from store.shard import build_shard
+from cryobase.store import Examples, FeatureSet, Pool
+from cryobase.store.assemble import set_digest
+from cryobase.store.shard import build_shard
 from tests.hostile_texts import TEXTS
 from tests.integration import test_store_attack as crafted
 from tests.integration.attacks import Command, Run, add_row, attack, special
@@ -425,7 +425,7 @@ def a_pool_of_another_spec(place):
 @attack(0, fifo="fifo", sparse="sparse", device="device", folder="folder")
 def rates_of_a_pool_that_are_no_file(place, kind):
     """They only say how long it will take."""
-    from stages.backbones.estimate import seconds
+    from cryobase.stages.backbones.estimate import seconds
 
     _, directory = pooled(place)
     special(place / "shared" / "rates.json", kind)
@@ -434,7 +434,7 @@ def rates_of_a_pool_that_are_no_file(place, kind):
 
 @attack(0, text='{"a": "x"}', list="[]", nan='{"a": NaN}', zero='{"a": 0}', deep="[" * 10**5)
 def rates_of_a_pool(place, text):
-    from stages.backbones.estimate import remember, seconds
+    from cryobase.stages.backbones.estimate import remember, seconds
 
     pooled(place)
     (place / "shared" / "rates.json").write_text(text)

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stages.heads.head import Head
+from cryobase.stages.heads.head import Head
 from tests.hostile_texts import TEXTS
 from tests.images import picture
 from tests.integration.attacks import Attack, Command, add_row

@@ -6,12 +6,12 @@ import numpy as np
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.exits import exit_code
-from stages import download, extract
-from stages.backbones.passes import Computed
-from stages.data.raw import RawImages
-from store import Pool
+from cryobase.pipeline.cli import app
+from cryobase.pipeline.exits import exit_code
+from cryobase.stages import download, extract
+from cryobase.stages.backbones.passes import Computed
+from cryobase.stages.data.raw import RawImages
+from cryobase.store import Pool
 from tests.images import write_folder
 
 WIDTH = 8
@@ -44,7 +44,7 @@ def pool_of(root: Path, where: str = ".cryobase/pool") -> Pool:
 
 
 def compute(config, targets, images, weights) -> Computed:
-    """What `stages.extract` has an engine for."""
+    """What `cryobase.stages.extract` has an engine for."""
     computed = Computed()
     for pool, views in targets:
         with pool.writer() as writer:

@@ -1,4 +1,4 @@
-"""Making the system calls of `store.publish` fail, or the process die between them."""
+"""Making the system calls of `cryobase.store.publish` fail, or the process die between them."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ CHANGING = ("open", "write", "fchmod", "fsync", "close", "link", "unlink", "repl
 
 
 class Calls:
-    """Stands in for `os` in `store.publish`; counts the calls that change something.
+    """Stands in for `os` in `cryobase.store.publish`; counts the calls that change something.
 
     Args:
         number: Before which call `strike` is called, counted from 0; never if it is too large.

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from store.manifest import FileInfo, Manifest, ShardInfo, load, manifest_path
-from store.shard import COLUMNS, Shard
-from store.spec import canonical_json
+from cryobase.store.manifest import FileInfo, Manifest, ShardInfo, load, manifest_path
+from cryobase.store.shard import COLUMNS, Shard
+from cryobase.store.spec import canonical_json
 
 
 def replace_shard(directory: Path, data: bytes, number: int = 0) -> Path:

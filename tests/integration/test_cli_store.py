@@ -10,9 +10,9 @@ import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from stages import download, extract
-from store import FeatureSet, Pool
+from cryobase.pipeline.cli import app
+from cryobase.stages import download, extract
+from cryobase.store import FeatureSet, Pool
 from tests.images import write_folder
 from tests.integration.store_checkout import WIDTH, features_of, make
 
@@ -62,7 +62,7 @@ def test_why_names_the_part_that_changed(checkout):
 def test_diff_counts_what_changed(checkout):
     found = FeatureSet.open(checkout / "features/small")
     pool = Pool(checkout / ".cryobase/pool", found.spec)
-    from store import Examples
+    from cryobase.store import Examples
 
     fewer = Examples.create(
         ids=found.examples.ids[1:].tolist(),

@@ -6,9 +6,9 @@ import pytest
 from distributed import Client
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from stages.heads import ridge
-from stages.heads.head import Head
+from cryobase.pipeline.cli import app
+from cryobase.stages.heads import ridge
+from cryobase.stages.heads.head import Head
 from tests.closeness import assert_close, rounding
 from tests.unit.stages.heads.sets import blobs, publish, split
 
@@ -46,7 +46,7 @@ def test_workers_of_a_scheduler_file_sum_up_the_rows_of_ridge_heads(tmp_path, mo
     with Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
         client.write_scheduler_file(str(tmp_path / "scheduler.json"))
         spread = trained("--scheduler-file", str(tmp_path / "scheduler.json"))
-        assert all(client.run(lambda: "stages.heads.ridge" in sys.modules).values())
+        assert all(client.run(lambda: "cryobase.stages.heads.ridge" in sys.modules).values())
     for name, head in alone.items():
         (kernel, bias), (other, origin) = head.layers[0], spread[name].layers[0]
         # the same sums in another order, in double precision, rounded to single in the end

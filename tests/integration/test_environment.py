@@ -43,7 +43,7 @@ COMMANDS = (
 )
 RUN = """
 import json, sys
-from pipeline.cli import main
+from cryobase.pipeline.cli import main
 for words in json.loads(sys.argv[1]):
     sys.argv[1:] = words
     try:

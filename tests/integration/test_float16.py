@@ -7,9 +7,9 @@ docs/backbones.md.
 import numpy as np
 import pytest
 
-from stages import download, extract
-from stages.heads.resample import folds
-from store import FeatureSet
+from cryobase.stages import download, extract
+from cryobase.stages.heads.resample import folds
+from cryobase.store import FeatureSet
 from tests.scale import RUN_ALL, rounds
 
 DIGITS = rounds(5000)

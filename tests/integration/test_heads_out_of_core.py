@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store import Examples, Pool
+from cryobase.store import Examples, Pool
 from tests.scale import RUN_ALL
 from tests.unit.stages.heads.sets import SPEC, split
 
@@ -22,10 +22,10 @@ SCRIPT = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from stages import train
-from stages.heads.config import HeadConfig, expand
-from stages.heads.rows import ArrayRows, Task
-from stages.heads.table import train as train_heads
+from cryobase.stages import train
+from cryobase.stages.heads.config import HeadConfig, expand
+from cryobase.stages.heads.rows import ArrayRows, Task
+from cryobase.stages.heads.table import train as train_heads
 
 root, limit, whole = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "whole"
 heads = {"linear": HeadConfig(learning_rate=(0.001, 0.01), epochs=1, batch_size=64)}
@@ -77,7 +77,7 @@ def publish(root: Path) -> int:
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_DATA") or sys.platform != "linux", reason="Linux")
 def test_a_set_four_times_larger_than_the_memory_is_trained_on(tmp_path):
-    from store import FeatureSet
+    from cryobase.store import FeatureSet
 
     size = publish(tmp_path)
     split(tmp_path, FeatureSet.open(tmp_path / "features"))

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages import download, evaluate, extract, report, split, train
-from stages.backbones.build import build
-from stages.backbones.weights import locate_weights
-from stages.data.pixels import PixelSpec, load
-from stages.heads.config import HeadConfig
-from store import FeatureSet
+from cryobase.stages import download, evaluate, extract, report, split, train
+from cryobase.stages.backbones.build import build
+from cryobase.stages.backbones.weights import locate_weights
+from cryobase.stages.data.pixels import PixelSpec, load
+from cryobase.stages.heads.config import HeadConfig
+from cryobase.store import FeatureSet
 from tests.closeness import BETWEEN_ENGINES, assert_close, rounding
 from tests.images import CLASSES, picture
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from stages.data import index, unpack
-from stages.data.splits import Splits
-from stages.errors import DataError
+from cryobase.stages.data import index, unpack
+from cryobase.stages.data.splits import Splits
+from cryobase.stages.errors import DataError
 from tests.integration import received_data
 from tests.integration.received_models import mutated
 from tests.scale import rounds

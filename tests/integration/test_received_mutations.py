@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from stages.data import headers
-from stages.errors import StageError
-from stages.heads import standing
-from stages.heads.head import Card
-from stages.heads.history import History
-from store import Manifest, StoreError, verified
-from store.canary import build_canary, load_canary
-from store.manifest import FileInfo
-from store.text import parse_json, record
+from cryobase.stages.data import headers
+from cryobase.stages.errors import StageError
+from cryobase.stages.heads import standing
+from cryobase.stages.heads.head import Card
+from cryobase.stages.heads.history import History
+from cryobase.store import Manifest, StoreError, verified
+from cryobase.store.canary import build_canary, load_canary
+from cryobase.store.manifest import FileInfo
+from cryobase.store.text import parse_json, record
 from tests.integration.received_data import picture
 from tests.integration.received_models import mutated
 from tests.integration.store_forgery import sign

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from pipeline import cli
-from stages.backbones.weights import locate_weights
-from stages.heads import predict
-from stages.heads.graft import graft_onto
+from cryobase.pipeline import cli
+from cryobase.stages.backbones.weights import locate_weights
+from cryobase.stages.heads import predict
+from cryobase.stages.heads.graft import graft_onto
 from tests.integration.received_text import COMPUTED, PREDICT, SENT, SHOWN, workspace
 from tests.unit.test_texts import harmless
 
@@ -43,7 +43,7 @@ def run(command, monkeypatch, capsys) -> tuple[int, str, str]:
 @pytest.fixture(scope="module")
 def model(sound):
     """The sound head on its base, built once."""
-    from stages.heads.head import Head
+    from cryobase.stages.heads.head import Head
 
     return graft_onto(Head.load(sound / "models/small/linear"), "none")
 

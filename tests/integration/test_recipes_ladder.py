@@ -6,14 +6,14 @@ import json
 import numpy as np
 import pytest
 
-from stages import ladder
-from stages.data.raw import RawImages
-from stages.data.splits import Splits
-from stages.extract import SetConfig
-from stages.ladder import LadderConfig
-from stages.tuning import convnets, ladder_scratch
-from stages.tuning.phase import Phase
-from stages.tuning.starts import Network, NewHead
+from cryobase.stages import ladder
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.splits import Splits
+from cryobase.stages.extract import SetConfig
+from cryobase.stages.ladder import LadderConfig
+from cryobase.stages.tuning import convnets, ladder_scratch
+from cryobase.stages.tuning.phase import Phase
+from cryobase.stages.tuning.starts import Network, NewHead
 from tests.bases import tiny_base  # noqa: F401 - a fixture
 from tests.unit.stages.tuning.tuning_data import TINY, prepare
 

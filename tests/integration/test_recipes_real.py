@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from pipeline import recipes
-from stages import download, finetune, ladder, split
-from stages.extract import SetConfig
-from stages.ladder import LadderConfig
+from cryobase.pipeline import recipes
+from cryobase.stages import download, finetune, ladder, split
+from cryobase.stages.extract import SetConfig
+from cryobase.stages.ladder import LadderConfig
 from tests.scale import RUN_ALL
 
 pytestmark = [

@@ -16,10 +16,10 @@ from tests.unit.stages.tuning.tuning_data import prepare
 PROGRAM = """
 import sys
 from pathlib import Path
-from stages import finetune
-from stages.data.augment import Augmentation
-from stages.finetune import FinetuneRun, Phase
-from stages.tuning.starts import Network, NewHead
+from cryobase.stages import finetune
+from cryobase.stages.data.augment import Augmentation
+from cryobase.stages.finetune import FinetuneRun, Phase
+from cryobase.stages.tuning.starts import Network, NewHead
 
 root, output = Path(sys.argv[1]), Path(sys.argv[2])
 finetune.run(
@@ -60,7 +60,7 @@ def kill_after(process: subprocess.Popen, output: Path, wanted: int) -> bool:
 
 
 def weights(output: Path) -> list[np.ndarray]:
-    from stages.tuning.tuned import TunedModel
+    from cryobase.stages.tuning.tuned import TunedModel
 
     return TunedModel.load(output).model.get_weights()
 

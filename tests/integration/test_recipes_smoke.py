@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from pipeline import recipes
-from pipeline.params import load
-from stages import download, evaluate, extract, finetune, split, train
+from cryobase.pipeline import recipes
+from cryobase.pipeline.params import load
+from cryobase.stages import download, evaluate, extract, finetune, split, train
 from tests.memory import give_back
 from tests.scale import RUN_ALL
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import cli, recipes
-from stages import finetune
-from stages.data.augment import Augmentation
-from stages.data.splits import Splits
-from stages.extract import SetConfig
-from stages.finetune import FinetuneRun, Phase
-from stages.tuning import course
-from stages.tuning.starts import NewHead
-from stages.tuning.tuned import TunedModel
+from cryobase.pipeline import cli, recipes
+from cryobase.stages import finetune
+from cryobase.stages.data.augment import Augmentation
+from cryobase.stages.data.splits import Splits
+from cryobase.stages.extract import SetConfig
+from cryobase.stages.finetune import FinetuneRun, Phase
+from cryobase.stages.tuning import course
+from cryobase.stages.tuning.starts import NewHead
+from cryobase.stages.tuning.tuned import TunedModel
 from tests.closeness import BETWEEN_ENGINES, assert_close, rounding
 from tests.unit.stages.tuning.tuning_data import prepare
 

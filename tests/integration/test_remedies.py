@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from stages import extract as extract_stage
-from stages.backbones.table import BACKBONES
-from stages.data import fetch
-from stages.data.raw import RawImages
-from stages.heads.export import FORMATS
+from cryobase.stages import extract as extract_stage
+from cryobase.stages.backbones.table import BACKBONES
+from cryobase.stages.data import fetch
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.heads.export import FORMATS
 from tests.integration.remedies import features, images, params, source, sources
 from tests.integration.remedies.by_hand import BY_HAND, TRIED_ELSEWHERE
 from tests.integration.remedies.situations import (

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages import download, evaluate, extract, split, train
-from stages.data.raw import RawImages
-from stages.data.sources import SOURCES
-from stages.download import DownloadConfig
-from stages.heads.config import HeadConfig
-from store import FeatureSet
+from cryobase.stages import download, evaluate, extract, split, train
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.sources import SOURCES
+from cryobase.stages.download import DownloadConfig
+from cryobase.stages.heads.config import HeadConfig
+from cryobase.store import FeatureSet
 from tests.images import CLASSES, write_folder
 from tests.unit.stages.data.test_fetch import good, server  # noqa: F401 - a fixture
 from tests.unit.stages.data.test_unpack import tar_of

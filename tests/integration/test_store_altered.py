@@ -9,11 +9,11 @@ import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from stages.extract import SetConfig
-from stages.heads.side_by_side import SideBySide
-from stages.tuning import trunkrows
-from store import FeatureSet, IntegrityError, StoreError
+from cryobase.pipeline.cli import app
+from cryobase.stages.extract import SetConfig
+from cryobase.stages.heads.side_by_side import SideBySide
+from cryobase.stages.tuning import trunkrows
+from cryobase.store import FeatureSet, IntegrityError, StoreError
 from tests.integration.store_checkout import SET, compute, cryobase, features_of, make
 from tests.integration.store_forgery import ALTERATIONS, altered
 
@@ -41,7 +41,7 @@ def place(checkout, monkeypatch):
     monkeypatch.chdir(checkout)
     monkeypatch.delenv("CRYOBASE_POOL", raising=False)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.setattr("stages.extract._computed", compute)
+    monkeypatch.setattr("cryobase.stages.extract._computed", compute)
     return checkout
 
 
@@ -134,7 +134,7 @@ def test_a_worker_that_opens_a_set_again_checks_it_for_itself(place):
 def test_rows_of_a_pool_that_others_own_are_not_taken_over(place, how, monkeypatch, tmp_path):
     """They are passed over, with a word, and computed anew."""
     shutil.copytree(".cryobase/pool", tmp_path / "lender")
-    monkeypatch.setattr("pipeline.layout._is_writable", lambda _: False)
+    monkeypatch.setattr("cryobase.pipeline.layout._is_writable", lambda _: False)
     monkeypatch.setenv("CRYOBASE_POOL", str(tmp_path / "lender"))
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))  # an empty pool of one's own
     monkeypatch.chdir(tmp_path)

@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
-from store import FeatureSet, IntegrityError, columns, import_set, shard
-from store.manifest import load
+from cryobase.store import FeatureSet, IntegrityError, columns, import_set, shard
+from cryobase.store.manifest import load
 from tests.integration.store_forgery import (
     patched,
     replace_canary,
@@ -391,7 +391,7 @@ def test_a_crafted_canary_is_refused(tmp_path, attack):
 def test_refusing_a_shard_reads_and_allocates_little(tmp_path, monkeypatch, attack):
     """Why a refusal takes milliseconds: it looks at metadata alone."""
     path = replace_shard(published(tmp_path), hdf5(SHARDS[attack][0]))
-    monkeypatch.setattr("store.shard.read_into", lambda *_: pytest.fail("rows were read"))
+    monkeypatch.setattr("cryobase.store.shard.read_into", lambda *_: pytest.fail("rows were read"))
     tracemalloc.start()
     with pytest.raises(IntegrityError, match=path.name):
         FeatureSet.open(tmp_path / "set")
@@ -466,7 +466,7 @@ def test_a_file_that_shrinks_while_it_is_opened(tmp_path, monkeypatch, moment, s
         os.truncate(path, size)
         return found or inspect(descriptor, path, names)
 
-    monkeypatch.setattr("store.shard.inspect", shrinking)
+    monkeypatch.setattr("cryobase.store.shard.inspect", shrinking)
     with pytest.raises(IntegrityError, match=r"shard-\w+\.h5: "):
         FeatureSet.open(directory)
 
@@ -547,7 +547,7 @@ def test_import_leaves_nothing_of_a_hostile_set(tmp_path, attack):
 PLUGIN = """
 import sys
 if sys.argv[2] == "store":
-    import store
+    from cryobase import store
 import h5py
 try:
     h5py.File(sys.argv[1])["features"][:]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store import FeatureSet, Pool, StoreNotFoundError
-from store.manifest import Manifest, ShardInfo, commit, load
+from cryobase.store import FeatureSet, Pool, StoreNotFoundError
+from cryobase.store.manifest import Manifest, ShardInfo, commit, load
 from tests.unit.store.samples import digests, examples, features, fill, spec
 
 PROCESSES = 8

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store import FeatureSet, Pool, StoreNotFoundError
-from store.manifest import Manifest, load
+from cryobase.store import FeatureSet, Pool, StoreNotFoundError
+from cryobase.store.manifest import Manifest, load
 from tests.integration.store_faults import Calls, die
 from tests.scale import rounds
 from tests.unit.store.samples import digests, examples, features, fill, spec
@@ -117,9 +117,9 @@ def test_kills_at_random_moments(quick_path):
 def test_kills_at_every_system_call(quick_path, monkeypatch):
     for number in range(10_000):
         root = quick_path / str(number)
-        monkeypatch.setattr("store.publish.os", Calls(number, die))
+        monkeypatch.setattr("cryobase.store.publish.os", Calls(number, die))
         told = in_child(lambda target, root=root: extract(root, target, step=12))
-        monkeypatch.setattr("store.publish.os", os)
+        monkeypatch.setattr("cryobase.store.publish.os", os)
         assert_sound(root, told)
         assert_resumes(root)
         if told.endswith(b"published"):
@@ -137,14 +137,14 @@ def test_kills_while_a_set_is_replaced(quick_path, monkeypatch):
     number, finished = 0, False
     while not finished:
         pool.publish(root / "set", examples(NUMBERS))
-        monkeypatch.setattr("store.publish.os", Calls(number, die))
+        monkeypatch.setattr("cryobase.store.publish.os", Calls(number, die))
 
         def replace(target):
             pool.publish(root / "set", examples(range(100, 140)))
             os.write(target, b"done")
 
         finished = in_child(replace) == b"done"
-        monkeypatch.setattr("store.publish.os", os)
+        monkeypatch.setattr("cryobase.store.publish.os", os)
         opened = FeatureSet.open(root / "set", full=True)
         assert (opened.arrays()[0] == features(states[len(opened)])).all()
         number += 1

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from store import FeatureSet, Pool, StorageError, import_set
-from store.publish import publish_bytes
+from cryobase.store import FeatureSet, Pool, StorageError, import_set
+from cryobase.store.publish import publish_bytes
 from tests.integration.store_faults import FAULTS, Calls
 from tests.scale import RUN_ALL
 from tests.unit.store.samples import digests, examples, features, fill, spec
@@ -53,9 +53,9 @@ def test_every_call_fails_once(quick_path, monkeypatch, fault):
     for number in range(list(FAULTS).index(fault) % stride, 10_000, stride):
         root = quick_path / str(number)
         calls = Calls(number, FAULTS[fault])
-        monkeypatch.setattr("store.publish.os", calls)
+        monkeypatch.setattr("cryobase.store.publish.os", calls)
         error = attempt(root)
-        monkeypatch.setattr("store.publish.os", os)
+        monkeypatch.setattr("cryobase.store.publish.os", os)
         if error:
             failed += 1
             assert error.errno == getattr(errno, fault)
@@ -75,10 +75,10 @@ def test_a_writer_keeps_its_rows_for_another_try(quick_path, monkeypatch):
     pool = Pool(quick_path, spec())
     with pool.writer() as writer:
         writer.append(features(range(3)), digests(range(3)), [0] * 3)
-        monkeypatch.setattr("store.publish.os", Calls(0, FAULTS["ENOSPC"]))
+        monkeypatch.setattr("cryobase.store.publish.os", Calls(0, FAULTS["ENOSPC"]))
         with pytest.raises(StorageError, match="No space left"):
             writer.commit()
-        monkeypatch.setattr("store.publish.os", os)
+        monkeypatch.setattr("cryobase.store.publish.os", os)
     assert len(pool) == 3
 
 
@@ -136,7 +136,7 @@ def test_a_set_of_more_files_than_may_be_open(quick_path, enough):
 
 
 class Journal:
-    """Stands in for `os` in `store.publish` and notes down what a power cut could undo."""
+    """Stands in for `os` in `cryobase.store.publish` and notes down what a power cut could undo."""
 
     def __init__(self):
         self.unsynced_files, self.unsynced_names, self.paths = set(), set(), {}
@@ -179,7 +179,7 @@ class Journal:
 @pytest.mark.fault(48)
 def test_every_file_is_durable_before_the_manifest_that_names_it(quick_path, monkeypatch):
     journal = Journal()
-    monkeypatch.setattr("store.publish.os", journal)
+    monkeypatch.setattr("cryobase.store.publish.os", journal)
     run(quick_path)
     import_set(quick_path / "set", quick_path / "mine")  # copies, where the others link
     assert not journal.unsynced_files

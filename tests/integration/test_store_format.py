@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from store import FeatureSet, Pool
+from cryobase.store import FeatureSet, Pool
 from tests.integration.format_reader import read_feature_set
 from tests.unit.store.samples import examples, fill, spec
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store import FeatureSet, StoreError
-from store.manifest import load, manifest_path
-from store.shard import build_shard
+from cryobase.store import FeatureSet, StoreError
+from cryobase.store.manifest import load, manifest_path
+from cryobase.store.shard import build_shard
 from tests.integration.store_checkout import compute, cryobase, features_of, make, pool_of
 from tests.integration.store_forgery import MANIFEST_KINDS, write_manifest
 from tests.scale import RUN_ALL
@@ -38,7 +38,7 @@ def place(quick_path, monkeypatch):
     monkeypatch.chdir(quick_path)
     monkeypatch.delenv("CRYOBASE_POOL", raising=False)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.setattr("stages.extract._computed", compute)
+    monkeypatch.setattr("cryobase.stages.extract._computed", compute)
     return quick_path
 
 
@@ -72,8 +72,8 @@ def test_repair_of_a_set_that_dvc_removed_uses_what_is_sound_in_its_cache(place)
     (path,) = place.glob(FILES["set-shard"])
     alter(path)
     Path("features/small").rename("before")
-    from pipeline.params import load
-    from stages import extract as stage
+    from cryobase.pipeline.params import load
+    from cryobase.stages import extract as stage
 
     config = load(Path("params.yaml")).extract
     places = {"raw": Path("data/raw"), "pool": Path(".cryobase/pool")}

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from store import FeatureSet, IntegrityError, StoreError, StoreNotFoundError
-from store.manifest import load
+from cryobase.store import FeatureSet, IntegrityError, StoreError, StoreNotFoundError
+from cryobase.store.manifest import load
 from tests.integration.store_forgery import replace_shard
 from tests.scale import rounds
 from tests.unit.store.samples import features, published

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from store import FeatureSet, Pool, StorageError
+from cryobase.store import FeatureSet, Pool, StorageError
 from tests.unit.store.samples import digests, examples, features, fill, spec
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root to become other users")

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from store import FeatureSet, Pool, StoreError
-from store.manifest import versions
+from cryobase.store import FeatureSet, Pool, StoreError
+from cryobase.store.manifest import versions
 from tests.integration.store_forgery import MANIFEST_KINDS, MANIFEST_NAMES, plant_manifest
 from tests.unit.store.samples import digests, examples, features, fill, spec
 

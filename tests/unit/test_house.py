@@ -14,9 +14,15 @@ ROOT = Path(__file__).parents[2]
 MODULES = sorted(
     path for name in ("store", "stages", "pipeline") for path in (ROOT / name).rglob("*.py")
 )
+NAMES = {  # of modules, as they are imported
+    ".".join(("cryobase", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    ): path
+    for path in MODULES
+}
 NEVER = {
-    "store": {"stages", "pipeline", "tensorflow", "keras", "dvc", "PIL", "cv2"},
-    "stages": {"pipeline", "dvc"},
+    "store": {"cryobase.stages", "cryobase.pipeline", "tensorflow", "keras", "dvc", "PIL", "cv2"},
+    "stages": {"cryobase.pipeline", "dvc"},
     "pipeline": {"tensorflow", "keras", "h5py"},
 }
 HOMES = {  # a library -> the only modules that import it
@@ -36,19 +42,33 @@ HOMES = {  # a library -> the only modules that import it
 }
 
 
-def imported(path: Path) -> Iterator[str]:
-    """The top-level names that a module imports, wherever in it."""
+def imports(path: Path) -> Iterator[str]:
+    """The full names of the modules that a module imports, wherever in it."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module.split(".")[0]
+            members = [f"{node.module}.{alias.name}" for alias in node.names]
+            own = [name for name in members if name in NAMES]
+            yield from own if len(own) == len(members) else [node.module, *own]
+
+
+def top(name: str) -> str:
+    """`stages` of `cryobase.stages.split`; else what a name begins with."""
+    parts = name.split(".")
+    return ".".join(parts[:2]) if parts[0] == "cryobase" and parts[1:] else parts[0]
+
+
+def test_the_package_is_imported_by_one_name():
+    """`import store` would find it too in this directory, as a second copy."""
+    for path in (*MODULES, *(ROOT / "tests").rglob("*.py")):
+        assert not {"store", "stages", "pipeline"} & {top(name) for name in imports(path)}, path
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_run_from_pipeline_to_stages_to_store(path):
     place = path.relative_to(ROOT)
-    names = set(imported(path))
+    names = {top(name) for name in imports(path)}
     assert not names & NEVER[place.parts[0]]
     for library, homes in HOMES.items():
         assert library not in names or str(place) in homes
@@ -58,7 +78,7 @@ def test_imports_run_from_pipeline_to_stages_to_store(path):
 def test_a_stage_takes_hostile_variables_away_before_any_library_reads_them():
     """Importing `stages` does it, so it holds for every module and for libraries yet to come."""
     code = (
-        "import os, sys, stages;"
+        "import os, sys, cryobase.stages;"
         "assert not {'TF_ENABLE_ONEDNN_OPTS', 'OPENCV_IPP'} & set(os.environ);"
         "assert not {'numpy', 'cv2', 'tensorflow', 'openvino'} & set(sys.modules)"
     )

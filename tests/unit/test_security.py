@@ -14,7 +14,7 @@ UNITS = {"": 1, "s": 1, "MiB": 1 << 20, "GiB": 1 << 30}
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
 def test_a_limit_is_what_the_page_says(row):
     _, number, unit, module, name = row
-    found = getattr(importlib.import_module(module.replace("/", ".")), name)
+    found = getattr(importlib.import_module(f"cryobase.{module.replace('/', '.')}"), name)
     assert found == int(number.replace(",", "")) * UNITS[unit]
 
 

@@ -13,16 +13,16 @@ from contextlib import redirect_stderr, redirect_stdout
 import numpy as np
 import pytest
 
-from pipeline import logs, tables
-from pipeline.cli import _one_line
-from stages import report
-from stages.errors import DataError
-from stages.heads import plots
-from stages.heads.card import plain
-from stages.heads.history import History
-from stages.outputs import write_json, write_table
-from stages.tuning import pictures
-from store.text import below, cell_text, component, visible, width
+from cryobase.pipeline import logs, tables
+from cryobase.pipeline.cli import _one_line
+from cryobase.stages import report
+from cryobase.stages.errors import DataError
+from cryobase.stages.heads import plots
+from cryobase.stages.heads.card import plain
+from cryobase.stages.heads.history import History
+from cryobase.stages.outputs import write_json, write_table
+from cryobase.stages.tuning import pictures
+from cryobase.store.text import below, cell_text, component, visible, width
 from tests.hostile_texts import TEXTS
 
 every_text = pytest.mark.parametrize("name", TEXTS)
@@ -72,7 +72,7 @@ def test_an_error_a_log_record_and_a_line_are_one_line(name):
     text = TEXTS[name]
     with redirect_stderr(Capture()) as errors:
         logs.configure()
-        logging.getLogger("stages.test").warning("class %s", text)
+        logging.getLogger("cryobase.test").warning("class %s", text)
         tables.line(f"cryobase: {_one_line(DataError(f'class {text}: none'))}", error=True)
     shown = said(lambda: tables.line(text)) + errors.getvalue()
     assert shown.count("\n") == 3

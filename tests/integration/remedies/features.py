@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.layout import Layout
-from pipeline.params import load
-from stages import extract as extract_stage
-from stages.backbones import canary, kept
-from stages.data.raw import RawImages
-from stages.data.splits import Splits
-from stages.heads.graft import weights_of
-from stages.heads.head import Head
-from stages.tuning.grafting import check_stored
-from store import FeatureSpec, Pool
+from cryobase.pipeline.layout import Layout
+from cryobase.pipeline.params import load
+from cryobase.stages import extract as extract_stage
+from cryobase.stages.backbones import canary, kept
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.splits import Splits
+from cryobase.stages.heads.graft import weights_of
+from cryobase.stages.heads.head import Head
+from cryobase.stages.tuning.grafting import check_stored
+from cryobase.store import FeatureSpec, Pool
 from tests.images import write_folder
 from tests.integration.remedies.situations import (
     PARAMS,
@@ -364,7 +364,7 @@ def a_class_that_the_head_does_not_know():
 
 
 def trains() -> None:
-    from stages import finetune
+    from cryobase.stages import finetune
 
     place = Layout.here()
     if not len(Splits.open(place.splits).ids("train")):
@@ -379,7 +379,7 @@ def nothing_to_train_on():
 
 
 def climbs() -> None:
-    from stages import ladder
+    from cryobase.stages import ladder
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ladder, "load_keras", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -466,7 +466,7 @@ ROOM = (
 
 
 def scheduler() -> None:
-    from stages.cluster import check_address
+    from cryobase.stages.cluster import check_address
 
     one = load(Path("params.yaml")).extract
     check_address(one.scheduler_address, insecure=one.insecure)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.data.raw import RawImages
-from stages.data.splits import Splits
-from stages.heads.head import Head
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.splits import Splits
+from cryobase.stages.heads.head import Head
 from tests.integration.remedies.situations import (
     PARAMS,
     SITUATIONS,

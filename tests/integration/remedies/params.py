@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from pipeline.params import load
-from stages.heads.config import expand
+from cryobase.pipeline.params import load
+from cryobase.stages.heads.config import expand
 from tests.integration.remedies.situations import (
     PARAMS,
     asked,

@@ -15,9 +15,9 @@ import numpy as np
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from stages.errors import StageError
-from store import StoreError
+from cryobase.pipeline.cli import app
+from cryobase.stages.errors import StageError
+from cryobase.store import StoreError
 from tests.images import write_folder
 from tests.integration.remedies.source import COMMAND
 from tests.integration.store_checkout import SET

@@ -2,11 +2,17 @@
 
 import pytest
 
-from pipeline.exits import exit_code
-from pipeline.params import ParamsError
-from stages.backbones.canary import DriftError
-from stages.errors import ConfigError, DataError, MissingWeightsError, NetworkError, StageError
-from store import IntegrityError, MissingRowsError, StoreError
+from cryobase.pipeline.exits import exit_code
+from cryobase.pipeline.params import ParamsError
+from cryobase.stages.backbones.canary import DriftError
+from cryobase.stages.errors import (
+    ConfigError,
+    DataError,
+    MissingWeightsError,
+    NetworkError,
+    StageError,
+)
+from cryobase.store import IntegrityError, MissingRowsError, StoreError
 
 
 @pytest.mark.parametrize(

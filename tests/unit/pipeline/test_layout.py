@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pipeline.layout import Layout
+from cryobase.pipeline.layout import Layout
 
 
 def test_the_pool_lies_at_the_git_root(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from pipeline.params import STAGES, Params, ParamsError, load, one_or_all
+from cryobase.pipeline.params import STAGES, Params, ParamsError, load, one_or_all
 from tests.scale import rounds
 
 ROOT = Path(__file__).parents[3]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.layout import Layout
-from pipeline.predictions import of_head
-from stages.errors import DataError
-from stages.heads.predict import Classifier, Prediction
-from stages.heads.standing import ranked
+from cryobase.pipeline.layout import Layout
+from cryobase.pipeline.predictions import of_head
+from cryobase.stages.errors import DataError
+from cryobase.stages.heads.predict import Classifier, Prediction
+from cryobase.stages.heads.standing import ranked
 
 BASE = {"backbone": "efficientnet_lite0", "weights": "none", "image_size": 32}
 

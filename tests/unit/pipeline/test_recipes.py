@@ -10,9 +10,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import cli_recipe, recipes
-from pipeline.params import ParamsError, load
-from stages.finetune import FinetuneRun
+from cryobase.pipeline import cli_recipe, recipes
+from cryobase.pipeline.params import ParamsError, load
+from cryobase.stages.finetune import FinetuneRun
 
 NAMES = recipes.names()
 HUB = [
@@ -163,7 +163,7 @@ def test_every_recipe_has_expected_counts():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_has_the_parameters_that_its_description_implies(name):
-    from stages.tuning.counts import counts
+    from cryobase.stages.tuning.counts import counts
 
     if name in HUB:
         pytest.importorskip("keras_hub", reason="the extra keras-hub is not installed")
@@ -189,7 +189,7 @@ def test_published_totals():
 )
 def test_the_flowers_recipe_takes_other_bases(backbone, smallest):
     """Totals of keras.applications without top; the head grows with the width."""
-    from stages.tuning.counts import counts
+    from cryobase.stages.tuning.counts import counts
 
     recipe = recipes.read("mobilenetv2-flowers")
     run = recipe.params().finetune.runs["frozen"]

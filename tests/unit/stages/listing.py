@@ -14,12 +14,12 @@ from unittest.mock import patch
 
 import numpy as np
 
-from stages import cluster
-from stages.backbones.parts import Part, parts_of
-from stages.backbones.passes import Computed
-from stages.backbones.plan import Images, Target, plan
-from stages.data import index
-from store import Pool
+from cryobase.stages import cluster
+from cryobase.stages.backbones.parts import Part, parts_of
+from cryobase.stages.backbones.passes import Computed
+from cryobase.stages.backbones.plan import Images, Target, plan
+from cryobase.stages.data import index
+from cryobase.store import Pool
 from tests.memory import peak_bytes
 from tests.unit.stages.heads.sets import SPEC
 

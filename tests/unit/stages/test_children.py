@@ -8,22 +8,22 @@ import pytest
 
 FOUND = {
     "pattern": (
-        "from stages.data.patterns import PatternReader\n"
+        "from cryobase.stages.data.patterns import PatternReader\n"
         "with PatternReader('key', '(cat|dog)') as reader:\n"
         "    assert reader.read(['a dog']) == ['dog']\n"
     ),
     "decoder": (
-        "from stages.data.decoding import examine\n"
-        "from stages.data.isolation import IsolatedDecoder\n"
+        "from cryobase.stages.data.decoding import examine\n"
+        "from cryobase.stages.data.isolation import IsolatedDecoder\n"
         "decoder = IsolatedDecoder(examine)\n"
         "assert 'empty' in decoder.examine([b''])[0][0]\n"
         "decoder.close()\n"
     ),
     "reader of HDF5": (
         "import subprocess\n"
-        "from stages.children import run_module\n"
-        "child = run_module('stages.backbones.h5reader', '1', '1', stdin=subprocess.DEVNULL,"
-        " stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)\n"
+        "from cryobase.stages.children import run_module\n"
+        "child = run_module('cryobase.stages.backbones.h5reader', '1', '1',"
+        " stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)\n"
         "assert b'No module' not in child.communicate()[1]\n"
     ),
 }

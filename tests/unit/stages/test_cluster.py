@@ -15,11 +15,11 @@ import numpy as np
 import psutil
 import pytest
 
-from stages import cluster, download
-from stages.backbones import canary, parts
-from stages.errors import ConfigError, StageError
-from stages.extract import ExtractConfig, SetConfig, run
-from store import FeatureSet
+from cryobase.stages import cluster, download
+from cryobase.stages.backbones import canary, parts
+from cryobase.stages.errors import ConfigError, StageError
+from cryobase.stages.extract import ExtractConfig, SetConfig, run
+from cryobase.store import FeatureSet
 from tests.images import write_folder
 from tests.scale import RUN_ALL
 from tests.unit.stages import listing
@@ -121,8 +121,8 @@ def test_a_worker_that_dies_while_it_starts_is_replaced(work):
 
 POISON = """
 import hashlib, os
-from stages.backbones import passes
-from stages.data.pixels import load as original  # a preload may run twice
+from cryobase.stages.backbones import passes
+from cryobase.stages.data.pixels import load as original  # a preload may run twice
 def load(data, spec):
     if hashlib.sha256(data).hexdigest() == {digest!r}:
         os._exit(1)
@@ -208,7 +208,7 @@ WORKERS = {  # what a worker's own environment did before Cryobase came
         "imported while OPENCV_IPP was set",
     ),
     "values": (
-        "from stages.backbones.openvino_engine import OpenVinoEngine as engine\n"
+        "from cryobase.stages.backbones.openvino_engine import OpenVinoEngine as engine\n"
         "def drift(self, batch, was=engine.__call__): return [1.01 * x for x in was(self, batch)]\n"
         "engine.__call__ = drift",
         canary.DriftError,
@@ -253,7 +253,7 @@ def test_a_scheduler_file_that_is_none_is_refused(work, tmp_path):
 
 
 POISONED_CODE = """
-from stages.backbones import passes
+from cryobase.stages.backbones import passes
 class OddError(Exception):
     def __init__(self, first, second):  # pickle makes it anew from one argument, and fails
         super().__init__(f"{first} and {second}")
@@ -278,7 +278,7 @@ def test_an_error_that_cannot_be_sent_ends_the_run_in_words(work, tmp_path):
 def test_an_engine_that_does_not_load_ends_the_run_in_words(work, tmp_path):
     preload = tmp_path / "engine.py"
     preload.write_text(
-        "from stages.backbones import passes\n"
+        "from cryobase.stages.backbones import passes\n"
         "passes.start_engine = lambda *_: [][0]  # as a library that is broken\n"
     )
     with (

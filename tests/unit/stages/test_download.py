@@ -13,15 +13,15 @@ import typing
 import numpy as np
 import pytest
 
-from stages import download
-from stages.data import index, ingest, packs
-from stages.data.pixels import decode
-from stages.data.png import encode_png
-from stages.data.raw import RawImages
-from stages.data.source import SourceExample
-from stages.data.sources import SOURCES
-from stages.download import DownloadConfig, run
-from stages.errors import DataError
+from cryobase.stages import download
+from cryobase.stages.data import index, ingest, packs
+from cryobase.stages.data.pixels import decode
+from cryobase.stages.data.png import encode_png
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.source import SourceExample
+from cryobase.stages.data.sources import SOURCES
+from cryobase.stages.download import DownloadConfig, run
+from cryobase.stages.errors import DataError
 from tests.unit.stages.data.test_decoding import encoded, photo
 from tests.unit.stages.data.test_unpack import full
 
@@ -419,7 +419,7 @@ def test_a_killed_run_leaves_the_old_index(images, raw, monkeypatch):
 
 
 def test_thousands_of_images_go_through_a_bounded_queue(monkeypatch):
-    from store.parallel import ordered_map
+    from cryobase.store.parallel import ordered_map
 
     running, peak = set(), []
 

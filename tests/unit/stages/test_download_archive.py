@@ -5,10 +5,10 @@ import logging
 
 import pytest
 
-from stages.data import index
-from stages.data.raw import RawImages
-from stages.download import DownloadConfig, DownloadSummary, run
-from stages.errors import DataError
+from cryobase.stages.data import index
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.download import DownloadConfig, DownloadSummary, run
+from cryobase.stages.errors import DataError
 from tests.unit.stages.data.test_decoding import encoded, photo
 from tests.unit.stages.data.test_fetch import Handler, good, server  # noqa: F401 - a fixture
 from tests.unit.stages.data.test_unpack import tar_of, zip_of

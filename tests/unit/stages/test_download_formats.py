@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stages.data import decoding, index
-from stages.data.pixels import decode
-from stages.data.png import encode_png
-from stages.data.raw import RawImages
-from stages.download import DownloadConfig, DownloadSummary, run
+from cryobase.stages.data import decoding, index
+from cryobase.stages.data.pixels import decode
+from cryobase.stages.data.png import encode_png
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.download import DownloadConfig, DownloadSummary, run
 from tests.unit.stages.data.test_decoding import encoded, photo
 from tests.unit.stages.data.test_formats import heic
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from stages.data import left_out
-from stages.data.raw import RawImages
-from stages.data.sources import SOURCES
-from stages.download import DownloadConfig, run
-from stages.errors import DataError
-from stages.heads.predict import image_files
+from cryobase.stages.data import left_out
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.sources import SOURCES
+from cryobase.stages.download import DownloadConfig, run
+from cryobase.stages.errors import DataError
+from cryobase.stages.heads.predict import image_files
 from tests.unit.stages.data.test_decoding import encoded, photo
 from tests.unit.stages.data.test_unpack import tar_of, zip_of
 

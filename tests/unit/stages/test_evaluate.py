@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score
 
-from stages import evaluate, train
-from stages.data.splits import PARTS, Splits
-from stages.errors import ConfigError, DataError
-from stages.evaluate import EvaluateConfig
-from stages.heads.config import HeadConfig
-from stages.heads.head import Head
-from stages.train import TrainConfig
-from store import FeatureSet
-from store.text import cell_text
+from cryobase.stages import evaluate, train
+from cryobase.stages.data.splits import PARTS, Splits
+from cryobase.stages.errors import ConfigError, DataError
+from cryobase.stages.evaluate import EvaluateConfig
+from cryobase.stages.heads.config import HeadConfig
+from cryobase.stages.heads.head import Head
+from cryobase.stages.train import TrainConfig
+from cryobase.store import FeatureSet
+from cryobase.store.text import cell_text
 from tests.hostile_texts import TEXTS
 from tests.unit.stages.heads.sets import blobs, publish, split
 
@@ -214,7 +214,7 @@ def test_evaluating_loads_no_tensorflow(root, tmp_path):
     script = f"""
 import sys
 from pathlib import Path
-from stages import evaluate
+from cryobase.stages import evaluate
 root = Path({str(root)!r})
 evaluate.run(evaluate.EvaluateConfig(), "set", features=root / "features",
     splits=root / "splits", models=root / "models", output=Path({str(tmp_path)!r}))

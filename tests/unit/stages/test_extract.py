@@ -10,15 +10,15 @@ import cv2
 import numpy as np
 import pytest
 
-from stages import download, extract
-from stages.backbones import canary, engines, passes
-from stages.backbones.plan import Images, Pass, Target
-from stages.backbones.weights import WeightsFile
-from stages.data.augment import Augmentation, augment
-from stages.data.pixels import PixelSpec, load
-from stages.errors import DataError
-from stages.extract import ExtractConfig, SetConfig
-from store import FeatureSet, Pool
+from cryobase.stages import download, extract
+from cryobase.stages.backbones import canary, engines, passes
+from cryobase.stages.backbones.plan import Images, Pass, Target
+from cryobase.stages.backbones.weights import WeightsFile
+from cryobase.stages.data.augment import Augmentation, augment
+from cryobase.stages.data.pixels import PixelSpec, load
+from cryobase.stages.errors import DataError
+from cryobase.stages.extract import ExtractConfig, SetConfig
+from cryobase.store import FeatureSet, Pool
 from tests.closeness import assert_close, rounding
 from tests.images import picture, write_folder
 
@@ -300,7 +300,7 @@ def test_an_image_that_fails_after_all_is_quarantined_and_shifts_nothing(work, m
 
 
 def extract_error(reason):
-    from stages.data.pixels import UndecodableImageError
+    from cryobase.stages.data.pixels import UndecodableImageError
 
     return UndecodableImageError(reason)
 
@@ -345,7 +345,7 @@ def test_drift_of_the_canary_rows_stops_the_run(work, monkeypatch):
 def test_rows_without_room_are_refused_before_decoding(work, monkeypatch, limit):
     fetch(work)
     monkeypatch.setattr(passes, "load", lambda *_: pytest.fail("decoded"))
-    monkeypatch.setattr("stages.cluster.connect", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr("cryobase.stages.cluster.connect", lambda *_: pytest.fail("started"))
     two = sets(a={"views": 1, "augmentation": POLICY}, b={"output": "max", "dtype": "float32"})
     needed = 18 * 1280 * (2 * 2 + 4)
     kwargs = {"max_bytes": needed - 1} if limit == "max_bytes" else {}

@@ -10,21 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages import extract, finetune, report, train
-from stages.backbones.labels import imagenet_labels
-from stages.data.raw import RawImages
-from stages.data.splits import PARTS, Splits
-from stages.errors import ConfigError, DataError, MissingWeightsError
-from stages.finetune import FinetuneRun, Phase
-from stages.heads.config import HeadConfig
-from stages.heads.graftcheck import GraftError
-from stages.heads.head import Head
-from stages.tuning import convnets, course, starts
-from stages.tuning.checkpoints import Checkpoints
-from stages.tuning.precision import precision
-from stages.tuning.starts import Network, NewHead
-from stages.tuning.tuned import TunedModel
-from store import FeatureSet, Pool
+from cryobase.stages import extract, finetune, report, train
+from cryobase.stages.backbones.labels import imagenet_labels
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.splits import PARTS, Splits
+from cryobase.stages.errors import ConfigError, DataError, MissingWeightsError
+from cryobase.stages.finetune import FinetuneRun, Phase
+from cryobase.stages.heads.config import HeadConfig
+from cryobase.stages.heads.graftcheck import GraftError
+from cryobase.stages.heads.head import Head
+from cryobase.stages.tuning import convnets, course, starts
+from cryobase.stages.tuning.checkpoints import Checkpoints
+from cryobase.stages.tuning.precision import precision
+from cryobase.stages.tuning.starts import Network, NewHead
+from cryobase.stages.tuning.tuned import TunedModel
+from cryobase.store import FeatureSet, Pool
 from tests.bases import tiny_base  # noqa: F401 - a fixture
 from tests.closeness import assert_close, rounding
 from tests.unit.stages.tuning import tuning_data as data
@@ -241,7 +241,7 @@ def test_wrong_stored_features_are_mended_as_the_message_says(root, tmp_path):
 
 
 def test_other_weights_than_those_of_the_features_are_refused(root, tmp_path):
-    from stages.backbones.weights import locate_weights
+    from cryobase.stages.backbones.weights import locate_weights
 
     other = tmp_path / "other.weights.h5"
     shutil.copy(locate_weights("tiny", "none").path, other)

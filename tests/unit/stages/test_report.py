@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from stages import report
-from stages.errors import DataError
+from cryobase.stages import report
+from cryobase.stages.errors import DataError
 
 
 def write_results(directory, document, picture="<svg/>"):
@@ -110,7 +110,7 @@ def test_reporting_loads_no_tensorflow(tmp_path, sets):
     script = f"""
 import sys
 from pathlib import Path
-from stages import report
+from cryobase.stages import report
 report.run(report.ReportConfig(), sets={{"s": Path({str(sets["s"])!r})}}, runs={{}},
     output=Path({str(tmp_path / "out")!r}))
 sys.exit("tensorflow" in sys.modules or "keras" in sys.modules)

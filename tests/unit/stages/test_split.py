@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.data import index
-from stages.data.index import Index
-from stages.data.splits import PARTS, Splits
-from stages.errors import ConfigError, DataError
-from stages.split import SplitConfig, run
+from cryobase.stages.data import index
+from cryobase.stages.data.index import Index
+from cryobase.stages.data.splits import PARTS, Splits
+from cryobase.stages.errors import ConfigError, DataError
+from cryobase.stages.split import SplitConfig, run
 
 
 def digest(name):

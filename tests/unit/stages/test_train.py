@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages import evaluate, report, train
-from stages.errors import ConfigError, DataError
-from stages.evaluate import EvaluateConfig
-from stages.heads.config import HeadConfig
-from stages.heads.head import Head
-from stages.heads.table import HEADS
-from stages.report import ReportConfig
-from stages.train import TrainConfig
-from store import FeatureSet
+from cryobase.stages import evaluate, report, train
+from cryobase.stages.errors import ConfigError, DataError
+from cryobase.stages.evaluate import EvaluateConfig
+from cryobase.stages.heads.config import HeadConfig
+from cryobase.stages.heads.head import Head
+from cryobase.stages.heads.table import HEADS
+from cryobase.stages.report import ReportConfig
+from cryobase.stages.train import TrainConfig
+from cryobase.store import FeatureSet
 from tests.unit.stages.heads.sets import blobs, publish, split
 
 CLASSES = ("cat", "dog", "emu")
@@ -76,7 +76,7 @@ def test_changing_one_value_of_a_grid_trains_only_the_new_points(root, tmp_path,
 
 @pytest.mark.fault(24)
 def test_only_new_points_take_steps_and_the_report_says_so(root, tmp_path, monkeypatch):
-    from stages.heads.places import Places
+    from cryobase.stages.heads.places import Places
 
     learned: list[str] = []
     learn = Places.learn
@@ -132,9 +132,9 @@ def test_nothing_to_train_loads_no_framework(root, tmp_path):
     script = f"""
 import sys
 from pathlib import Path
-from stages import evaluate, report, train
-from stages.evaluate import EvaluateConfig
-from stages.heads.config import HeadConfig
+from cryobase.stages import evaluate, report, train
+from cryobase.stages.evaluate import EvaluateConfig
+from cryobase.stages.heads.config import HeadConfig
 root, output = Path({str(root)!r}), Path({str(tmp_path)!r})
 summary = train.run(
     train.TrainConfig(heads={{"a": HeadConfig(epochs=2, batch_size=16)}}), "set",
@@ -151,8 +151,8 @@ def test_training_loads_tensorflow_without_its_greeting(root, tmp_path):
     script = f"""
 import sys
 from pathlib import Path
-from stages import train
-from stages.heads.config import HeadConfig
+from cryobase.stages import train
+from cryobase.stages.heads.config import HeadConfig
 root, output = Path({str(root)!r}), Path({str(tmp_path)!r})
 train.run(
     train.TrainConfig(heads={{"a": HeadConfig(epochs=1)}}), "set",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stages import watch
-from stages.download import DownloadConfig
-from stages.errors import DataError
+from cryobase.stages import watch
+from cryobase.stages.download import DownloadConfig
+from cryobase.stages.errors import DataError
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store import Examples, FeatureSpec, Pool
+from cryobase.store import Examples, FeatureSpec, Pool
 
 CLASSES = ("cat", "dog", "emu")
 

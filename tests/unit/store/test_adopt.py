@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from store import FeatureSet, IntegrityError, Pool, import_set
-from store.manifest import manifest_path
-from store.shard import build_shard
+from cryobase.store import FeatureSet, IntegrityError, Pool, import_set
+from cryobase.store.manifest import manifest_path
+from cryobase.store.shard import build_shard
 from tests.unit.store.samples import bytes_read, digests, examples, features, fill, published, spec
 
 
@@ -43,7 +43,9 @@ def test_only_what_is_missing_is_taken(directory, empty):
 
 def test_a_second_adoption_reads_no_features(directory, empty, monkeypatch):
     empty.adopt(directory)
-    monkeypatch.setattr("store.shard.Shard.verify", lambda *_: pytest.fail("verified again"))
+    monkeypatch.setattr(
+        "cryobase.store.shard.Shard.verify", lambda *_: pytest.fail("verified again")
+    )
     assert empty.adopt(directory) == 0
 
 
@@ -80,7 +82,7 @@ def size(directory):
 
 
 def test_adoption_and_verification_read_each_byte_once(wide, empty, monkeypatch):
-    monkeypatch.setattr("store.verified.GRANULARITY", 0)
+    monkeypatch.setattr("cryobase.store.verified.GRANULARITY", 0)
     assert bytes_read(lambda: FeatureSet.open(wide, full=True)) < 1.2 * size(wide)
     assert bytes_read(lambda: empty.adopt(wide)) < 1.2 * size(wide)
     assert len(empty) == 1500

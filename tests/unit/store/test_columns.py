@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from store import IntegrityError
-from store.columns import build, inspect
+from cryobase.store import IntegrityError
+from cryobase.store.columns import build, inspect
 
 COLUMNS = {
     "features": np.arange(12, dtype="<f4").reshape(4, 3),

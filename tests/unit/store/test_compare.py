@@ -1,6 +1,6 @@
 import numpy as np
 
-from store import Examples, FeatureSet, Pool, compare
+from cryobase.store import Examples, FeatureSet, Pool, compare
 from tests.unit.store.samples import CLASSES, digests, examples, features, fill, spec
 
 

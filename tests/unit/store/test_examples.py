@@ -5,10 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import Examples, ExamplesError, IntegrityError, UnknownExampleError, decode_id, encode_id
-from store.columns import build
-from store.examples import ExamplesFile
-from store.manifest import FileInfo
+from cryobase.store import (
+    Examples,
+    ExamplesError,
+    IntegrityError,
+    UnknownExampleError,
+    decode_id,
+    encode_id,
+)
+from cryobase.store.columns import build
+from cryobase.store.examples import ExamplesFile
+from cryobase.store.manifest import FileInfo
 from tests.unit.store.samples import CLASSES, digests, examples
 
 

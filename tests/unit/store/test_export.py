@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from store import (
+from cryobase.store import (
     Examples,
     FeatureSet,
     Pool,
@@ -104,7 +104,7 @@ def test_the_projector_shows_each_value_whole(tmp_path, dtype):
 @pytest.mark.fault(62)
 @pytest.mark.parametrize("export", [export_npz, export_csv, export_projector])
 def test_memory_does_not_grow_with_the_set(tmp_path, monkeypatch, export):
-    monkeypatch.setattr("store.export._BATCH_BYTES", 1 << 16)
+    monkeypatch.setattr("cryobase.store.export._BATCH_BYTES", 1 << 16)
     numbers = range(1500)
     pool = fill(Pool(tmp_path / "pool", spec()), numbers, (512,))
     pool.publish(tmp_path / "set", examples(numbers))

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import IntegrityError
-from store.index import Index, words_of_rows, words_of_strings
+from cryobase.store import IntegrityError
+from cryobase.store.index import Index, words_of_rows, words_of_strings
 
 ids = st.lists(st.binary(max_size=20).map(lambda b: b.replace(b"\0", b"x")), max_size=50)
 

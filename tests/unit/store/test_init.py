@@ -1,13 +1,13 @@
 import subprocess
 import sys
 
-import store
+from cryobase import store
 
 
 def test_importing_the_store_loads_neither_framework_nor_pipeline():
     code = (
-        "import sys, store; loaded = {name.partition('.')[0] for name in sys.modules};"
-        "print(loaded & {'tensorflow', 'keras', 'dvc', 'dask', 'stages', 'pipeline', 'cv2'})"
+        "import sys, cryobase.store; print(set(sys.modules) & {'tensorflow', 'keras', 'dvc',"
+        " 'dask', 'cv2', 'cryobase.stages', 'cryobase.pipeline'})"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"

@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from store import Examples, FeatureSet, IntegrityError, Pool, examples, join
-from store.manifest import FileInfo, Manifest, load, manifest_path
-from store.shard import build_shard
+from cryobase.store import Examples, FeatureSet, IntegrityError, Pool, examples, join
+from cryobase.store.manifest import FileInfo, Manifest, load, manifest_path
+from cryobase.store.shard import build_shard
 from tests.unit.store.samples import CLASSES, digests, features, fill, published, spec
 from tests.unit.store.samples import examples as examples_of
 

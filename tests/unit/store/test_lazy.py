@@ -1,7 +1,7 @@
 import numpy as np
 
-from store import FeatureSet
-from store.lazy import to_dask
+from cryobase.store import FeatureSet
+from cryobase.store.lazy import to_dask
 from tests.unit.store.samples import features, published
 
 

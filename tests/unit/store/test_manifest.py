@@ -5,7 +5,7 @@ from hashlib import sha256
 
 import pytest
 
-from store import (
+from cryobase.store import (
     ConflictError,
     FeatureSet,
     IntegrityError,
@@ -14,11 +14,11 @@ from store import (
     StorageError,
     StoreNotFoundError,
 )
-from store.manifest import commit, load, manifest_path, versions
-from store.manifest_text import files
-from store.publish import publish_bytes
-from store.spec import canonical_json
-from store.text import at_least
+from cryobase.store.manifest import commit, load, manifest_path, versions
+from cryobase.store.manifest_text import files
+from cryobase.store.publish import publish_bytes
+from cryobase.store.spec import canonical_json
+from cryobase.store.text import at_least
 from tests.scale import rounds
 from tests.unit.store.samples import fill, published, spec
 
@@ -183,7 +183,7 @@ def test_a_file_that_is_too_large_is_not_read(path, monkeypatch):
     path.unlink()
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    monkeypatch.setattr("store.files.read_into", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("cryobase.store.files.read_into", lambda *_: pytest.fail("read"))
     with pytest.raises(IntegrityError, match=r"manifest-1\.json: 1099511627776 bytes, at most"):
         load(path.parent)
 
@@ -195,7 +195,9 @@ def test_files_that_are_not_there_are_told_without_parsing(path, monkeypatch):
     for info in load(path.parent)[1].files:
         (path.parent / info.name).rename(path.parent / "aside")
         with monkeypatch.context() as context:
-            context.setattr("store.manifest.parse_json", lambda *_, **__: pytest.fail("parsed"))
+            context.setattr(
+                "cryobase.store.manifest.parse_json", lambda *_, **__: pytest.fail("parsed")
+            )
             with pytest.raises(StoreNotFoundError, match=info.name):
                 FeatureSet.open(path.parent)
         (path.parent / "aside").rename(path.parent / info.name)
@@ -220,7 +222,7 @@ def test_of_a_damaged_manifest_no_names_are_believed(path):
 def test_no_manifest_is_written_that_nobody_would_read(tmp_path, monkeypatch, limit, measure):
     pool = fill(Pool(tmp_path, spec()), range(3))
     before = pool.manifest()
-    monkeypatch.setattr(f"store.manifest.{limit}", measure(before.to_bytes()) + 1)
+    monkeypatch.setattr(f"cryobase.store.manifest.{limit}", measure(before.to_bytes()) + 1)
     with pytest.raises(StorageError, match=r"a manifest of \d shards"):
         any(len(fill(pool, [number])) > 10 for number in range(3, 10))
     monkeypatch.undo()

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import store.pool
-from store import (
+import cryobase.store.pool
+from cryobase.store import (
     ConflictError,
     Examples,
     ExamplesError,
@@ -84,7 +84,7 @@ def test_equal_rows_give_equal_files_in_whatever_order_they_come(tmp_path):
 
 
 def test_large_appends_roll_over(pool, monkeypatch):
-    monkeypatch.setattr("store.writer.SHARD_BYTES", 540)  # keys count: 34 bytes of a row's 54
+    monkeypatch.setattr("cryobase.store.writer.SHARD_BYTES", 540)  # a row has 54, keys 34
     with pool.writer() as writer:
         for number in range(40):
             writer.append(features([number]), digests([number]), [0])
@@ -107,7 +107,7 @@ def test_appends_of_any_size_fit_together(pool):
 def test_a_writer_holds_a_shard_twice_at_most(pool, monkeypatch):
     """The rows as they came, and the file: not a list, a sorted copy and HDF5's image besides."""
     size = 4 << 20
-    monkeypatch.setattr("store.writer.SHARD_BYTES", size)
+    monkeypatch.setattr("cryobase.store.writer.SHARD_BYTES", size)
     rows = features(range(256), (1024,))
     tracemalloc.start()
     with pool.writer() as writer:
@@ -130,7 +130,7 @@ def test_rows_of_two_shapes_do_not_mix(pool):
 @pytest.mark.fault(44)
 def test_a_reader_whose_shard_goes_while_it_is_opened_reads_the_next_manifest(pool, monkeypatch):
     fill(fill(pool, range(5)), range(9))
-    rows, calls = store.pool.Rows, []
+    rows, calls = cryobase.store.pool.Rows, []
 
     def late(directory, manifest):
         calls.append(manifest)
@@ -139,7 +139,7 @@ def test_a_reader_whose_shard_goes_while_it_is_opened_reads_the_next_manifest(po
             Pool(pool.root, spec()).repair()
         return rows(directory, manifest)
 
-    monkeypatch.setattr("store.pool.Rows", late)
+    monkeypatch.setattr("cryobase.store.pool.Rows", late)
     assert len(Pool(pool.root, spec()).snapshot().rows) < 9
     assert len(calls) >= 2
 
@@ -153,7 +153,7 @@ def test_a_shard_that_is_gone_for_good_is_named(pool):
 
 def test_a_minute_rolls_over(pool, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("store.writer.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("cryobase.store.writer.time.monotonic", lambda: now[0])
     with pool.writer() as writer:
         writer.append(features([1]), digests([1]), [0])
         assert len(pool) == 0
@@ -186,7 +186,7 @@ def test_shapes_that_do_not_fit_are_refused(pool):
 
 
 def test_waiting_for_the_lock_is_told(pool, monkeypatch, caplog):
-    monkeypatch.setattr("store.pool.SECONDS_OF_SILENCE", 0.01)
+    monkeypatch.setattr("cryobase.store.pool.SECONDS_OF_SILENCE", 0.01)
     caplog.set_level("INFO")
     with ThreadPoolExecutor(1) as executor:
         with pool.lock():
@@ -398,5 +398,7 @@ def test_multi_dimensional_features(tmp_path):
 def test_publish_reads_only_shards_that_are_live_in_part(pool, tmp_path, monkeypatch):
     fill(pool, range(10))
     fill(pool, range(10, 20))
-    monkeypatch.setattr("store.assemble.sum_of_rows", lambda f, *_: pytest.fail(f"read {len(f)}"))
+    monkeypatch.setattr(
+        "cryobase.store.assemble.sum_of_rows", lambda f, *_: pytest.fail(f"read {len(f)}")
+    )
     pool.publish(tmp_path / "set", examples(range(20)))

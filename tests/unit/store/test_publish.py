@@ -4,8 +4,8 @@ import stat
 
 import pytest
 
-from store import ConflictError, IntegrityError, StorageError, StoreNotFoundError
-from store.publish import copy, make_directory, publish_bytes, remove, share
+from cryobase.store import ConflictError, IntegrityError, StorageError, StoreNotFoundError
+from cryobase.store.publish import copy, make_directory, publish_bytes, remove, share
 
 
 def names(directory):
@@ -78,7 +78,7 @@ def test_share_copies_where_no_link_is_possible(tmp_path, monkeypatch, code):
     def link(*_args):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("store.publish.os.link", link)
+    monkeypatch.setattr("cryobase.store.publish.os.link", link)
     share(source, target)
     assert target.read_bytes() == b"content"
     assert not target.samefile(source)

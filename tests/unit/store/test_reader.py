@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
-from store import (
+from cryobase.store import (
     FeatureSet,
     IntegrityError,
     Pool,
@@ -12,7 +12,7 @@ from store import (
     StoreNotFoundError,
     UnknownExampleError,
 )
-from store.rows import widened
+from cryobase.store.rows import widened
 from tests.unit.store.samples import examples, features, fill, published, spec
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from store import FeatureSet, Pool, damages
-from store.manifest import manifest_path, versions
+from cryobase.store import FeatureSet, Pool, damages
+from cryobase.store.manifest import manifest_path, versions
 from tests.unit.store.samples import digests, examples, features, fill, spec
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from store import FeatureSet, IntegrityError, Pool, StorageError
+from cryobase.store import FeatureSet, IntegrityError, Pool, StorageError
 from tests.unit.store.samples import examples, fill, spec
 
 ROWS, WIDTH = 1000, 700

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import IntegrityError
-from store.shard import Shard, build_shard, finite_rows, sum_of_rows
+from cryobase.store import IntegrityError
+from cryobase.store.shard import Shard, build_shard, finite_rows, sum_of_rows
 from tests.unit.store.samples import digests, features
 
 VIEWS = np.zeros(6, np.uint16)

@@ -1,7 +1,7 @@
 import pytest
 
-from store import FeatureSpec, SpecError
-from store.spec import canonical_json
+from cryobase.store import FeatureSpec, SpecError
+from cryobase.store.spec import canonical_json
 from tests.unit.store.samples import spec
 
 OTHERS = {

@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from store import Pool
-from store.manifest import manifest_path, versions
+from cryobase.store import Pool
+from cryobase.store.manifest import manifest_path, versions
 from tests.unit.store.samples import digests, fill, spec
 
 HOUR = 3600

@@ -1,6 +1,6 @@
 import pytest
 
-from store import ConflictError, FeatureSet, IntegrityError, StoreNotFoundError, import_set
+from cryobase.store import ConflictError, FeatureSet, IntegrityError, StoreNotFoundError, import_set
 from tests.unit.store.samples import features, published, spec
 
 

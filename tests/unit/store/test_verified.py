@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from store import IntegrityError, verified
-from store.files import open_regular
+from cryobase.store import IntegrityError, verified
+from cryobase.store.files import open_regular
 from tests.unit.store.samples import bytes_read
 
 SIZE = 1 << 20

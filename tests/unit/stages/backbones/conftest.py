@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from stages.backbones.table import BACKBONES
-from stages.backbones.trunk import Trunk
-from stages.backbones.weights import locate_weights
+from cryobase.stages.backbones.table import BACKBONES
+from cryobase.stages.backbones.trunk import Trunk
+from cryobase.stages.backbones.weights import locate_weights
 
 
 @pytest.fixture(scope="package")

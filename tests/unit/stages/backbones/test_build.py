@@ -5,11 +5,11 @@ import sys
 import numpy as np
 import pytest
 
-from stages.backbones import canary
-from stages.backbones.build import build
-from stages.backbones.efficientnet import IMAGENET_DEVIATIONS, IMAGENET_MEANS
-from stages.backbones.weights import locate_weights
-from stages.errors import ConfigError, MissingWeightsError
+from cryobase.stages.backbones import canary
+from cryobase.stages.backbones.build import build
+from cryobase.stages.backbones.efficientnet import IMAGENET_DEVIATIONS, IMAGENET_MEANS
+from cryobase.stages.backbones.weights import locate_weights
+from cryobase.stages.errors import ConfigError, MissingWeightsError
 from tests.closeness import assert_close, rounding
 
 OUTPUTS = [

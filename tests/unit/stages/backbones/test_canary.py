@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from stages.backbones import canary
+from cryobase.stages.backbones import canary
 from tests.closeness import assert_close, rounding
 
 

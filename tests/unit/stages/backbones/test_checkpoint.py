@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.backbones import checkpoint
-from stages.backbones.checkpoint import read_checkpoint
-from stages.errors import DataError
+from cryobase.stages.backbones import checkpoint
+from cryobase.stages.backbones.checkpoint import read_checkpoint
+from cryobase.stages.errors import DataError
 from tests.integration.received_models import (
     TORCH,
     mutated,
@@ -94,7 +94,7 @@ def test_mutations_are_refused_or_read(made):
 def test_mutations_of_the_packages_file_are_refused_or_read():
     import io
 
-    lite0 = pytest.importorskip("stages.backbones.lite0")
+    lite0 = pytest.importorskip("cryobase.stages.backbones.lite0")
     pytest.importorskip(lite0.PACKAGE)
     whole = Path(lite0.packaged_weights()).read_bytes()
     pickles, data = whole[:47_176], whole[47_176:]

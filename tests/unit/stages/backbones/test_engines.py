@@ -10,16 +10,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stages.backbones import canary, engines, openvino_engine
-from stages.backbones.engines import start_engine
-from stages.backbones.kept import kept
-from stages.backbones.machine import cores
-from stages.backbones.openvino_engine import OpenVinoEngine
-from stages.backbones.passes import checked_engine
-from stages.backbones.plan import Pass, Target
-from stages.backbones.tensorflow_engine import TensorFlowEngine
-from stages.errors import ConfigError
-from store import Pool
+from cryobase.stages.backbones import canary, engines, openvino_engine
+from cryobase.stages.backbones.engines import start_engine
+from cryobase.stages.backbones.kept import kept
+from cryobase.stages.backbones.machine import cores
+from cryobase.stages.backbones.openvino_engine import OpenVinoEngine
+from cryobase.stages.backbones.passes import checked_engine
+from cryobase.stages.backbones.plan import Pass, Target
+from cryobase.stages.backbones.tensorflow_engine import TensorFlowEngine
+from cryobase.stages.errors import ConfigError
+from cryobase.store import Pool
 from tests.scale import RUN_ALL
 from tests.unit.stages.heads.sets import SPEC
 
@@ -113,11 +113,11 @@ def test_a_kept_model_needs_neither_keras_nor_tensorflow_where_the_pool_has_cana
     checked_engine(each, trunk.weights, "openvino", 16)
     code = (
         "import json, sys; from pathlib import Path; import numpy as np;"
-        "from stages.backbones.canary import canary_images;"
-        "from stages.backbones.passes import checked_engine;"
-        "from stages.backbones.plan import Pass, Target;"
-        "from stages.backbones.weights import WeightsFile;"
-        "from store import FeatureSpec, Pool;"
+        "from cryobase.stages.backbones.canary import canary_images;"
+        "from cryobase.stages.backbones.passes import checked_engine;"
+        "from cryobase.stages.backbones.plan import Pass, Target;"
+        "from cryobase.stages.backbones.weights import WeightsFile;"
+        "from cryobase.store import FeatureSpec, Pool;"
         f"spec = FeatureSpec.from_json({each.targets[0].spec.to_json()});"
         f"targets = (Target(Pool(Path({str(tmp_path / 'pool')!r}), spec), 0),);"
         "each = Pass(targets, np.empty(0, 'i8'), np.empty(0, 'u2'));"

@@ -2,9 +2,9 @@
 
 import pytest
 
-from stages import download
-from stages.backbones import estimate, plan
-from stages.extract import SetConfig, spec_of
+from cryobase.stages import download
+from cryobase.stages.backbones import estimate, plan
+from cryobase.stages.extract import SetConfig, spec_of
 from tests.images import write_folder
 
 

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from stages.backbones import foreign, h5reader
-from stages.errors import DataError
+from cryobase.stages.backbones import foreign, h5reader
+from cryobase.stages.errors import DataError
 from tests.integration.received_models import H5, KERAS, h5_good, keras_archive, mutated
 from tests.memory import peak_bytes
 from tests.scale import rounds

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from stages.backbones import frameworks
-from stages.backbones.frameworks import pin_environment
+from cryobase.stages.backbones import frameworks
+from cryobase.stages.backbones.frameworks import pin_environment
 
 HOSTILE = {
     "KERAS_BACKEND": "torch",
@@ -88,7 +88,8 @@ def test_what_is_said_before_us_is_set_back(tmp_path):
         "import keras, tensorflow as tf;"
         "keras.config.set_dtype_policy('mixed_bfloat16'); tf.config.optimizer.set_jit(True);"
         "tf.config.run_functions_eagerly(True);"
-        "from stages.backbones.frameworks import load_keras; load_keras(); c = keras.config;"
+        "from cryobase.stages.backbones.frameworks import load_keras; load_keras();"
+        "c = keras.config;"
         "assert (c.floatx(), c.epsilon(), c.image_data_format(), c.dtype_policy().name)"
         " == ('float32', 1e-7, 'channels_last', 'float32');"
         "assert c.max_epochs() is c.max_steps_per_epoch() is None;"
@@ -96,7 +97,7 @@ def test_what_is_said_before_us_is_set_back(tmp_path):
         "assert not tf.config.functions_run_eagerly();"
         "assert not tf.config.experimental.tensor_float_32_execution_enabled();"
         "assert tf.config.optimizer.get_jit() in ('', 'False');"
-        "from stages.backbones.frameworks import forget_names;"
+        "from cryobase.stages.backbones.frameworks import forget_names;"
         "c.set_floatx('float16'); c.set_image_data_format('channels_first'); forget_names();"
         "assert (c.floatx(), c.image_data_format()) == ('float32', 'channels_last');"
     )
@@ -110,7 +111,7 @@ def test_keras_never_sees_its_file_but_finds_weights_beside_it(tmp_path, text):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "mine.h5").write_bytes(b"mine")
     code = (
-        "from stages.backbones.frameworks import load_keras; keras = load_keras();"
+        "from cryobase.stages.backbones.frameworks import load_keras; keras = load_keras();"
         "assert keras.config.backend() == 'tensorflow';"
         "print(keras.utils.get_file('mine.h5', 'http://localhost.invalid/', cache_subdir='models'))"
     )
@@ -144,7 +145,7 @@ def test_keras_never_sees_its_file_but_finds_weights_beside_it(tmp_path, text):
     ids=["tensorflow", "opencv", "options", "backend"],
 )
 def test_what_cannot_be_set_back_is_refused(before, environ, message):
-    code = f"{before}\nfrom stages.backbones.frameworks import load_keras\nload_keras()"
+    code = f"{before}\nfrom cryobase.stages.backbones.frameworks import load_keras\nload_keras()"
     done = run(code, **environ)
-    assert "stages.errors.ConfigError" in done.stderr
+    assert "cryobase.stages.errors.ConfigError" in done.stderr
     assert message in done.stderr

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from stages.backbones import canary, lite0
-from stages.backbones.checkpoint import read_checkpoint
-from stages.backbones.engines import ENGINES, start_engine
-from stages.backbones.labels import classifier, imagenet_labels, top_labels
-from stages.backbones.trunk import Trunk
-from stages.backbones.weights import locate_weights
+from cryobase.stages.backbones import canary, lite0
+from cryobase.stages.backbones.checkpoint import read_checkpoint
+from cryobase.stages.backbones.engines import ENGINES, start_engine
+from cryobase.stages.backbones.labels import classifier, imagenet_labels, top_labels
+from cryobase.stages.backbones.trunk import Trunk
+from cryobase.stages.backbones.weights import locate_weights
 from tests.closeness import BETWEEN_ENGINES, assert_close, rounding
 
 pytest.importorskip(lite0.PACKAGE)

@@ -5,11 +5,11 @@ import copy
 import numpy as np
 import pytest
 
-from stages.backbones import parts
-from stages.backbones.parts import Part, portable
-from stages.backbones.plan import Pass
-from stages.errors import DataError, MissingWeightsError, StageError
-from store.errors import IntegrityError
+from cryobase.stages.backbones import parts
+from cryobase.stages.backbones.parts import Part, portable
+from cryobase.stages.backbones.plan import Pass
+from cryobase.stages.errors import DataError, MissingWeightsError, StageError
+from cryobase.store.errors import IntegrityError
 
 
 def test_parts_and_halves_cover_every_row_once(monkeypatch):

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stages.backbones import plan as planning
-from stages.backbones.plan import Images, Target, plan
-from store import Pool
+from cryobase.stages.backbones import plan as planning
+from cryobase.stages.backbones.plan import Images, Target, plan
+from cryobase.store import Pool
 from tests.unit.stages.heads.sets import SPEC
 from tests.unit.stages.listing import write_listing
 

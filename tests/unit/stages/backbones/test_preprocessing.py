@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from stages.backbones.preprocessing import PREPROCESSINGS
-from stages.backbones.table import BACKBONES, resolve
+from cryobase.stages.backbones.preprocessing import PREPROCESSINGS
+from cryobase.stages.backbones.table import BACKBONES, resolve
 from tests.closeness import assert_close, rounding
 
 

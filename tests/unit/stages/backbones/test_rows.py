@@ -5,11 +5,11 @@ import importlib.util
 import numpy as np
 import pytest
 
-from stages.backbones import canary, seeded
-from stages.backbones.engines import ENGINES, start_engine
-from stages.backbones.table import BACKBONES
-from stages.backbones.trunk import Trunk
-from stages.backbones.weights import locate_weights
+from cryobase.stages.backbones import canary, seeded
+from cryobase.stages.backbones.engines import ENGINES, start_engine
+from cryobase.stages.backbones.table import BACKBONES
+from cryobase.stages.backbones.trunk import Trunk
+from cryobase.stages.backbones.weights import locate_weights
 from tests.closeness import assert_close, rounding
 from tests.scale import RUN_ALL
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from stages.backbones.preprocessing import PREPROCESSINGS
-from stages.backbones.table import BACKBONES, resolve
+from cryobase.stages.backbones.preprocessing import PREPROCESSINGS
+from cryobase.stages.backbones.table import BACKBONES, resolve
 from tests.scale import RUN_ALL
 
 ISSUE = (
@@ -18,7 +18,7 @@ ISSUE = (
 
 def test_reading_the_table_and_the_config_loads_nothing_slow():
     code = (
-        "import sys, pipeline.params, stages.backbones.plan;"
+        "import sys, cryobase.pipeline.params, cryobase.stages.backbones.plan;"
         "slow = {'keras', 'tensorflow', 'openvino', 'dask', 'cv2', 'numpy.random', 'numpy.ma'};"
         "loaded = slow & set(sys.modules);"
         "assert not loaded, loaded"

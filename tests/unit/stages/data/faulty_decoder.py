@@ -8,7 +8,7 @@ from pathlib import Path
 
 import PIL.Image  # noqa: F401 - the first image is not to be charged for this import
 
-from stages.data import decoding
+from cryobase.stages.data import decoding
 
 real = decoding.examine  # tests put `examine` below in its place, in their own process alone
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from stages.data.augment import Augmentation, affine, augment, uniform
+from cryobase.stages.data.augment import Augmentation, affine, augment, uniform
 from tests.closeness import RESIZING, assert_close
 
 DIGEST = hashlib.sha256(b"an image").digest()

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.data import decoding, headers
-from stages.data.decoding import UndecodableImageError, decode
-from stages.data.png import encode_png
+from cryobase.stages.data import decoding, headers
+from cryobase.stages.data.decoding import UndecodableImageError, decode
+from cryobase.stages.data.png import encode_png
 from tests.scale import rounds
 
 ALL_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "AVIF")

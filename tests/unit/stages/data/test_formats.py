@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from stages.data import decoding, headers, unread
-from stages.data.decoding import UndecodableImageError, decode, examine
-from stages.data.png import encode_png
+from cryobase.stages.data import decoding, headers, unread
+from cryobase.stages.data.decoding import UndecodableImageError, decode, examine
+from cryobase.stages.data.png import encode_png
 from tests.unit.stages.data.test_decoding import COLORS, encoded, photo
 
 GRAY = np.array([[0, 1 << 8, 40_000], [65_535, 255, 4_095]], np.uint16)

@@ -8,10 +8,10 @@ from threading import Thread
 import numpy as np
 import pytest
 
-from stages.data import index
-from stages.data.packs import Pack
-from stages.data.raw import RawImages
-from stages.errors import DataError
+from cryobase.stages.data import index
+from cryobase.stages.data.packs import Pack
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.errors import DataError
 
 PACK = Pack("pack-0123456789abcdef.tar", 1024, "0" * 64)
 

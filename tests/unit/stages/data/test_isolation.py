@@ -10,13 +10,13 @@ import numpy as np
 import psutil
 import pytest
 
-from stages.data import decoding, isolation
-from stages.data import ingest as ingest_module
-from stages.data.ingest import Ingest
-from stages.data.isolation import IsolatedDecoder
-from stages.data.png import encode_png
-from stages.data.source import SourceExample
-from stages.errors import StageError
+from cryobase.stages.data import decoding, isolation
+from cryobase.stages.data import ingest as ingest_module
+from cryobase.stages.data.ingest import Ingest
+from cryobase.stages.data.isolation import IsolatedDecoder
+from cryobase.stages.data.png import encode_png
+from cryobase.stages.data.source import SourceExample
+from cryobase.stages.errors import StageError
 from tests.unit.stages.data import faulty_decoder
 
 
@@ -130,7 +130,7 @@ def test_children_are_few_and_only_for_new_images_with_a_header(tmp_path, starte
 
 
 def test_a_second_run_starts_no_child(tmp_path, started):
-    from stages.data import index
+    from cryobase.stages.data import index
 
     run = Ingest(tmp_path, workers=2)
     index.write(tmp_path, run.run(Images(b"", b"crash", b"")))
@@ -174,7 +174,7 @@ def test_an_interrupted_run_waits_for_no_decoder(tmp_path, monkeypatch, started,
 PROGRAM = """
 import signal, sys
 from pathlib import Path
-from stages.data import decoding, ingest, isolation
+from cryobase.stages.data import decoding, ingest, isolation
 from tests.unit.stages.data import faulty_decoder, test_isolation
 decoding.examine = faulty_decoder.examine
 isolation.SECONDS = 6.0

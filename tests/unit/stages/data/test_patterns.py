@@ -2,10 +2,10 @@
 
 import pytest
 
-from stages.data.patterns import MAX_LENGTH, PatternReader
-from stages.download import DownloadConfig
-from stages.errors import ConfigError
-from stages.split import SplitConfig
+from cryobase.stages.data.patterns import MAX_LENGTH, PatternReader
+from cryobase.stages.download import DownloadConfig
+from cryobase.stages.errors import ConfigError
+from cryobase.stages.split import SplitConfig
 from tests.unit.stages.test_download import add, fetch
 
 NAMES = ["cat.0.jpg", "Kätzchen_12.jpg", "\udcfc.png", "a" * 40 + "!", ""]
@@ -45,7 +45,7 @@ def test_what_is_no_pattern_is_refused_with_its_key_and_reason(pattern):
     "pattern", [r"^(a+)+$", r"^(a|aa)*$", r"^(\w*)*$", r"(?P<label>(a*)*b)", r"(.*)*(.*)*(.*)*x$"]
 )
 def test_patterns_that_would_never_end_are_given_up(pattern, monkeypatch):
-    monkeypatch.setattr("stages.data.patterns.SECONDS", 0.5)
+    monkeypatch.setattr("cryobase.stages.data.patterns.SECONDS", 0.5)
     with (
         PatternReader("download.pattern", pattern, group="label") as reader,
         pytest.raises(ConfigError, match=r"download\.pattern: .*takes too long") as caught,
@@ -55,7 +55,7 @@ def test_patterns_that_would_never_end_are_given_up(pattern, monkeypatch):
 
 
 def test_a_pattern_that_finds_no_label_anywhere_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("stages.data.patterns.SECONDS", 0.5)
+    monkeypatch.setattr("cryobase.stages.data.patterns.SECONDS", 0.5)
     add(tmp_path / "images", "1.png", 1)
     for pattern in ("^(cat)", "x*", r"(cat)?\d"):
         with pytest.raises(ConfigError, match="finds no label in any of the 1 file names"):

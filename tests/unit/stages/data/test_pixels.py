@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stages.data.pixels import PixelSpec, load
+from cryobase.stages.data.pixels import PixelSpec, load
 from tests.unit.stages.data.test_decoding import encoded, photo
 
 

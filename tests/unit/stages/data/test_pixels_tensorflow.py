@@ -8,7 +8,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from stages.data.pixels import PixelSpec, decode, load
+from cryobase.stages.data.pixels import PixelSpec, decode, load
 from tests.closeness import RESIZING, assert_close
 from tests.scale import rounds
 from tests.unit.stages.data.test_decoding import encoded, photo
@@ -56,7 +56,7 @@ def test_lossless_formats_bit_for_bit(tf, image_format, mode):
 
 
 def test_lossy_webp_and_sixteen_bit_png_bit_for_bit(tf):
-    from stages.data.png import encode_png
+    from cryobase.stages.data.png import encode_png
 
     for size in SIZES:
         data = encoded(photo(*size), "WEBP", quality=80)

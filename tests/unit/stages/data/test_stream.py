@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from stages.data.augment import Augmentation
-from stages.data.pixels import load
-from stages.data.stream import live_view, shuffled
+from cryobase.stages.data.augment import Augmentation
+from cryobase.stages.data.pixels import load
+from cryobase.stages.data.stream import live_view, shuffled
 from tests.unit.stages.tuning import tuning_data as data
 
 

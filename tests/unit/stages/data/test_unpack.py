@@ -15,11 +15,11 @@ import zlib
 import numpy as np
 import pytest
 
-from stages.data import formats, tar, unpack, zip
-from stages.data.left_out import Tally
-from stages.data.unpack import HostileArchiveError
-from stages.data.unpack import unpack as unpack_archive
-from stages.errors import DataError
+from cryobase.stages.data import formats, tar, unpack, zip
+from cryobase.stages.data.left_out import Tally
+from cryobase.stages.data.unpack import HostileArchiveError
+from cryobase.stages.data.unpack import unpack as unpack_archive
+from cryobase.stages.errors import DataError
 from tests.scale import rounds
 
 PICTURE = bytes(range(256)) * 5

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.data.splits import PARTS, Splits
-from store import Examples, FeatureSet, FeatureSpec, Pool
+from cryobase.stages.data.splits import PARTS, Splits
+from cryobase.store import Examples, FeatureSet, FeatureSpec, Pool
 
 SPEC = FeatureSpec(
     backbone="efficientnet_lite0",

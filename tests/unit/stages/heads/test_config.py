@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.heads.config import HeadConfig, HeadParams, expand
-from stages.heads.table import HEADS
+from cryobase.stages.heads.config import HeadConfig, HeadParams, expand
+from cryobase.stages.heads.table import HEADS
 
 
 def test_without_lists_an_entry_is_one_head_of_its_own_name():

@@ -4,14 +4,14 @@ import json
 import numpy as np
 import pytest
 
-from stages import train
-from stages.data.splits import Splits
-from stages.errors import DataError
-from stages.heads.config import HeadConfig
-from stages.heads.evidence import Evidence, investigate
-from stages.heads.resample import OutOfFold
-from stages.heads.suspects import label_suspects
-from stages.train import TrainConfig
+from cryobase.stages import train
+from cryobase.stages.data.splits import Splits
+from cryobase.stages.errors import DataError
+from cryobase.stages.heads.config import HeadConfig
+from cryobase.stages.heads.evidence import Evidence, investigate
+from cryobase.stages.heads.resample import OutOfFold
+from cryobase.stages.heads.suspects import label_suspects
+from cryobase.stages.train import TrainConfig
 from tests.unit.stages.heads.sets import blobs, publish, split
 
 

@@ -8,18 +8,18 @@ import cv2
 import numpy as np
 import pytest
 
-from stages import download, evaluate, extract, split, train
-from stages.backbones.table import BACKBONES
-from stages.data.pixels import PixelSpec, load
-from stages.data.raw import RawImages
-from stages.data.splits import Splits
-from stages.errors import ConfigError
-from stages.heads import export as module
-from stages.heads.config import HeadConfig
-from stages.heads.export import export
-from stages.heads.graftcheck import TOLERANCE, GraftError
-from stages.heads.head import Head, to_probabilities
-from stages.heads.side_by_side import SideBySide
+from cryobase.stages import download, evaluate, extract, split, train
+from cryobase.stages.backbones.table import BACKBONES
+from cryobase.stages.data.pixels import PixelSpec, load
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.splits import Splits
+from cryobase.stages.errors import ConfigError
+from cryobase.stages.heads import export as module
+from cryobase.stages.heads.config import HeadConfig
+from cryobase.stages.heads.export import export
+from cryobase.stages.heads.graftcheck import TOLERANCE, GraftError
+from cryobase.stages.heads.head import Head, to_probabilities
+from cryobase.stages.heads.side_by_side import SideBySide
 from tests.closeness import assert_close
 from tests.scale import RUN_ALL
 
@@ -36,9 +36,9 @@ import sys
 import numpy as np
 from pathlib import Path
 import keras
-from stages.data.pixels import PixelSpec, load
-from stages.data.raw import RawImages
-from stages.heads.head import Head
+from cryobase.stages.data.pixels import PixelSpec, load
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.heads.head import Head
 root = Path(sys.argv[1])
 images = RawImages.open(root / "raw")
 model = keras.models.load_model(root / "export" / "model.keras", safe_mode=True)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from stages.heads import finished
+from cryobase.stages.heads import finished
 from tests.unit.stages.heads.test_head import make_head
 
 HEAD = make_head()

@@ -3,8 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from stages.errors import DataError
-from stages.heads.graft import graft
+from cryobase.stages.errors import DataError
+from cryobase.stages.heads.graft import graft
 from tests.closeness import assert_close, rounding
 from tests.unit.stages.heads.test_head import make_head
 

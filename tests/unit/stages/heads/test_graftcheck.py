@@ -7,13 +7,13 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.data.pixels import PixelSpec, load
-from stages.heads.graft import graft
-from stages.heads.graftcheck import GraftError, Samples, check_graft, first_difference
-from stages.heads.rows import ArrayRows, Task
-from stages.heads.side_by_side import SideBySide
-from stages.heads.table import train
-from store import Examples, Pool
+from cryobase.stages.data.pixels import PixelSpec, load
+from cryobase.stages.heads.graft import graft
+from cryobase.stages.heads.graftcheck import GraftError, Samples, check_graft, first_difference
+from cryobase.stages.heads.rows import ArrayRows, Task
+from cryobase.stages.heads.side_by_side import SideBySide
+from cryobase.stages.heads.table import train
+from cryobase.store import Examples, Pool
 from tests.unit.stages.heads.sets import SPEC
 from tests.unit.stages.heads.test_head import make_head
 
@@ -35,7 +35,7 @@ def backbone(preprocessing="lite"):
     """A small base with fixed weights."""
     import keras
 
-    from stages.backbones.preprocessing import PREPROCESSINGS
+    from cryobase.stages.backbones.preprocessing import PREPROCESSINGS
 
     keras.utils.clear_session()
     image = keras.Input((SIZE, SIZE, 3), name="image")

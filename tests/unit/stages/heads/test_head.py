@@ -8,10 +8,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from stages.errors import DataError
-from stages.heads.config import HeadConfig, expand
-from stages.heads.head import Head, to_probabilities
-from stages.heads.history import History
+from cryobase.stages.errors import DataError
+from cryobase.stages.heads.config import HeadConfig, expand
+from cryobase.stages.heads.head import Head, to_probabilities
+from cryobase.stages.heads.history import History
 from tests.unit.stages.heads.sets import SPEC
 
 
@@ -191,7 +191,7 @@ def test_zip_members_are_stored(tmp_path):
 
 def test_answering_loads_no_framework():
     script = (
-        "import sys; import stages.train, stages.evaluate, stages.heads.head;"
+        "import sys; import cryobase.stages.train, stages.evaluate, stages.heads.head;"
         "sys.exit(any(m in sys.modules for m in ('tensorflow', 'keras', 'sklearn', 'matplotlib')))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

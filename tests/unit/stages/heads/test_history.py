@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.heads.history import COLUMNS, History, overfitting_onset, smooth
+from cryobase.stages.heads.history import COLUMNS, History, overfitting_onset, smooth
 
 FALLING = list(np.linspace(1, 0.1, 20))
 

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.heads import leaks as module
-from stages.heads.leaks import duplicates, leaks, near_duplicates
-from stages.heads.rows import ArrayRows
+from cryobase.stages.heads import leaks as module
+from cryobase.stages.heads.leaks import duplicates, leaks, near_duplicates
+from cryobase.stages.heads.rows import ArrayRows
 
 
 def digests_of(count):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stages.heads.metrics import (
+from cryobase.stages.heads.metrics import (
     Predictions,
     bootstrap_interval,
     calibration_error,

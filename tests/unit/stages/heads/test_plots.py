@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.heads import plots
+from cryobase.stages.heads import plots
 from tests.unit.stages.heads.test_history import history
 
 HISTORY = history([*np.linspace(1, 0.5, 8), *np.linspace(0.52, 0.9, 12)])

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from stages.heads.config import HeadConfig, expand
-from stages.heads.resample import cross_validate, folds, learning_curve, refit
-from stages.heads.rows import ArrayRows
+from cryobase.stages.heads.config import HeadConfig, expand
+from cryobase.stages.heads.resample import cross_validate, folds, learning_curve, refit
+from cryobase.stages.heads.rows import ArrayRows
 from tests.unit.stages.heads.sets import blobs
 from tests.unit.stages.heads.test_leaks import digests_of
 

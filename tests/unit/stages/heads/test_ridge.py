@@ -6,13 +6,13 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from stages.errors import ConfigError
-from stages.heads import ridge
-from stages.heads.config import HeadConfig, expand
-from stages.heads.ridge import Gram, accumulate, temperature
-from stages.heads.rows import ArrayRows, StoredRows, Task
-from stages.heads.side_by_side import SideBySide
-from stages.heads.table import train
+from cryobase.stages.errors import ConfigError
+from cryobase.stages.heads import ridge
+from cryobase.stages.heads.config import HeadConfig, expand
+from cryobase.stages.heads.ridge import Gram, accumulate, temperature
+from cryobase.stages.heads.rows import ArrayRows, StoredRows, Task
+from cryobase.stages.heads.side_by_side import SideBySide
+from cryobase.stages.heads.table import train
 from tests.closeness import assert_close, rounding
 from tests.unit.stages.heads.sets import blobs, publish
 
@@ -97,7 +97,7 @@ def test_partitions_of_a_dask_cluster_merge_to_the_same_heads(tmp_path, monkeypa
     with Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
         executor = client.get_executor()
         found = train(Task(rows, np.arange(700), np.arange(700, 900), executor), heads)
-        seen = client.run(lambda: "stages.heads.ridge" in sys.modules)
+        seen = client.run(lambda: "cryobase.stages.heads.ridge" in sys.modules)
     assert all(seen.values())
     for name, one in alone.items():
         # the same sums in another order, in double precision, rounded to single in the end

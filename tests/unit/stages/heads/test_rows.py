@@ -3,8 +3,8 @@ import pytest
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_class_weight
 
-from stages.heads import rows as module
-from stages.heads.rows import (
+from cryobase.stages.heads import rows as module
+from cryobase.stages.heads.rows import (
     ArrayRows,
     StoredRows,
     Task,
@@ -13,7 +13,7 @@ from stages.heads.rows import (
     open_rows,
     weigh_classes,
 )
-from stages.heads.side_by_side import SideBySide
+from cryobase.stages.heads.side_by_side import SideBySide
 from tests.closeness import assert_close, rounding
 from tests.unit.stages.heads.sets import blobs, publish
 

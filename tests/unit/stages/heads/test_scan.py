@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from stages.heads.config import HeadConfig, expand
-from stages.heads.head import Head
-from stages.heads.rows import ArrayRows, StoredRows, Task
-from stages.heads.side_by_side import SideBySide
-from stages.heads.table import train
+from cryobase.stages.heads.config import HeadConfig, expand
+from cryobase.stages.heads.head import Head
+from cryobase.stages.heads.rows import ArrayRows, StoredRows, Task
+from cryobase.stages.heads.side_by_side import SideBySide
+from cryobase.stages.heads.table import train
 from tests.closeness import assert_close, rounding
 from tests.unit.stages.heads.sets import SPEC, blobs, publish
 
@@ -49,7 +49,7 @@ def keras_logits(task, params, epochs):
     """The same head by Keras' own layers and optimizers, on the same batches."""
     import keras
 
-    from stages.heads.places import _glorot
+    from cryobase.stages.heads.places import _glorot
 
     outputs = 1 if params.output == "sigmoid" else len(task.rows.classes)
     layers = [keras.layers.Dense(units, activation="relu") for units in params.units]
@@ -158,7 +158,7 @@ def test_dropout_is_drawn_from_the_heads_own_seed_and_drops_its_share(task):
 def test_the_counter_drops_the_share_asked_for_and_keeps_the_mean(rate):
     import tensorflow as tf
 
-    from stages.heads.kernel import _dropped
+    from cryobase.stages.heads.kernel import _dropped
 
     x = tf.ones((200, 512))
     seed = tf.constant([7], tf.uint32)

@@ -3,15 +3,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from stages import evaluate, train
-from stages.data.splits import Splits
-from stages.errors import DataError
-from stages.evaluate import EvaluateConfig
-from stages.heads.config import HeadConfig
-from stages.heads.graft import graft_onto
-from stages.heads.head import Head
-from stages.heads.side_by_side import SideBySide
-from stages.train import TrainConfig
+from cryobase.stages import evaluate, train
+from cryobase.stages.data.splits import Splits
+from cryobase.stages.errors import DataError
+from cryobase.stages.evaluate import EvaluateConfig
+from cryobase.stages.heads.config import HeadConfig
+from cryobase.stages.heads.graft import graft_onto
+from cryobase.stages.heads.head import Head
+from cryobase.stages.heads.side_by_side import SideBySide
+from cryobase.stages.train import TrainConfig
 from tests.unit.stages.heads.sets import SPEC, blobs, publish, split
 from tests.unit.stages.heads.test_head import make_head
 

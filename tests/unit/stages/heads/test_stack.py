@@ -1,5 +1,5 @@
-from stages.heads.config import HeadConfig, expand
-from stages.heads.stack import StackShape, plan
+from cryobase.stages.heads.config import HeadConfig, expand
+from cryobase.stages.heads.stack import StackShape, plan
 
 
 def params(**values):

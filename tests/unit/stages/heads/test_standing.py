@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from stages.errors import DataError
-from stages.heads import standing
+from cryobase.stages.errors import DataError
+from cryobase.stages.heads import standing
 
 MEND = "run `cryobase evaluate set`"
 

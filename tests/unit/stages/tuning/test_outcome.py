@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from stages.data.augment import Augmentation
-from stages.data.splits import Splits
-from stages.finetune import FinetuneRun
-from stages.tuning import outcome, pictures
-from stages.tuning.starts import Network
+from cryobase.stages.data.augment import Augmentation
+from cryobase.stages.data.splits import Splits
+from cryobase.stages.finetune import FinetuneRun
+from cryobase.stages.tuning import outcome, pictures
+from cryobase.stages.tuning.starts import Network
 from tests.unit.stages.tuning import tuning_data as data
 
 POLICY = Augmentation(rotation=40, zoom=0.2, horizontal_flip=True)

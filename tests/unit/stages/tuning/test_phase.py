@@ -3,13 +3,13 @@ import math
 import numpy as np
 import pytest
 
-from stages.data.augment import Augmentation
-from stages.errors import DataError
-from stages.tuning import phase
-from stages.tuning.checkpoints import Checkpoints
-from stages.tuning.optimization import OptimizerSettings, cross_entropy, layer_factors
-from stages.tuning.phase import Phase, kept_epoch, smoothed
-from stages.tuning.unfreezing import unfreeze
+from cryobase.stages.data.augment import Augmentation
+from cryobase.stages.errors import DataError
+from cryobase.stages.tuning import phase
+from cryobase.stages.tuning.checkpoints import Checkpoints
+from cryobase.stages.tuning.optimization import OptimizerSettings, cross_entropy, layer_factors
+from cryobase.stages.tuning.phase import Phase, kept_epoch, smoothed
+from cryobase.stages.tuning.unfreezing import unfreeze
 from tests.closeness import assert_close, rounding
 from tests.scale import rounds
 from tests.unit.stages.tuning import tuning_data as data
@@ -127,7 +127,7 @@ def interrupt(monkeypatch, moment: int, where: str) -> None:
 
 def dropping(root, directory):
     """Weights after four epochs of a net with dropout on augmented images."""
-    from stages.tuning import convnets, starts
+    from cryobase.stages.tuning import convnets, starts
 
     convnets.CONVNETS["tiny"] = data.TINY
     try:

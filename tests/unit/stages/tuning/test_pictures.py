@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from stages.tuning import pictures
+from cryobase.stages.tuning import pictures
 
 NONE = float("nan")
 ROWS = [

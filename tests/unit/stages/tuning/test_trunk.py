@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from stages.errors import ConfigError
-from stages.tuning import trunk
-from stages.tuning.phase import place_of_cut
-from stages.tuning.unfreezing import unfreeze
+from cryobase.stages.errors import ConfigError
+from cryobase.stages.tuning import trunk
+from cryobase.stages.tuning.phase import place_of_cut
+from cryobase.stages.tuning.unfreezing import unfreeze
 from tests.unit.stages.tuning.tuning_data import SIZE, base_with_norms, grafted
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (3, SIZE, SIZE, 3)).astype(np.float32)
@@ -75,8 +75,8 @@ def test_the_base_is_cut_where_learning_begins(rule, place):
     ],
 )
 def test_cuts_of_real_bases_are_where_they_should_be(backbone, learning, place):
-    from stages.backbones.build import build
-    from stages.backbones.table import BACKBONES
+    from cryobase.stages.backbones.build import build
+    from cryobase.stages.backbones.table import BACKBONES
 
     row = BACKBONES[backbone]
     model = build(

@@ -2,9 +2,9 @@ import math
 
 import pytest
 
-from stages.errors import ConfigError
-from stages.tuning import trunkplan
-from stages.tuning.trunkplan import Place, choose, multiplications, named, places
+from cryobase.stages.errors import ConfigError
+from cryobase.stages.tuning import trunkplan
+from cryobase.stages.tuning.trunkplan import Place, choose, multiplications, named, places
 from tests.unit.stages.tuning.tuning_data import SIZE, base_with_norms, grafted
 
 LEARNING = {"conv2", "logits"}

@@ -9,8 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from stages.errors import DataError
-from stages.tuning import starts, tuned
+from cryobase.stages.errors import DataError
+from cryobase.stages.tuning import starts, tuned
 from tests.closeness import assert_close, rounding
 from tests.integration.received_models import H5, KERAS, keras_archive
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from stages import download, split
-from stages.data.pixels import PixelSpec
-from stages.data.raw import RawImages
-from stages.data.splits import Splits
-from stages.data.stream import ImageStream
-from stages.tuning.convnets import Convnet
-from stages.tuning.optimization import OptimizerSettings
-from stages.tuning.phase import Images, Plan
+from cryobase.stages import download, split
+from cryobase.stages.data.pixels import PixelSpec
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.splits import Splits
+from cryobase.stages.data.stream import ImageStream
+from cryobase.stages.tuning.convnets import Convnet
+from cryobase.stages.tuning.optimization import OptimizerSettings
+from cryobase.stages.tuning.phase import Images, Plan
 from tests.images import CLASSES, write_folder
 
 SIZE = 12
