@@ -15,7 +15,7 @@ from cryobase.stages import extract
 from cryobase.stages.errors import StageError
 from cryobase.stages.extract import ExtractConfig, SetConfig
 from cryobase.store import FeatureSpec, IntegrityError, Mended, find_pools, repair_set
-from cryobase.store.restore import withdraw
+from cryobase.store.repair import withdraw
 
 AGAIN = "get it from where it came again, or remove it"
 

@@ -1,5 +1,6 @@
 """A batch feature store: rows computed once, found by content, read with numpy and h5py alone."""
 
+from cryobase.store.adopt import import_set
 from cryobase.store.compare import Difference, compare
 from cryobase.store.errors import (
     ConflictError,
@@ -17,12 +18,10 @@ from cryobase.store.errors import (
 from cryobase.store.examples import Examples, decode_id, encode_id
 from cryobase.store.export import export_csv, export_npz, export_projector
 from cryobase.store.manifest import FileInfo, Manifest, Published, ShardInfo
-from cryobase.store.pool import Plan, Pool
+from cryobase.store.pool import Plan, Pool, find_pools
 from cryobase.store.reader import FeatureSet
-from cryobase.store.repair import Damage, damages
-from cryobase.store.restore import Mended, find_pools, repair_set
+from cryobase.store.repair import Damage, Mended, damages, repair_set
 from cryobase.store.spec import FeatureSpec
-from cryobase.store.transfer import import_set
 from cryobase.store.writer import FeatureWriter
 
 __all__ = [

@@ -1,4 +1,7 @@
-"""Taking over rows that are stored elsewhere: in a published feature set, or in somebody's pool."""
+"""Taking in what is stored elsewhere: rows of a feature set or of a pool, or a whole received set.
+
+Nothing is taken before it was verified in full.
+"""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -6,13 +9,13 @@ from contextlib import suppress
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cryobase.store.canary import load_canary
 from cryobase.store.errors import (
+    ConflictError,
     IntegrityError,
     SpecMismatchError,
     StoreError,
@@ -21,14 +24,20 @@ from cryobase.store.errors import (
 )
 from cryobase.store.files import allow_open_files
 from cryobase.store.index import Index, Words, words_of_rows
-from cryobase.store.manifest import FileInfo, Manifest, ShardInfo, load
-from cryobase.store.publish import share
+from cryobase.store.manifest import FileInfo, Manifest, ShardInfo, load, manifest_path, versions
+from cryobase.store.pool_files import PoolFiles
+from cryobase.store.publish import (
+    copy,
+    make_directory,
+    publish_bytes,
+    remove,
+    share,
+    storage_errors,
+    sync_directory,
+)
 from cryobase.store.reader import FeatureSet, mend_of
 from cryobase.store.shard import Digests, Shard, Views
-
-if TYPE_CHECKING:
-    from cryobase.store.pool import Pool
-    from cryobase.store.writer import FeatureWriter
+from cryobase.store.writer import FeatureWriter
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +45,7 @@ _BLOCK = 1 << 22  # bytes of features that are taken over at once
 _NO_KEYS = np.empty((0, 5), np.uint64)
 
 
-def adopt(pool: "Pool", directory: Path) -> int:
+def adopt(pool: PoolFiles, directory: Path) -> int:
     """Take over the rows of a feature set that the pool lacks, after verifying it in full.
 
     Args:
@@ -65,7 +74,7 @@ def adopt(pool: "Pool", directory: Path) -> int:
     return take(pool, directory, verified.table.shards, canary=verified.manifest.canary)
 
 
-def borrow(pool: "Pool", lender: "Pool", digests: Digests, views: int) -> int:
+def borrow(pool: PoolFiles, lender: PoolFiles, digests: Digests, views: int) -> int:
     """Take over rows that are wanted, and that the pool lacks, from a pool that others own.
 
     Its shards are verified in full. What is damaged there is passed over, with a warning.
@@ -96,7 +105,7 @@ def borrow(pool: "Pool", lender: "Pool", digests: Digests, views: int) -> int:
     return take(pool, lender.directory, shards, canary=manifest.canary, wanted=words)
 
 
-def lendable(pool: "Pool", lender: "Pool", digests: Digests, views: int) -> int:
+def lendable(pool: PoolFiles, lender: PoolFiles, digests: Digests, views: int) -> int:
     """How many of the rows that are wanted, and that the pool lacks, another pool seems to have."""
     wanted, numbers = pool.missing(digests, views)
     words = words_of_rows(wanted, numbers)
@@ -129,7 +138,7 @@ def distinct(shards: Sequence[Shard]) -> list[Shard]:
 
 
 def take(
-    pool: "Pool",
+    pool: PoolFiles,
     directory: Path,
     shards: Sequence[Shard],
     *,
@@ -151,7 +160,7 @@ def take(
         How many rows are new.
     """
     count, asked = 0, None if wanted is None else Index(wanted)
-    with pool.writer() as writer:
+    with FeatureWriter(pool) as writer:
         _adopt_canary(pool, directory, canary)
         index, whole = pool.snapshot().index, []
         for shard in shards:
@@ -169,7 +178,7 @@ def take(
 
 
 def _append(
-    writer: "FeatureWriter", shard: Shard, keys: tuple[Digests, Views], new: NDArray[np.bool_]
+    writer: FeatureWriter, shard: Shard, keys: tuple[Digests, Views], new: NDArray[np.bool_]
 ) -> None:
     """Take over some rows of a shard."""
     step = max(1, _BLOCK // (shard.dtype.itemsize * prod(shard.feature_shape)))
@@ -180,7 +189,7 @@ def _append(
             writer.append(rows, digests[part][chosen], views[part][chosen])
 
 
-def _adopt_shards(pool: "Pool", directory: Path, shards: Sequence[Shard]) -> None:
+def _adopt_shards(pool: PoolFiles, directory: Path, shards: Sequence[Shard]) -> None:
     """Link whole shards into the pool."""
     if not shards:
         return
@@ -199,7 +208,7 @@ def _adopt_shards(pool: "Pool", directory: Path, shards: Sequence[Shard]) -> Non
     pool.commit(change)
 
 
-def _adopt_canary(pool: "Pool", directory: Path, info: FileInfo | None) -> None:
+def _adopt_canary(pool: PoolFiles, directory: Path, info: FileInfo | None) -> None:
     """Compare later rows with those of the machine that computed these, if it is the first."""
     if info is None or pool.manifest().canary is not None:
         return
@@ -216,7 +225,7 @@ def _adopt_canary(pool: "Pool", directory: Path, info: FileInfo | None) -> None:
     pool.commit(change)
 
 
-def _lacks(pool: "Pool", directory: Path, manifest: Manifest) -> bool:
+def _lacks(pool: PoolFiles, directory: Path, manifest: Manifest) -> bool:
     """Whether there is a row to take, by keys that nobody has verified yet."""
     index = pool.snapshot().index
     return any((index.find(keys) < 0).any() for _, keys in _keys_of(directory, manifest))
@@ -229,7 +238,7 @@ def _keys_of(directory: Path, manifest: Manifest) -> Iterator[tuple[ShardInfo, W
         yield info, words_of_rows(*shard.keys())
 
 
-def _useful(lender: "Pool", manifest: Manifest, wanted: Words) -> Iterator[Shard]:
+def _useful(lender: PoolFiles, manifest: Manifest, wanted: Words) -> Iterator[Shard]:
     """The sound shards of a pool that have rows which are wanted."""
     index, shape = Index(wanted), manifest.feature_shape or ()
     for info in manifest.shards:
@@ -240,3 +249,44 @@ def _useful(lender: "Pool", manifest: Manifest, wanted: Words) -> Iterator[Shard
                 yield shard
         except StoreError as error:
             log.warning("%s; its rows are not used, and computed anew", error)
+
+
+def import_set(source: Path, target: Path) -> FeatureSet:
+    """Copy a received feature set, if every byte of it is right.
+
+    The copy is what gets verified, so that whoever owns `source` cannot change it afterwards. Only
+    files that the manifest names are copied.
+
+    Args:
+        source: The received directory.
+        target: A directory without a manifest, or a new one.
+
+    Raises:
+        IntegrityError: something is not what the manifest says; no copy is left.
+        ConflictError: there is a feature set at `target`.
+    """
+    with mended_by("get it from where it came again"):
+        return _imported(source, target)
+
+
+def _imported(source: Path, target: Path) -> FeatureSet:
+    _, manifest = load(source)
+    if versions(target):
+        raise ConflictError(f"{target}: has a manifest already; choose another name")
+    if manifest.published is None:
+        raise StoreNotFoundError(f"{source}: a pool, not a feature set")
+    make_directory(target)
+    copied: list[Path] = []
+    try:
+        for info in manifest.files:
+            copied.append(target / info.name)
+            copy(source / info.name, target / info.name, info.size)
+        received = FeatureSet(target, manifest, full=True)
+        with storage_errors(target):
+            sync_directory(target)  # a power cut must not leave the manifest alone
+        publish_bytes(target, manifest_path(target, 1).name, manifest.to_bytes())
+    except BaseException:
+        for path in copied:
+            remove(path)
+        raise
+    return received

@@ -24,7 +24,6 @@ from cryobase.store.errors import (
     StoreNotFoundError,
 )
 from cryobase.store.files import read_file
-from cryobase.store.manifest_text import files
 from cryobase.store.publish import publish_bytes, storage_errors
 from cryobase.store.spec import FeatureSpec, canonical_json
 from cryobase.store.text import MAX_BYTES, MAX_VALUES, at_least, parse_json
@@ -43,6 +42,8 @@ MAX_RANK = 31  # HDF5 knows 32 dimensions, and rows are one
 MAX_SHARED = 64  # examples × (views + 1) to what is stored: what opening costs, of a small file too
 _NAME = re.compile(r"\Amanifest-([1-9][0-9]{0,8})\.json\Z")
 _HEX = re.compile(r"\A[0-9a-f]{64}\Z")
+_CHECKSUM = re.compile(rb',"checksum":"([0-9a-f]{64})"')
+_FILE = re.compile(rb'"name":"((?:shard|examples|canary)-[0-9a-f]{64}\.(?:h5|npy))"')
 _SUFFIXES = {"shard": "h5", "examples": "h5", "canary": "npy"}
 
 
@@ -216,6 +217,31 @@ class Manifest:
         return manifest
 
 
+def names_in(data: bytes) -> set[str]:
+    """The files that a manifest names, without parsing it; none if its checksum is wrong."""
+    found = _CHECKSUM.search(data)
+    if not found:
+        return set()
+    unsigned = data[: found.start()] + data[found.end() :].removesuffix(b"\n")
+    if hashlib.sha256(unsigned).hexdigest().encode() != found[1]:
+        return set()
+    return set(b"/".join(_FILE.findall(data)).decode().split("/"))
+
+
+def set_digest(fingerprint: str, examples: str, views: int, total: int) -> str:
+    """A set's digest: the same for the same rows and examples, however the rows are sharded.
+
+    Args:
+        fingerprint: Of the spec.
+        examples: The digest of the examples.
+        views: The highest view.
+        total: The sum of the rows' digests, see `cryobase.store.rows.sum_of_live`.
+    """
+    parts = {"fingerprint": fingerprint, "examples": examples, "views": views}
+    parts["rows"] = f"{total % (1 << 256):064x}"
+    return hashlib.sha256(canonical_json(parts)).hexdigest()
+
+
 def versions(directory: Path) -> list[int]:
     """The versions of a directory's manifests, ascending."""
     with storage_errors(directory):
@@ -251,7 +277,7 @@ def load(directory: Path, *, complete: bool = False) -> tuple[int, Manifest]:
             continue
         if data == incomplete:  # no publisher has removed its files for a newer version
             raise MissingFileError(f"{directory / min(absent)}: no such file")
-        absent = files(data).difference(os.listdir(directory)) if complete else set()
+        absent = names_in(data).difference(os.listdir(directory)) if complete else set()
         if not absent:
             return found[-1], Manifest.from_bytes(data, path)
         incomplete = data

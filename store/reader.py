@@ -12,13 +12,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cryobase.store.assemble import set_digest, sum_of_live
 from cryobase.store.canary import load_canary
 from cryobase.store.errors import IntegrityError, StoreNotFoundError, UnknownExampleError, mended_by
 from cryobase.store.examples import Examples, ExamplesFile
-from cryobase.store.join import rows_of
-from cryobase.store.manifest import Manifest, Published, load
-from cryobase.store.rows import Numbers, Rows, widened
+from cryobase.store.index import BLOCK, Index, Positions, words_of_rows
+from cryobase.store.manifest import Manifest, Published, load, set_digest
+from cryobase.store.rows import Numbers, Rows, sum_of_live, widened
+from cryobase.store.shard import Digests
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,9 @@ Features = NDArray[np.float32]
 Labels = NDArray[np.int32]
 
 _BLOCK = 1 << 22  # bytes that are read at once
+_CHUNK_BYTES = 1 << 26  # of a Dask array
 _PLANNED = 1 << 14  # rows whose reading is planned at once
+_PARTS = 16  # of the index, at most: the examples' digests are read once for each
 
 
 class FeatureSet:
@@ -68,7 +70,7 @@ class FeatureSet:
         self._labels, hidden = self._file.labels()
         if (len(self._labels), hidden) != (published.count, published.quarantined):
             raise IntegrityError(f"{self._file.path}: not as many as the manifest says")
-        self._rows = rows_of(self._file, self.table, self.views)
+        self._rows = _rows_of(self._file, self.table, self.views)
         self._count = len(self._labels) - hidden
         if absent := int(np.count_nonzero(self._rows < 0)) - hidden * (self.views + 1):
             raise IntegrityError(f"{self.directory}: {absent} rows of its examples are missing")
@@ -227,11 +229,35 @@ class FeatureSet:
                 features[start:stop] = widened(self.table.take(rows[start:stop]))
         return features
 
-    def to_dask(self, ids: ArrayLike | None = None, view: int = 0) -> Any:
-        """The features of `arrays` as a `dask.array`; see `cryobase.store.lazy`."""
-        from cryobase.store.lazy import to_dask
+    def to_dask(
+        self, ids: ArrayLike | None = None, view: int = 0, *, chunk: int | None = None
+    ) -> Any:
+        """The features of `arrays` as a `dask.array`; nothing is read before `compute`.
 
-        return to_dask(self, ids, view)
+        Workers on other machines open the set at the same path.
+
+        Args:
+            ids: Which examples, in which order; all that have features, by id, if None.
+            view: 0 for the plain image.
+            chunk: Rows in a chunk; as many as make 64 MiB if None.
+
+        Returns:
+            (n, …) float32.
+        """
+        import dask.array
+        from dask import delayed
+
+        wanted = self.ids if ids is None else np.asarray(ids)
+        row_bytes = 4 * max(1, int(np.prod(self.feature_shape)))
+        step = chunk or max(1, _CHUNK_BYTES // row_bytes)
+        source = delayed(self, traverse=False)
+        chunks = [dask.array.zeros((0, *self.feature_shape), dtype=np.float32)]
+        for start in range(0, len(wanted), step):
+            part = wanted[start : start + step]
+            shape = (len(part), *self.feature_shape)
+            features = source.arrays(part, view)[0]
+            chunks.append(dask.array.from_delayed(features, shape, np.float32))
+        return dask.array.concatenate(chunks[1:] or chunks)
 
     def verify(self) -> None:
         """Check every byte of the opened files against the manifest.
@@ -255,7 +281,7 @@ class FeatureSet:
             load_canary(self.directory, self.manifest.canary)
         positions = np.unique(self._rows[:, self._live])
         total = sum_of_live(self.table, positions)
-        digest = set_digest(self.spec.fingerprint, self.examples, self.views, total)
+        digest = set_digest(self.spec.fingerprint, self.examples.digest, self.views, total)
         counts = (len(self.examples), int(self.examples.quarantined.sum()), len(positions))
         stated = (published.count, published.quarantined, published.rows)
         if digest != published.digest or counts != stated:
@@ -293,3 +319,62 @@ def _reopen(directory: Path, manifest: Manifest) -> FeatureSet:
 
 def _parts(values: Numbers, size: int) -> Iterator[Numbers]:
     return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def _rows_of(examples: ExamplesFile, table: Rows, views: int) -> Numbers:
+    """(views + 1, n) the number of each example's row; -1 in quarantine, or where there is none.
+
+    An index of a million keys takes 0.1 GB. So keys are divided by the first byte of their digests,
+    which is as good as random, and one part after the other is indexed and looked up.
+
+    Raises:
+        IntegrityError: two rows have the same key.
+    """
+    kind = np.int32 if len(table) <= np.iinfo(np.int32).max else np.int64
+    rows = np.full((views + 1, len(examples)), -1, kind)
+    parts = min(_PARTS, 1 + len(table) // BLOCK)
+    bounds = _bounds(table, parts)
+    for part in range(parts):
+        index, numbers = _index(table, bounds[:, part], part, parts)
+        numbers = np.append(numbers, -1)  # at -1, where the index puts what it does not find
+        for where in examples.slices():
+            digests = examples.column("digest", where)
+            good = examples.column("quarantined", where) == 0
+            places = np.flatnonzero(good & (_part_of(digests, parts) == part))
+            for view in range(views + 1):
+                keys = words_of_rows(digests[places], np.full(len(places), view, np.uint16))
+                rows[view, where.start + places] = numbers[index.find(keys)]
+    return rows
+
+
+def _part_of(digests: Digests, parts: int) -> NDArray[np.integer]:
+    return digests[:, 0].astype(np.uint16) * np.uint16(parts) >> 8
+
+
+def _bounds(table: Rows, parts: int) -> NDArray[np.int64]:
+    """(shards, parts, 2) from which row to which a part of a shard lies.
+
+    In a shard that is ordered by digest, as ours are, a part has nothing between but itself.
+    """
+    bounds = np.empty((len(table.shards), parts, 2), np.int64)
+    bounds[:, :, 0], bounds[:, :, 1] = table.starts[1:, None], table.starts[:-1, None]
+    for start, digests, _ in table.key_blocks():
+        shard = np.searchsorted(table.starts, start, side="right") - 1
+        part = _part_of(digests, parts)
+        lasts = np.flatnonzero(np.diff(part, append=parts))
+        firsts = np.append(0, lasts[:-1] + 1)
+        np.minimum.at(bounds[shard, :, 0], part[firsts], start + firsts)
+        np.maximum.at(bounds[shard, :, 1], part[lasts], start + lasts + 1)
+    return bounds
+
+
+def _index(
+    table: Rows, bounds: NDArray[np.int64], part: int, parts: int
+) -> tuple[Index, Positions]:
+    """The index of one part of all keys, and the numbers of their rows."""
+    keys, numbers = [np.empty((0, 5), np.uint64)], [np.empty(0, np.int64)]
+    for start, digests, views in table.key_blocks(bounds):
+        places = np.flatnonzero(_part_of(digests, parts) == part)
+        keys.append(words_of_rows(digests[places], views[places]))
+        numbers.append(start + places)
+    return Index(np.concatenate(keys)), np.concatenate(numbers)

@@ -1,17 +1,28 @@
-"""Mending a pool: damaged files are dropped, so that exactly their rows are computed again."""
+"""Repairing pools and feature sets.
+
+What is damaged in a pool is dropped, so that exactly its rows are computed again. The sound rows of
+a damaged set go to the pool of its spec; if that is enough, the set is published anew from there.
+"""
 
 import logging
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cryobase.store.adopt import distinct
+from cryobase.store.adopt import distinct, take
 from cryobase.store.columns import inspect
-from cryobase.store.errors import IntegrityError, NewerSchemaError, StoreError
+from cryobase.store.errors import (
+    IntegrityError,
+    MissingFileError,
+    NewerSchemaError,
+    StoreError,
+    StoreNotFoundError,
+)
+from cryobase.store.examples import ExamplesFile
 from cryobase.store.files import allow_open_files, bytes_of, open_regular, read_file, read_into
 from cryobase.store.manifest import (
     MAX_SHARD,
@@ -19,16 +30,17 @@ from cryobase.store.manifest import (
     Manifest,
     ShardInfo,
     commit,
+    load,
     manifest_path,
     versions,
 )
+from cryobase.store.pool_files import PoolFiles
 from cryobase.store.publish import remove
+from cryobase.store.publish_set import publish_set
+from cryobase.store.reader import FeatureSet
 from cryobase.store.shard import COLUMNS, Shard, sum_of_rows
 from cryobase.store.spec import FeatureSpec
 from cryobase.store.text import MAX_BYTES, parse_json
-
-if TYPE_CHECKING:
-    from cryobase.store.pool import Pool
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +54,21 @@ class Damage:
 
     shard: ShardInfo
     reason: str
+
+
+@dataclass(frozen=True)
+class Mended:
+    """What became of a feature set.
+
+    Attributes:
+        damage: What was wrong, a line each; nothing where the set was sound.
+        rows: How many of its rows the pool took over.
+        whole: Whether the set is there, and sound now.
+    """
+
+    damage: tuple[str, ...]
+    rows: int
+    whole: bool
 
 
 def damages(directory: Path, manifest: Manifest, *, full: bool = True) -> list[Damage]:
@@ -76,7 +103,7 @@ def examine(
     return kept, bad
 
 
-def repair(pool: "Pool") -> list[Damage]:
+def repair(pool: PoolFiles) -> list[Damage]:
     """Drop a pool's damaged shards, and a damaged manifest for one that is made from the files.
 
     Returns:
@@ -100,6 +127,47 @@ def repair(pool: "Pool") -> list[Damage]:
         for damage in found:
             remove(pool.directory / damage.shard.name)
     return found
+
+
+def repair_set(root: Path, directory: Path, *, output: Path | None = None) -> Mended:
+    """Take the sound rows of a damaged set into their pool, and publish it anew if that is enough.
+
+    Args:
+        root: The directory of all pools.
+        directory: The feature set.
+        output: Where to publish it, if not there.
+    """
+    try:
+        _, manifest = load(directory)
+    except StoreNotFoundError:
+        return Mended((), 0, whole=False)
+    except NewerSchemaError:
+        raise
+    except IntegrityError as error:
+        return _without_manifest(root, directory, str(error))
+    try:
+        FeatureSet(directory, manifest, full=True).close()
+    except (IntegrityError, MissingFileError) as error:
+        error.mend = ""
+        damage = str(error)
+    else:
+        return Mended((), 0, whole=True)
+    if all(info.is_sound(directory) for info in manifest.files):
+        return Mended((damage,), 0, whole=False)  # the manifest itself is wrong
+    shards, bad = examine(directory, manifest)
+    pool = PoolFiles(root, manifest.spec)
+    rows = take(pool, directory, shards, canary=manifest.canary)
+    reasons = tuple(dict.fromkeys([*(one.reason for one in bad), damage]))
+    return Mended(reasons, rows, whole=_is_published(pool, directory, manifest, output))
+
+
+def withdraw(directory: Path) -> None:
+    """Remove the manifests of a damaged set that is about to be published anew.
+
+    Publishing keeps a manifest that states the same content, also one that is wrong otherwise.
+    """
+    for version in versions(directory):
+        remove(manifest_path(directory, version))
 
 
 def salvaged(directory: Path, spec: FeatureSpec) -> Manifest:
@@ -132,7 +200,27 @@ def told_spec(path: Path) -> tuple[FeatureSpec | None, str]:
     return spec, fingerprint[1].decode() if fingerprint else ""
 
 
-def _mend_manifest(pool: "Pool") -> None:
+def spec_of(path: Path) -> FeatureSpec | None:
+    """The spec of a pool's directory, which is called by its fingerprint."""
+    try:
+        found = [load(path)[1].spec]
+    except NewerSchemaError:
+        raise
+    except IntegrityError:
+        found = [
+            spec
+            for version in versions(path)
+            if (spec := told_spec(manifest_path(path, version))[0])
+        ]
+    return of_fingerprint(path.name, found)
+
+
+def of_fingerprint(name: str, specs: Iterable[FeatureSpec]) -> FeatureSpec | None:
+    """The spec among some that has a fingerprint."""
+    return next((spec for spec in specs if spec.fingerprint == name), None)
+
+
+def _mend_manifest(pool: PoolFiles) -> None:
     """Replace a manifest that nothing can be made of by one of all intact shards there."""
     found = versions(pool.directory)
     try:
@@ -172,3 +260,31 @@ def _described(path: Path) -> tuple[ShardInfo, tuple[int, ...]]:
     if info.name != path.name:
         raise IntegrityError(f"{path}: its SHA-256 is not its name's")
     return info, features.shape[1:]
+
+
+def _without_manifest(root: Path, directory: Path, damage: str) -> Mended:
+    """Save the rows of a set of which the manifest tells no more than the spec."""
+    spec, fingerprint = told_spec(manifest_path(directory, versions(directory)[-1]))
+    if spec is None or spec.fingerprint != fingerprint:
+        return Mended((damage,), 0, whole=False)
+    manifest = salvaged(directory, spec)
+    shards = distinct(examine(directory, manifest)[0])
+    rows = take(PoolFiles(root, spec), directory, shards, canary=None)
+    return Mended((damage,), rows, whole=False)
+
+
+def _is_published(
+    pool: PoolFiles, directory: Path, manifest: Manifest, output: Path | None
+) -> bool:
+    """Publish a set anew from its own examples, if these are sound and the pool has all rows."""
+    published = manifest.published
+    assert published
+    try:
+        examples = ExamplesFile(directory, published.examples, published.classes, full=True).read()
+    except StoreError:
+        return False
+    wanted = examples.digests[~examples.quarantined]
+    if len(examples) != published.count or len(pool.missing(wanted, published.views)[0]):
+        return False
+    publish_set(pool, output or directory, examples, published.views)
+    return True

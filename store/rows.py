@@ -19,12 +19,13 @@ from cryobase.store.files import allow_open_files, bytes_of, read_into
 from cryobase.store.index import Index, Positions, words_of_rows
 from cryobase.store.manifest import Manifest
 from cryobase.store.parallel import ordered_map
-from cryobase.store.shard import Digests, Shard, Views
+from cryobase.store.shard import Digests, Shard, Views, sum_of_rows
 
 Stored = NDArray[Any]
 Numbers = NDArray[np.signedinteger]
 Runs = tuple[Positions, Positions, Positions]  # descriptors, offsets and bytes of runs
 
+_BLOCK = 1 << 22  # bytes of features that are summed up at once
 _KEYS = 1 << 14  # keys that are read at once
 _READERS, _AHEAD = 2, 2  # threads that read ahead, and batches that each is ahead
 
@@ -214,3 +215,42 @@ def widened(rows: NDArray[Any]) -> NDArray[np.float32]:
 
 
 _WIDENED = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+
+
+def live_parts(rows: Rows, positions: Positions) -> Iterator[tuple[int, Positions]]:
+    """Each shard's number with the positions of its live rows, ascending."""
+    ordered = np.sort(positions)
+    cuts = np.searchsorted(ordered, rows.starts)
+    for number, (start, stop) in enumerate(pairwise(cuts)):
+        yield number, ordered[start:stop]
+
+
+def sum_of_live(rows: Rows, positions: Positions) -> int:
+    """The sum of live rows' digests, reading only the shards that are live in part."""
+    total = 0
+    for number, live in live_parts(rows, positions):
+        info = rows.shards[number].info
+        if 2 * len(live) <= info.rows:
+            total += _sum(rows, number, live)
+        else:
+            every = np.arange(*rows.starts[number : number + 2])
+            dead = np.setdiff1d(every, live, assume_unique=True)
+            total += int(info.digest, 16) - _sum(rows, number, dead)
+    return total
+
+
+def _sum(rows: Rows, number: int, positions: Positions) -> int:
+    if len(positions) == 0:
+        return 0
+    digests, views = rows.shards[number].keys()
+    inside = positions - rows.starts[number]
+    total = 0
+    for block in in_blocks(np.arange(len(positions)), rows.row_bytes, _BLOCK):
+        features, keys = rows.take(positions[block]), inside[block]
+        total += sum_of_rows(features, digests[keys], views[keys])
+    return total
+
+
+def in_blocks(positions: Positions, row_bytes: int, size: int) -> list[Positions]:
+    """Positions in parts of about `size` bytes each, of rows of `row_bytes`."""
+    return np.array_split(positions, max(1, -(-len(positions) * row_bytes // size)))

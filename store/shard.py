@@ -60,6 +60,16 @@ def sum_of_rows(features: NDArray[Any], digests: Digests, views: Views) -> int:
     return total % (1 << 256)
 
 
+def keys_of(digests: Digests, views: int) -> tuple[Digests, Views]:
+    """The keys of `digests` × views 0 to `views`: unique, ordered by digest, then view."""
+    plain = np.ascontiguousarray(digests, np.uint8).reshape(-1, 32)
+    ordered = np.sort(plain.view("S32"), axis=None)
+    new = np.append([True], ordered[1:] != ordered[:-1])[: len(ordered)]  # `unique` loads np.ma
+    unique = ordered[new].view(np.uint8).reshape(-1, 32)
+    numbers = np.tile(np.arange(views + 1, dtype="<u2"), len(unique))
+    return np.repeat(unique, views + 1, axis=0), numbers
+
+
 def order_of_keys(digests: Digests, views: Views) -> NDArray[np.intp]:
     """(m,) the positions of unique keys, ordered by digest, then view; the first of those alike."""
     keys = np.hstack([digests, views.astype(">u2").reshape(-1, 1).view(np.uint8)])

@@ -1,33 +1,38 @@
-"""Appending rows to a pool."""
+"""Appending rows to a pool, and making one shard of many small ones.
 
+Slow extraction commits a small shard every minute. Once there are many, they are merged.
+"""
+
+import logging
 import time
 from dataclasses import dataclass, replace
 from math import prod
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cryobase.store.errors import FeaturesError, SpecMismatchError
+from cryobase.store.errors import FeaturesError, IntegrityError, SpecMismatchError
 from cryobase.store.index import words_of_rows
-from cryobase.store.manifest import KEY_BYTES, Manifest
-from cryobase.store.merge import merge_small_shards
+from cryobase.store.manifest import KEY_BYTES, Manifest, ShardInfo
+from cryobase.store.pool_files import LEASE, PoolFiles, sweep
 from cryobase.store.publish import publish_bytes
 from cryobase.store.shard import (
     SHARD_BYTES,
     Digests,
+    Shard,
     Views,
     build_shard,
     finite_rows,
     order_of_keys,
 )
-from cryobase.store.sweep import LEASE, sweep
-
-if TYPE_CHECKING:
-    from cryobase.store.pool import Pool
 
 SECONDS = 60.0
+MANY = 16  # small shards, which are merged then
+SMALL = 1 << 25  # bytes
+
+log = logging.getLogger(__name__)
 
 
 class FeatureWriter:
@@ -37,7 +42,7 @@ class FeatureWriter:
     leaving without an exception. Rows that the pool has already are passed over.
     """
 
-    def __init__(self, pool: "Pool") -> None:
+    def __init__(self, pool: PoolFiles) -> None:
         self.pool = pool
         self._lock = pool.lock()
         self._pending: Table | None = None
@@ -185,3 +190,58 @@ def _parts(rows: NDArray[np.intp], row_bytes: int) -> list[NDArray[np.intp]]:
     if len(rows) == 0:
         return []
     return np.array_split(rows, max(1, round(len(rows) * row_bytes / SHARD_BYTES)))
+
+
+def merge_small_shards(pool: PoolFiles) -> None:
+    """Once there are many small shards, make one of them; hold the pool's lock.
+
+    Each is verified first, so that damage is not sealed under a new checksum.
+    """
+    manifest = pool.manifest()
+    small = [shard for shard in manifest.shards if shard.size < SMALL]
+    if len(small) < MANY:
+        return
+    shape = manifest.feature_shape or ()
+    opened = []
+    for info in small:
+        try:
+            shard = Shard(pool.directory, info, pool.spec.dtype, shape)
+            shard.verify()
+        except IntegrityError as error:
+            log.warning("not merged: %s", error)
+        else:
+            opened.append(shard)
+    for group in _groups(opened):
+        _replace(pool, group)
+
+
+def _groups(shards: list[Shard]) -> list[list[Shard]]:
+    """Neighbours that make one shard of at most twice the size that is small."""
+    groups: list[list[Shard]] = [[]]
+    for shard in shards:
+        if sum(other.info.size for other in groups[-1]) + shard.info.size > 2 * SMALL:
+            groups.append([])
+        groups[-1].append(shard)
+    return [group for group in groups if len(group) > 1]
+
+
+def _replace(pool: PoolFiles, group: list[Shard]) -> None:
+    keys = [shard.keys() for shard in group]
+    digests, views = (np.concatenate(column) for column in zip(*keys, strict=True))
+    features = np.empty((len(digests), *group[0].feature_shape), group[0].dtype)
+    start = 0
+    for shard in group:
+        features[start : start + shard.info.rows] = shard.read(0, shard.info.rows)
+        start += shard.info.rows
+    info, data = build_shard(features, digests, views, order_of_keys(digests, views))
+    publish_bytes(pool.directory, info.name, data)
+    merged: set[ShardInfo] = {shard.info for shard in group}
+
+    def change(current: Manifest | None) -> Manifest:
+        assert current
+        if not merged <= set(current.shards):
+            return current
+        kept = [shard for shard in current.shards if shard not in merged]
+        return replace(current, shards=(*kept, info))
+
+    pool.commit(change)

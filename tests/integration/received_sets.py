@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cryobase.store import Examples, FeatureSet, Pool
-from cryobase.store.assemble import set_digest
+from cryobase.store.manifest import set_digest
 from cryobase.store.shard import build_shard
 from tests.hostile_texts import TEXTS
 from tests.integration import test_store_attack as crafted
@@ -250,7 +250,7 @@ def forged(directory: Path, rows: np.ndarray, keys: np.ndarray, views: np.ndarra
         info, data = build_shard(rows, keys, views)
         total, published = int(info.digest, 16), before.manifest.published
         assert published
-        digest = set_digest(before.spec.fingerprint, before.examples, 0, total)
+        digest = set_digest(before.spec.fingerprint, before.examples.digest, 0, total)
         new = replace(before.manifest, shards=(info,), published=replace(published, digest=digest))
     (directory / info.name).write_bytes(data)
     write_manifest(directory, new)

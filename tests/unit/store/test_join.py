@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cryobase.store import Examples, FeatureSet, IntegrityError, Pool, examples, join
+from cryobase.store import Examples, FeatureSet, IntegrityError, Pool, examples, reader
 from cryobase.store.manifest import FileInfo, Manifest, load, manifest_path
 from cryobase.store.shard import build_shard
 from tests.unit.store.samples import CLASSES, digests, features, fill, published, spec
@@ -14,7 +14,7 @@ from tests.unit.store.samples import examples as examples_of
 @pytest.fixture
 def in_parts(monkeypatch):
     """Sixteen parts and many slices, for few rows too."""
-    monkeypatch.setattr(join, "BLOCK", 1)
+    monkeypatch.setattr(reader, "BLOCK", 1)
     monkeypatch.setattr(examples, "_PART", 200)
 
 

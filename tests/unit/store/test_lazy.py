@@ -1,13 +1,12 @@
 import numpy as np
 
 from cryobase.store import FeatureSet
-from cryobase.store.lazy import to_dask
 from tests.unit.store.samples import features, published
 
 
 def test_a_dask_array_gives_the_same_rows(tmp_path):
     opened = FeatureSet.open(published(tmp_path, range(20)))
-    array = to_dask(opened, chunk=7)
+    array = opened.to_dask(chunk=7)
     assert (array.shape, array.dtype, array.numblocks) == ((20, 5), np.float32, (3, 1))
     assert (array.compute(scheduler="synchronous") == features(range(20))).all()
     chosen = opened.to_dask([b"00007.jpg", b"00002.jpg"])
@@ -19,5 +18,5 @@ def test_nothing_is_read_before_compute(tmp_path, monkeypatch):
     opened = FeatureSet.open(published(tmp_path, range(20)))
     reads = []
     monkeypatch.setattr(type(opened), "arrays", lambda *args: reads.append(args))
-    to_dask(opened)
+    opened.to_dask()
     assert reads == []

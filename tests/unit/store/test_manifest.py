@@ -14,8 +14,7 @@ from cryobase.store import (
     StorageError,
     StoreNotFoundError,
 )
-from cryobase.store.manifest import commit, load, manifest_path, versions
-from cryobase.store.manifest_text import files
+from cryobase.store.manifest import commit, load, manifest_path, names_in, versions
 from cryobase.store.publish import publish_bytes
 from cryobase.store.spec import canonical_json
 from cryobase.store.text import at_least
@@ -191,7 +190,7 @@ def test_a_file_that_is_too_large_is_not_read(path, monkeypatch):
 @pytest.mark.fault(27)
 def test_files_that_are_not_there_are_told_without_parsing(path, monkeypatch):
     names = {info.name for info in load(path.parent)[1].files}
-    assert files(path.read_bytes()) == names
+    assert names_in(path.read_bytes()) == names
     for info in load(path.parent)[1].files:
         (path.parent / info.name).rename(path.parent / "aside")
         with monkeypatch.context() as context:
@@ -215,7 +214,7 @@ def test_of_a_damaged_manifest_no_names_are_believed(path):
     for position in range(len(data)):
         changed = bytearray(data)
         changed[position] ^= 1
-        assert files(bytes(changed)) == set()
+        assert names_in(bytes(changed)) == set()
 
 
 @pytest.mark.parametrize(("limit", "measure"), [("MAX_BYTES", len), ("MAX_VALUES", at_least)])

@@ -56,7 +56,7 @@ def test_a_damaged_shard_is_not_merged(pool, caplog):
 
 
 def test_merged_shards_do_not_grow_without_end(pool, monkeypatch):
-    monkeypatch.setattr("cryobase.store.merge.SMALL", 2000)
+    monkeypatch.setattr("cryobase.store.writer.SMALL", 2000)
     for number in range(60):
         fill(pool, [number])
     assert max(shard.size for shard in pool.manifest().shards) < 4500

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import cryobase.store.pool
+import cryobase.store.pool_files
 from cryobase.store import (
     ConflictError,
     Examples,
@@ -130,7 +130,7 @@ def test_rows_of_two_shapes_do_not_mix(pool):
 @pytest.mark.fault(44)
 def test_a_reader_whose_shard_goes_while_it_is_opened_reads_the_next_manifest(pool, monkeypatch):
     fill(fill(pool, range(5)), range(9))
-    rows, calls = cryobase.store.pool.Rows, []
+    rows, calls = cryobase.store.pool_files.Rows, []
 
     def late(directory, manifest):
         calls.append(manifest)
@@ -139,7 +139,7 @@ def test_a_reader_whose_shard_goes_while_it_is_opened_reads_the_next_manifest(po
             Pool(pool.root, spec()).repair()
         return rows(directory, manifest)
 
-    monkeypatch.setattr("cryobase.store.pool.Rows", late)
+    monkeypatch.setattr("cryobase.store.pool_files.Rows", late)
     assert len(Pool(pool.root, spec()).snapshot().rows) < 9
     assert len(calls) >= 2
 
@@ -186,7 +186,7 @@ def test_shapes_that_do_not_fit_are_refused(pool):
 
 
 def test_waiting_for_the_lock_is_told(pool, monkeypatch, caplog):
-    monkeypatch.setattr("cryobase.store.pool.SECONDS_OF_SILENCE", 0.01)
+    monkeypatch.setattr("cryobase.store.pool_files.SECONDS_OF_SILENCE", 0.01)
     caplog.set_level("INFO")
     with ThreadPoolExecutor(1) as executor:
         with pool.lock():
@@ -399,6 +399,6 @@ def test_publish_reads_only_shards_that_are_live_in_part(pool, tmp_path, monkeyp
     fill(pool, range(10))
     fill(pool, range(10, 20))
     monkeypatch.setattr(
-        "cryobase.store.assemble.sum_of_rows", lambda f, *_: pytest.fail(f"read {len(f)}")
+        "cryobase.store.rows.sum_of_rows", lambda f, *_: pytest.fail(f"read {len(f)}")
     )
     pool.publish(tmp_path / "set", examples(range(20)))

@@ -3,10 +3,8 @@
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +13,7 @@ from cryobase.store.errors import (
     IntegrityError,
     MissingRowsError,
     StoreNotFoundError,
+    mended_by,
 )
 from cryobase.store.examples import Examples
 from cryobase.store.index import Positions, words_of_rows
@@ -28,56 +27,53 @@ from cryobase.store.manifest import (
     ShardInfo,
     load,
     manifest_path,
+    set_digest,
     versions,
 )
+from cryobase.store.pool_files import MEND, PoolFiles, Snapshot, locked
 from cryobase.store.publish import TEMPORARY_PREFIX, make_directory, publish_bytes, remove, share
-from cryobase.store.rows import Rows
+from cryobase.store.rows import Rows, in_blocks, live_parts, sum_of_live
 from cryobase.store.shard import (
     SHARD_BYTES,
-    Digests,
-    Views,
     build_shard,
+    keys_of,
     order_of_keys,
-    sum_of_rows,
 )
-from cryobase.store.spec import canonical_json
-
-if TYPE_CHECKING:
-    from cryobase.store.pool import Snapshot
 
 log = logging.getLogger(__name__)
 
-_BLOCK = 1 << 22
 _OWN = ("shard-", "examples-", "canary-", "manifest-", TEMPORARY_PREFIX)
 
 
-def keys_of(digests: Digests, views: int) -> tuple[Digests, Views]:
-    """The keys of `digests` × views 0 to `views`: unique, ordered by digest, then view."""
-    plain = np.ascontiguousarray(digests, np.uint8).reshape(-1, 32)
-    ordered = np.sort(plain.view("S32"), axis=None)
-    new = np.append([True], ordered[1:] != ordered[:-1])[: len(ordered)]  # `unique` loads np.ma
-    unique = ordered[new].view(np.uint8).reshape(-1, 32)
-    numbers = np.tile(np.arange(views + 1, dtype="<u2"), len(unique))
-    return np.repeat(unique, views + 1, axis=0), numbers
+def publish_set(pool: PoolFiles, directory: Path, examples: Examples, views: int) -> Manifest:
+    """Make `directory` the feature set of `examples`, from rows of a pool.
+
+    Shards become hard links of the pool's, or copies where no link is possible; those that are
+    mostly of other rows are written anew. What the set no longer names is removed. A set with
+    the same content keeps its manifest.
+
+    Args:
+        pool: The pool; it is only read, and a lock of the set's is taken.
+        directory: Where the set is, or will be.
+        examples: Its examples.
+        views: The highest view.
+
+    Raises:
+        MissingRowsError: the pool lacks rows; the message says how many and names one.
+        StorageError: the disk is full or fails, or permissions forbid it.
+    """
+    with locked(pool.root / f".publish-{_name_of(directory)}.lock"), mended_by(MEND):
+        return _published(pool.snapshot(), pool.directory, directory, examples, views)
 
 
-def name_of(directory: Path) -> str:
+def _name_of(directory: Path) -> str:
     """A name for a directory's lock, that two ways to write its path share."""
     return hashlib.sha256(os.fsencode(Path(directory).resolve())).hexdigest()[:16]
 
 
-def set_digest(fingerprint: str, examples: Examples, views: int, total: int) -> str:
-    """A set's digest: the same for the same rows and examples, however the rows are sharded."""
-    parts = {"fingerprint": fingerprint, "examples": examples.digest, "views": views}
-    parts["rows"] = f"{total % (1 << 256):064x}"
-    return hashlib.sha256(canonical_json(parts)).hexdigest()
-
-
-def publish_set(
-    snapshot: Callable[[], "Snapshot"], pool: Path, directory: Path, examples: Examples, views: int
+def _published(
+    now: Snapshot, pool: Path, directory: Path, examples: Examples, views: int
 ) -> Manifest:
-    """Make `directory` the feature set of `examples`; hold the lock of that directory."""
-    now = snapshot()
     positions = _positions(now, examples, views)
     if len(examples) * (views + 1) > MAX_SHARED * (len(examples) + len(positions)):
         raise ExamplesError(
@@ -86,9 +82,8 @@ def publish_set(
             " one example of each image, or fewer views"
         )
     existing = _existing(directory)
-    digest = set_digest(
-        now.manifest.spec.fingerprint, examples, views, sum_of_live(now.rows, positions)
-    )
+    total = sum_of_live(now.rows, positions)
+    digest = set_digest(now.manifest.spec.fingerprint, examples.digest, views, total)
     if existing and _is_same(directory, existing, digest, now.manifest):
         _place(existing, pool, directory, now.manifest)
         _tidy(directory, existing)
@@ -121,7 +116,7 @@ def publish_set(
     return manifest
 
 
-def _positions(now: "Snapshot", examples: Examples, views: int) -> Positions:
+def _positions(now: Snapshot, examples: Examples, views: int) -> Positions:
     digests, numbers = keys_of(examples.digests[~examples.quarantined], views)
     if len(digests) == 0:
         raise MissingRowsError("no example outside of quarantine, so no feature set; add images")
@@ -153,48 +148,10 @@ def _existing(directory: Path) -> Manifest | None:
         return None
 
 
-def _live(rows: Rows, positions: Positions) -> Iterator[tuple[int, Positions]]:
-    """Each shard's number with the positions of its live rows, ascending."""
-    ordered = np.sort(positions)
-    cuts = np.searchsorted(ordered, rows.starts)
-    for number, (start, stop) in enumerate(pairwise(cuts)):
-        yield number, ordered[start:stop]
-
-
-def sum_of_live(rows: Rows, positions: Positions) -> int:
-    """The sum of live rows' digests, reading only the shards that are live in part."""
-    total = 0
-    for number, live in _live(rows, positions):
-        info = rows.shards[number].info
-        if 2 * len(live) <= info.rows:
-            total += _sum(rows, number, live)
-        else:
-            every = np.arange(*rows.starts[number : number + 2])
-            dead = np.setdiff1d(every, live, assume_unique=True)
-            total += int(info.digest, 16) - _sum(rows, number, dead)
-    return total
-
-
-def _sum(rows: Rows, number: int, positions: Positions) -> int:
-    if len(positions) == 0:
-        return 0
-    digests, views = rows.shards[number].keys()
-    inside = positions - rows.starts[number]
-    total = 0
-    for block in _blocks(np.arange(len(positions)), rows.row_bytes, _BLOCK):
-        features, keys = rows.take(positions[block]), inside[block]
-        total += sum_of_rows(features, digests[keys], views[keys])
-    return total
-
-
-def _blocks(positions: Positions, row_bytes: int, size: int) -> list[Positions]:
-    return np.array_split(positions, max(1, -(-len(positions) * row_bytes // size)))
-
-
 def _divide(rows: Rows, positions: Positions) -> tuple[list[ShardInfo], Positions]:
     """The shards to link, and the live rows of those that are mostly dead."""
     linked, rewritten = [], [np.empty(0, np.int64)]
-    for number, live in _live(rows, positions):
+    for number, live in live_parts(rows, positions):
         info = rows.shards[number].info
         if 2 * len(live) > info.rows:
             linked.append(info)
@@ -210,7 +167,7 @@ def _rewrite(rows: Rows, positions: Positions, directory: Path) -> Iterator[Shar
     digests, views = rows.keys()
     digests, views = digests[positions], views[positions]
     row_bytes = rows.row_bytes + KEY_BYTES
-    for part in _blocks(order_of_keys(digests, views), row_bytes, SHARD_BYTES):
+    for part in in_blocks(order_of_keys(digests, views), row_bytes, SHARD_BYTES):
         info, data = build_shard(rows.take(positions[part]), digests[part], views[part])
         publish_bytes(directory, info.name, data)
         yield info

@@ -1,0 +1,234 @@
+"""What a pool is: its manifests, its rows, its canary, its lock, and the files that nobody names.
+
+This module never computes, takes over or repairs a row. What is done to a pool stands above it, in
+modules that take a `PoolFiles`: `writer`, `adopt`, `publish_set`, `repair`. `pool.Pool` has it all.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from cryobase.store.canary import build_canary, load_canary
+from cryobase.store.errors import (
+    ConflictError,
+    IntegrityError,
+    SpecMismatchError,
+    StoreNotFoundError,
+    mended_by,
+)
+from cryobase.store.files import read_file
+from cryobase.store.index import Index, words_of_rows
+from cryobase.store.manifest import FileInfo, Manifest, commit, load, manifest_path, versions
+from cryobase.store.publish import (
+    TEMPORARY_PREFIX,
+    make_directory,
+    publish_bytes,
+    remove,
+    storage_errors,
+)
+from cryobase.store.rows import Rows
+from cryobase.store.shard import Digests, Views, keys_of
+from cryobase.store.spec import FeatureSpec
+from cryobase.store.text import MAX_BYTES
+
+LOCK = "writers.lock"
+MEND = "run `cryobase store repair`"
+SECONDS_OF_SILENCE = 2.0
+LEASE = 3600.0  # seconds for which a file that no manifest names any more is kept for its readers
+_KINDS = ("shard-", "examples-", "canary-", TEMPORARY_PREFIX)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """What the pool holds at one moment."""
+
+    manifest: Manifest
+    rows: Rows
+    index: Index
+
+
+class PoolFiles:
+    """The directory of one spec's rows, `root/<fingerprint>/`.
+
+    Readers need no lock; writers hold a file lock. A row is acknowledged once a manifest names its
+    shard, and from then on neither a crash nor another process can lose it.
+
+    Args:
+        root: The directory of all pools, shared by every experiment, or by a team.
+        spec: What decides the rows' values.
+    """
+
+    def __init__(self, root: Path, spec: FeatureSpec) -> None:
+        self.root = Path(root)
+        self.spec = spec
+        self.directory = self.root / spec.fingerprint
+        self._snapshot: Snapshot | None = None
+
+    @classmethod
+    def all(cls, root: Path) -> list[Self]:
+        """The pools under `root` that have a manifest, by fingerprint."""
+        found = sorted(path for path in Path(root).glob("*") if versions(path))
+        with mended_by(MEND):
+            return [cls(root, load(path)[1].spec) for path in found]
+
+    def __len__(self) -> int:
+        return self.manifest().rows
+
+    def manifest(self) -> Manifest:
+        """The newest manifest; an empty one where nothing was ever written.
+
+        Raises:
+            IntegrityError: it is damaged.
+            SpecMismatchError: it belongs to another spec.
+        """
+        try:
+            with mended_by(MEND):
+                _, manifest = load(self.directory)
+        except StoreNotFoundError:
+            return Manifest(spec=self.spec)
+        if manifest.spec != self.spec:
+            changed = ", ".join(self.spec.differences(manifest.spec))
+            raise SpecMismatchError(f"{self.directory}: rows of a spec with other {changed}")
+        return manifest
+
+    def commit(self, change: Callable[[Manifest | None], Manifest]) -> None:
+        """Publish the next version of the manifest; see `cryobase.store.manifest.commit`."""
+        with mended_by(MEND):
+            commit(self.directory, change)
+
+    def snapshot(self) -> Snapshot:
+        """The rows of the newest manifest, opened, with their index."""
+        with mended_by(MEND):
+            return self._opened()
+
+    def _opened(self) -> Snapshot:
+        while True:
+            manifest = self.manifest()
+            if self._snapshot and self._snapshot.manifest == manifest:
+                return self._snapshot
+            try:
+                rows = Rows(self.directory, manifest)
+            except StoreNotFoundError:
+                if self.manifest() == manifest:
+                    raise
+                continue
+            rows.mend = MEND
+            self._snapshot = Snapshot(manifest, rows, rows.index())
+            return self._snapshot
+
+    def missing(self, digests: Digests, views: int = 0) -> tuple[Digests, Views]:
+        """The keys of `digests` × views 0 to `views` that have no row yet.
+
+        Args:
+            digests: (n, 32), in any order, doubles allowed.
+            views: The highest view wanted.
+
+        Returns:
+            (m, 32) digests and (m,) views, unique, ordered by both.
+        """
+        wanted, numbers = keys_of(digests, views)
+        absent = self.snapshot().index.find(words_of_rows(wanted, numbers)) < 0
+        return wanted[absent], numbers[absent]
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other writers of this pool out."""
+        with locked(self.directory / LOCK):
+            yield
+
+    def sweep(self, lease: float = LEASE, *, dry_run: bool = False) -> list[Path]:
+        """Remove what no manifest names and nobody has touched for `lease` seconds."""
+        with nullcontext() if dry_run else self.lock(), mended_by(MEND):
+            return sweep(self.directory, lease, dry_run=dry_run)
+
+    def canary(self) -> NDArray[np.float32] | None:
+        """The features of the probe images as they were when the pool began, None before that."""
+        info = self.manifest().canary
+        with mended_by(MEND):
+            return None if info is None else load_canary(self.directory, info)
+
+    def record_canary(self, features: NDArray[Any]) -> None:
+        """Keep the features of the probe images, once.
+
+        Raises:
+            ConflictError: other ones are kept already.
+        """
+        info, data = build_canary(features)
+        publish_bytes(self.directory, info.name, data)
+
+        def change(current: Manifest | None) -> Manifest:
+            manifest = current or Manifest(spec=self.spec)
+            if manifest.canary not in (None, info):
+                raise ConflictError(f"{self.directory}: has other canary features already")
+            return replace(manifest, canary=info)
+
+        self.commit(change)
+
+
+def sweep(directory: Path, lease: float, *, dry_run: bool = False) -> list[Path]:
+    """Remove superseded manifests and unnamed files, if older than `lease` seconds.
+
+    A manifest's age is counted from its successor, so that a reader that has just read it finds all
+    its files for the length of a lease. Hold the pool's lock.
+
+    Returns:
+        What was removed, or would be.
+    """
+    swept, found = [], versions(directory)
+    for version, successor in pairwise(found):
+        if _age(manifest_path(directory, successor)) > lease:
+            swept.append(manifest_path(directory, version))
+    kept = [path for v in found if (path := manifest_path(directory, v)) not in swept]
+    names = {info.name for path in kept for info in _files(path, newest=path == kept[-1])}
+    for path in directory.iterdir() if kept else ():
+        unnamed = path.name.startswith(_KINDS) and path.name not in names
+        if unnamed and _age(path) > lease:
+            swept.append(path)
+    for path in () if dry_run else swept:
+        remove(path)
+    return swept
+
+
+def _files(path: Path, *, newest: bool) -> tuple[FileInfo, ...]:
+    """What a manifest names; nothing where one that has a successor is damaged."""
+    try:
+        return Manifest.from_bytes(read_file(path, MAX_BYTES), path).files
+    except IntegrityError:
+        if newest:
+            raise
+        return ()
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.lstat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file that whoever may write to its directory can hold too."""
+    make_directory(path.parent)
+    with storage_errors(path):
+        lock = FileLock(path, mode=0o666 & path.parent.stat().st_mode)
+        try:
+            lock.acquire(timeout=SECONDS_OF_SILENCE)
+        except Timeout:
+            log.info("waiting for another process that holds %s", path)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
