@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cryobase.store.canary import load_canary
+from cryobase.store.epochs import drawn_views, shuffled
 from cryobase.store.errors import IntegrityError, StoreNotFoundError, UnknownExampleError, mended_by
 from cryobase.store.examples import Examples, ExamplesFile
 from cryobase.store.index import BLOCK, Index, Positions, words_of_rows
@@ -127,11 +128,11 @@ class FeatureSet:
 
     def rows(self, ids: ArrayLike | None = None, view: int = 0) -> NDArray[Any]:
         """(n, …) features as they are stored; see `arrays`."""
-        return self.table.take(self._rows[self._view(view), self._positions(ids)])
+        return self.table.take(self._rows[self._view(view), self.positions(ids)])
 
     def labels(self, ids: ArrayLike | None = None) -> Labels:
         """(n,) positions in `classes`; see `arrays`."""
-        return self._labels[self._positions(ids)].astype(np.int32)
+        return self._labels[self.positions(ids)].astype(np.int32)
 
     def arrays(self, ids: ArrayLike | None = None, view: int = 0) -> tuple[Features, Labels]:
         """Features and labels.
@@ -146,7 +147,7 @@ class FeatureSet:
         Raises:
             UnknownExampleError: an id is not in the set, or in quarantine.
         """
-        chosen = self._positions(ids)
+        chosen = self.positions(ids)
         features = self._widened(self._rows[self._view(view), chosen])
         return features, self._labels[chosen].astype(np.int32)
 
@@ -158,6 +159,7 @@ class FeatureSet:
         shuffle: bool = False,
         block: int = 1,
         seed: int = 0,
+        epoch: int = 0,
         views: int = 0,
     ) -> Iterator[tuple[Features, Labels]]:
         """One pass over examples, in batches; a few of them are read ahead.
@@ -169,7 +171,8 @@ class FeatureSet:
             block: With `shuffle`, the longest run of rows that lie side by side on disk and stay
                 together. Rows lie in the order of their digests, which is as good as random: 16
                 are read about twice as fast as single ones, and mix as well for training.
-            seed: Of the order and the views; another one for every epoch.
+            seed: Of the order and the views.
+            epoch: Each has an order and views of its own.
             views: For each row, a view from 0 to this one is drawn.
 
         Returns:
@@ -178,40 +181,65 @@ class FeatureSet:
         Raises:
             UnknownExampleError: an id is not in the set, or in quarantine.
         """
-        chosen = self._positions(ids)
-        random = np.random.Generator(np.random.PCG64(seed))
+        chosen, highest = self.positions(ids), self._view(views)
         if shuffle:
-            chosen = self._shuffle(chosen, block, random)
-        highest, window = self._view(views), size * max(1, _PLANNED // size)
+            chosen = self._shuffled(chosen, block, seed, epoch)
+        drawn = drawn_views(len(chosen), seed, epoch, range(highest + 1)) if highest else None
+        return self.read(chosen, size, drawn)
 
-        def rows(part: Numbers) -> Numbers:
-            drawn = random.integers(0, highest + 1, len(part)) if highest else 0
-            return np.asarray(self._rows[drawn, part])
+    def read(
+        self, positions: Numbers, size: int, views: Numbers | None = None
+    ) -> Iterator[tuple[Features, Labels]]:
+        """Examples by their positions, in batches; a few of them are read ahead.
 
-        features = self.table.batches(map(rows, _parts(chosen, window)), size, widened)
-        labels = (self._labels[part].astype(np.int32) for part in _parts(chosen, size))
+        Args:
+            positions: (n,) along `examples`, in any order; see `positions`.
+            size: Examples in a batch; the last one may have fewer.
+            views: (n,) which view of each; the plain images if None.
+
+        Returns:
+            Pairs of (size, …) float32 features and (size,) int32 labels.
+
+        Raises:
+            UnknownExampleError: an example is in quarantine.
+        """
+        self._check_live(positions)
+        window = size * max(1, _PLANNED // size)
+        rows = (
+            self._rows[0 if views is None else views[part], positions[part]]
+            for part in _slices(len(positions), window)
+        )
+        features = self.table.batches(rows, size, widened)
+        labels = (
+            self._labels[positions[part]].astype(np.int32) for part in _slices(len(positions), size)
+        )
         return zip(features, labels, strict=True)
 
-    def _shuffle(self, chosen: Numbers, block: int, random: "np.random.Generator") -> Numbers:
+    def _shuffled(self, chosen: Numbers, block: int, seed: int, epoch: int) -> Numbers:
         if block <= 1:
-            random.shuffle(chosen)  # in place
-            return chosen
+            return shuffled(chosen, seed, epoch)
         chosen = chosen[np.argsort(self._rows[0, chosen])]
         whole = np.append(chosen, np.full(-len(chosen) % block, -1, chosen.dtype))
-        places = random.permutation(whole.reshape(-1, block)).ravel()
-        shuffled: Numbers = places[places >= 0]
-        return shuffled
+        mixed: Numbers = shuffled(whole.reshape(-1, block), seed, epoch).ravel()
+        return mixed[mixed >= 0]
 
-    def _positions(self, ids: ArrayLike | None) -> Numbers:
-        """Where the examples `ids` stand; none of them may be in quarantine."""
+    def positions(self, ids: ArrayLike | None = None) -> Numbers:
+        """(n,) where examples stand along `examples`; of all that have features if None.
+
+        Raises:
+            UnknownExampleError: an id is not in the set, or in quarantine.
+        """
         if ids is None:
             every = np.arange(len(self._labels), dtype=np.int32)
             return every if len(every) == len(self) else every[self._live]
         chosen = self.examples.positions(ids)
-        if (hidden := self._rows[0, chosen] < 0).any():
-            first = self.examples.ids[chosen[np.argmax(hidden)]]
-            raise UnknownExampleError(f"id {bytes(first)!r}: in quarantine, so without features")
+        self._check_live(chosen)
         return chosen
+
+    def _check_live(self, positions: Numbers) -> None:
+        if len(self) < len(self._labels) and (hidden := self._rows[0, positions] < 0).any():
+            first = self.examples.ids[positions[np.argmax(hidden)]]
+            raise UnknownExampleError(f"id {bytes(first)!r}: in quarantine, so without features")
 
     def _view(self, view: int) -> int:
         if not 0 <= view <= self.views:
@@ -317,8 +345,8 @@ def _reopen(directory: Path, manifest: Manifest) -> FeatureSet:
     return FeatureSet(directory, manifest)
 
 
-def _parts(values: Numbers, size: int) -> Iterator[Numbers]:
-    return (values[start : start + size] for start in range(0, len(values), size))
+def _slices(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, count, size))
 
 
 def _rows_of(examples: ExamplesFile, table: Rows, views: int) -> Numbers:
