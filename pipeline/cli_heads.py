@@ -89,18 +89,15 @@ def best() -> None:
 def plan(name: SetName, json: Json = False) -> None:
     """Show which heads of params.yaml share a pass over the rows of a set, and a kernel."""
     from cryobase.pipeline.params import load
-    from cryobase.stages.heads.config import expand
+    from cryobase.stages.heads.config import STEPPED, expand
     from cryobase.stages.heads.side_by_side import SideBySide
     from cryobase.stages.heads.stack import plan as reads_of
-    from cryobase.stages.heads.table import HEADS
 
     layout = Layout.here()
     params = load(layout.params)
     heads = expand(params.train.heads)
     rows = SideBySide.open(_features(layout, params, name))
-    stepped = {
-        head: params for head, params in heads.items() if "epochs" in HEADS[params.kind].keys
-    }
+    stepped = {head: params for head, params in heads.items() if params.kind in STEPPED}
     lines = [
         {
             "pass": number,

@@ -1,25 +1,20 @@
-"""What `params.yaml` says of a head, and the grid that lists in it span."""
+"""What `params.yaml` says of a head: one table of keys, and the grid that lists in it span.
+
+`HeadKeys` is the table. Defaults, checks, the marks of grids, which kind reads which key, what a
+fingerprint covers and the messages all follow from it. Nothing here trains: see `kinds.py`.
+"""
 
 import dataclasses
 import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
 
-from cryobase.stages.heads.table import HEADS
 from cryobase.store.text import record
 
-GRID = {  # key of a grid -> its mark in the names of the heads
-    "units": "u",
-    "learning_rate": "lr",
-    "weight_decay": "wd",
-    "dropout": "do",
-    "penalty": "p",
-    "seed": "s",
-}
 MAX_HEADS = 4096  # of one set: more than anybody compares
 MAX_EPOCHS = 1_000_000
 MAX_UNITS = 1 << 16
@@ -33,60 +28,144 @@ Activation = Literal["relu", "linear"]
 Output = Literal["softmax", "sigmoid"]
 ClassWeights = Literal["none", "balanced"] | Mapping[str, float]
 
+EVERY: frozenset[Kind] = frozenset(get_args(Kind))
+STEPPED: frozenset[Kind] = frozenset(("linear", "mlp"))  # trained by steps of gradient descent
+HIDDEN: frozenset[Kind] = frozenset(("mlp",))  # with hidden layers
+SOLVED: frozenset[Kind] = frozenset(("ridge",))  # by one equation
 
-@dataclass(frozen=True, kw_only=True)
-class HeadConfig:
-    """One entry of `train.heads`. A list, where one is allowed, makes a grid.
+
+class Rule(NamedTuple):
+    """What a value must be: a test, and the words for who fails it."""
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+def _at_most(most: int) -> Rule:
+    return Rule(lambda number: number <= most, f"at most {most:,}")
+
+
+POSITIVE = Rule(lambda number: number > 0 and math.isfinite(number), "must be positive")
+NOT_NEGATIVE = Rule(lambda number: number >= 0 and math.isfinite(number), "must not be negative")
+SHARE = Rule(lambda number: 0 <= number < 1, "must be at least 0 and below 1")
+FROM_0_TO_1 = Rule(lambda number: 0 <= number <= 1, "must be from 0 to 1")
+SEED = Rule(lambda number: number < 1 << 32, "must be below 2**32")
+LAYERS = Rule(lambda units: bool(units) and all(n > 0 for n in units), "must be positive")
+BUILDABLE = Rule(
+    lambda units: len(units) <= MAX_LAYERS and all(n <= MAX_UNITS for n in units),
+    f"at most {MAX_UNITS:,} each, and {MAX_LAYERS} layers",
+)
+WEIGHTS = Rule(
+    lambda weights: (
+        isinstance(weights, str) or all(w >= 0 and math.isfinite(w) for w in weights.values())
+    ),
+    "must be finite and not negative",
+)
+
+
+class Key(NamedTuple):
+    """What the table says of a key beside its type and default.
 
     Attributes:
-        kind: a row of `HEADS`.
+        kinds: which read it; given for another kind it is an error.
+        rules: what each single value must be.
+        mark: its letters in the names of a grid's heads; empty where it takes no list.
+    """
+
+    kinds: frozenset[Kind]
+    rules: tuple[Rule, ...]
+    mark: str
+
+
+def _key(kinds: frozenset[Kind], *rules: Rule, mark: str = "") -> dict[str, Key]:
+    return {"key": Key(kinds, rules, mark)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadKeys:
+    """The table of keys. A list, where one is allowed, makes a grid, in the order of this table.
+
+    Attributes:
         units: units of the hidden layers: 256, a grid `[128, 256]`, or layers in a list in that
             list: `[[256, 64]]` is one head with two hidden layers.
         activation: of the hidden layers.
-        dropout: share of a layer's inputs set to zero: after each hidden layer of an `mlp`, on the
-            features of a `linear` head.
         optimizer: with Keras' formulas and defaults.
         momentum: of `sgd`.
+        learning_rate: of each step.
         weight_decay: decoupled, as in Keras; None means 0.004 for `adamw`, else 0.
+        dropout: share of a layer's inputs set to zero: after each hidden layer of an `mlp`, on the
+            features of a `linear` head.
+        penalty: of a `ridge` head, on the squares of its weights; `alpha` of `RidgeClassifier`.
+        seed: of initial weights and dropout.
         epochs: passes over the training rows, at most.
+        batch_size: rows of one step.
         patience: stop after so many epochs without a better validation loss; 0 never stops early.
             The weights of the epoch with the best validation loss are kept in any case.
+        views: how many stored augmented views to draw from beside the plain one, anew each epoch.
+        output: `softmax`, or for two classes one `sigmoid` unit.
         class_weights: `none`, `balanced` (n / (classes x count), as scikit-learn) or one weight per
             class name; classes not named weigh 1.
         standardize: shift and scale the features to mean 0 and deviation 1 of the training rows.
-        output: `softmax`, or for two classes one `sigmoid` unit.
-        views: how many stored augmented views to draw from beside the plain one, anew each epoch.
-        seed: of initial weights and dropout.
-        penalty: of a `ridge` head, on the squares of its weights; `alpha` of `RidgeClassifier`.
+    """
+
+    units: int | tuple[int | tuple[int, ...], ...] = field(
+        default=256, metadata=_key(HIDDEN, LAYERS, BUILDABLE, mark="u")
+    )
+    activation: Activation = field(default="relu", metadata=_key(HIDDEN))
+    optimizer: Optimizer = field(default="adam", metadata=_key(STEPPED))
+    momentum: float = field(default=0.0, metadata=_key(STEPPED, FROM_0_TO_1))
+    learning_rate: float | tuple[float, ...] = field(
+        default=1e-3, metadata=_key(STEPPED, POSITIVE, mark="lr")
+    )
+    weight_decay: float | tuple[float, ...] | None = field(
+        default=None, metadata=_key(STEPPED, NOT_NEGATIVE, mark="wd")
+    )
+    dropout: float | tuple[float, ...] = field(
+        default=0.0, metadata=_key(STEPPED, SHARE, mark="do")
+    )
+    penalty: float | tuple[float, ...] = field(
+        default=1.0, metadata=_key(SOLVED, POSITIVE, mark="p")
+    )
+    seed: int | tuple[int, ...] = field(
+        default=0, metadata=_key(STEPPED, NOT_NEGATIVE, SEED, mark="s")
+    )
+    epochs: int = field(default=30, metadata=_key(STEPPED, POSITIVE, _at_most(MAX_EPOCHS)))
+    batch_size: int = field(default=32, metadata=_key(STEPPED, POSITIVE, _at_most(MAX_BATCH)))
+    patience: int = field(default=5, metadata=_key(STEPPED, NOT_NEGATIVE))
+    views: int = field(default=0, metadata=_key(STEPPED, NOT_NEGATIVE))
+    output: Output = field(default="softmax", metadata=_key(STEPPED))
+    class_weights: ClassWeights = field(default="none", metadata=_key(EVERY, WEIGHTS))
+    standardize: bool = field(default=True, metadata=_key(EVERY))
+
+
+KEYS: dict[str, Key] = {row.name: row.metadata["key"] for row in dataclasses.fields(HeadKeys)}
+DEFAULTS: dict[str, Any] = {row.name: row.default for row in dataclasses.fields(HeadKeys)}
+
+
+def keys_of(kind: Kind) -> set[str]:
+    """The keys that a kind of head reads."""
+    return {name for name, key in KEYS.items() if kind in key.kinds}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig(HeadKeys):
+    """One entry of `train.heads`: a kind, and values or grids for the keys that it reads.
+
+    Raises:
+        ValueError: a value means nothing, or the kind does not read the key; the message begins
+            with the key.
     """
 
     kind: Kind = "linear"
-    units: int | tuple[int | tuple[int, ...], ...] = 256
-    activation: Activation = "relu"
-    dropout: float | tuple[float, ...] = 0.0
-    optimizer: Optimizer = "adam"
-    momentum: float = 0.0
-    learning_rate: float | tuple[float, ...] = 1e-3
-    weight_decay: float | tuple[float, ...] | None = None
-    epochs: int = 30
-    batch_size: int = 32
-    patience: int = 5
-    class_weights: ClassWeights = "none"
-    standardize: bool = True
-    output: Output = "softmax"
-    views: int = 0
-    seed: int | tuple[int, ...] = 0
-    penalty: float | tuple[float, ...] = 1.0
 
     def __post_init__(self) -> None:
         for point in self._along_the_axes():
             point.check()
-        keys = HEADS[self.kind].keys
-        for field in dataclasses.fields(self):
-            given = getattr(self, field.name) != field.default
-            if given and field.name not in keys | {"kind"}:
+        keys = keys_of(self.kind)
+        for name, default in DEFAULTS.items():
+            if getattr(self, name) != default and name not in keys:
                 valid = ", ".join(sorted(keys))
-                raise ValueError(f"{field.name}: not a key of {self.kind} heads; valid: {valid}")
+                raise ValueError(f"{name}: not a key of {self.kind} heads; valid: {valid}")
 
     def points(self) -> dict[str, "HeadParams"]:
         """Every point of the grid by its suffix, `""` where there is no grid.
@@ -101,101 +180,76 @@ class HeadConfig:
             raise ValueError(
                 f"a grid of {count:,} heads; at most {MAX_HEADS:,} are trained at once"
             )
-        axes = [[(key, value) for value in self._axis(key)] for key in GRID if self._is_grid(key)]
+        axes = [[(name, value) for value in values] for name, values in self._axes().items()]
         points = {}
         for choice in itertools.product(*axes):
-            suffix = "".join(f"-{GRID[key]}{_text(value)}" for key, value in choice)
+            suffix = "".join(f"-{KEYS[name].mark}{_text(value)}" for name, value in choice)
             points[suffix] = HeadParams.of(self, dict(choice))
         return points
 
     def count(self) -> int:
         """How many heads the grid has; counted, not made."""
-        return math.prod(len(getattr(self, key)) for key in GRID if self._is_grid(key))
+        return math.prod(len(getattr(self, name)) for name in KEYS if self._is_grid(name))
 
     def _along_the_axes(self) -> "Iterator[HeadParams]":
         """Heads that have every value of every list once: keys are checked one by one."""
-        first = {key: self._axis(key)[0] for key in GRID if self._is_grid(key)}
+        axes = self._axes()
+        first = {name: values[0] for name, values in axes.items()}
         yield HeadParams.of(self, first)
-        for key in first:
-            for value in self._axis(key)[1:]:
-                yield HeadParams.of(self, {**first, key: value})
+        for name, values in axes.items():
+            for value in values[1:]:
+                yield HeadParams.of(self, {**first, name: value})
 
-    def _is_grid(self, key: str) -> bool:
-        return isinstance(getattr(self, key, None), tuple | list)
+    def _is_grid(self, name: str) -> bool:
+        return bool(KEYS[name].mark) and isinstance(getattr(self, name), tuple | list)
 
-    def _axis(self, key: str) -> tuple[Any, ...]:
-        values = tuple(getattr(self, key))
-        if not values or len(set(map(_text, values))) < len(values):
-            raise ValueError(f"{key}: a grid needs values, each once")
-        return values
+    def _axes(self) -> dict[str, tuple[Any, ...]]:
+        axes = {name: tuple(getattr(self, name)) for name in KEYS if self._is_grid(name)}
+        for name, values in axes.items():
+            if not values or len(set(map(_text, values))) < len(values):
+                raise ValueError(f"{name}: a grid needs values, each once")
+        return axes
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadParams:
-    """One head: a point of a `HeadConfig`'s grid, with nothing left open."""
+class HeadParams(HeadKeys):
+    """One head: a point of a `HeadConfig`'s grid, with nothing left open.
+
+    Only the types of keys that may be lists are narrowed here; the rest is the table's.
+    """
 
     kind: Kind
     units: tuple[int, ...] = ()
-    activation: Activation = "relu"
-    dropout: float = 0.0
-    optimizer: Optimizer = "adam"
-    momentum: float = 0.0
-    learning_rate: float = 1e-3
+    learning_rate: float = DEFAULTS["learning_rate"]
     weight_decay: float = 0.0
-    epochs: int = 30
-    batch_size: int = 32
-    patience: int = 5
-    class_weights: ClassWeights = "none"
-    standardize: bool = True
-    output: Output = "softmax"
-    views: int = 0
-    seed: int = 0
-    penalty: float = 1.0
+    dropout: float = DEFAULTS["dropout"]
+    penalty: float = DEFAULTS["penalty"]
+    seed: int = DEFAULTS["seed"]
 
     @classmethod
     def of(cls, config: HeadConfig, choice: Mapping[str, Any]) -> "HeadParams":
         """The head of a config at one choice of values for its lists."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        values = {name: choice.get(name, getattr(config, name)) for name in names}
+        values = {name: choice.get(name, getattr(config, name)) for name in KEYS}
         units = values["units"]
         layers = (units,) if isinstance(units, int) else tuple(units)
-        values["units"] = layers if HEADS[config.kind].hidden else ()
+        values["units"] = layers if config.kind in HIDDEN else ()
         if values["weight_decay"] is None:
             values["weight_decay"] = 0.004 if config.optimizer == "adamw" else 0.0
-        return cls(**values)
+        return cls(kind=config.kind, **values)
 
     def check(self) -> None:
         """Raise ValueError, with the key's name, for a value that means nothing."""
-        if HEADS[self.kind].hidden and not (self.units and all(n > 0 for n in self.units)):
-            raise ValueError("units: must be positive")
-        if not 0 <= self.dropout < 1:
-            raise ValueError("dropout: must be at least 0 and below 1")
-        if not 0 <= self.momentum <= 1:
-            raise ValueError("momentum: must be from 0 to 1")
-        for key in ("learning_rate", "epochs", "batch_size", "penalty"):
-            if not (getattr(self, key) > 0 and math.isfinite(getattr(self, key))):
-                raise ValueError(f"{key}: must be positive")
-        for key in ("weight_decay", "patience", "seed", "views"):
-            if not (getattr(self, key) >= 0 and math.isfinite(getattr(self, key))):
-                raise ValueError(f"{key}: must not be negative")
-        if self.seed >= 1 << 32:
-            raise ValueError("seed: must be below 2**32")
-        weights = self.class_weights if isinstance(self.class_weights, Mapping) else {}
-        if not all(weight >= 0 and math.isfinite(weight) for weight in weights.values()):
-            raise ValueError("class_weights: must be finite and not negative")
-        self._check_sizes()
-
-    def _check_sizes(self) -> None:
-        """No machine has what these would take."""
-        if len(self.units) > MAX_LAYERS or any(units > MAX_UNITS for units in self.units):
-            raise ValueError(f"units: at most {MAX_UNITS:,} each, and {MAX_LAYERS} layers")
-        for key, most in (("epochs", MAX_EPOCHS), ("batch_size", MAX_BATCH)):
-            if getattr(self, key) > most:
-                raise ValueError(f"{key}: at most {most:,}")
+        for name, key in KEYS.items():
+            value = getattr(self, name)
+            if value == () and self.kind not in key.kinds:
+                continue  # no hidden layers, and none are asked for
+            for rule in key.rules:
+                if not rule.holds(value):
+                    raise ValueError(f"{name}: {rule.expected}")
 
     def to_json(self) -> dict[str, Any]:
         """The kind and the keys that it reads."""
-        keys = {"kind"} | HEADS[self.kind].keys
+        keys = {"kind"} | keys_of(self.kind)
         return {key: value for key, value in dataclasses.asdict(self).items() if key in keys}
 
     @classmethod

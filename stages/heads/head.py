@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,12 +170,6 @@ class Head:
     def probabilities(self, features: NDArray[Any]) -> NDArray[np.float64]:
         """Probabilities (n, classes) of features (n, ...)."""
         return to_probabilities(self.logits(features))
-
-    def graft(self, weights: str | Sequence[str]) -> Any:
-        """A `keras.Model` from images to probabilities; see `stages.heads.graft.graft_onto`."""
-        from cryobase.stages.heads.graft import graft_onto
-
-        return graft_onto(self, weights)
 
     def save(self, directory: Path) -> None:
         """Write weights.npz, history.csv and, last, head.json with the checksum of the weights."""

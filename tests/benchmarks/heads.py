@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from cryobase.stages.heads.config import HeadConfig, expand
+from cryobase.stages.heads.kinds import train
 from cryobase.stages.heads.rows import ArrayRows, Rows, Task, open_rows
 from cryobase.stages.heads.side_by_side import SideBySide
-from cryobase.stages.heads.table import train
 from tests.unit.stages.heads.sets import SPEC, blobs, publish
 
 WIDTH, CLASSES = 1280, 10

@@ -25,7 +25,7 @@ import numpy as np
 from cryobase.stages import train
 from cryobase.stages.heads.config import HeadConfig, expand
 from cryobase.stages.heads.rows import ArrayRows, Task
-from cryobase.stages.heads.table import train as train_heads
+from cryobase.stages.heads.kinds import train as train_heads
 
 root, limit, whole = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "whole"
 heads = {"linear": HeadConfig(learning_rate=(0.001, 0.01), epochs=1, batch_size=64)}

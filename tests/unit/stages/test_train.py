@@ -11,7 +11,7 @@ from cryobase.stages.errors import ConfigError, DataError
 from cryobase.stages.evaluate import EvaluateConfig
 from cryobase.stages.heads.config import HeadConfig
 from cryobase.stages.heads.head import Head
-from cryobase.stages.heads.table import HEADS
+from cryobase.stages.heads.kinds import HEADS
 from cryobase.stages.report import ReportConfig
 from cryobase.stages.train import TrainConfig
 from cryobase.store import FeatureSet

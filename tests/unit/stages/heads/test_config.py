@@ -1,11 +1,41 @@
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryobase.stages.heads.config import HeadConfig, HeadParams, expand
-from cryobase.stages.heads.table import HEADS
+from cryobase.stages.heads.config import (
+    DEFAULTS,
+    EVERY,
+    KEYS,
+    HeadConfig,
+    HeadParams,
+    expand,
+    keys_of,
+)
+from cryobase.stages.heads.kinds import HEADS
+
+PAGE = (Path(__file__).parents[4] / "docs" / "heads.md").read_text(encoding="utf-8")
+
+
+def test_every_kind_has_a_trainer_and_every_key_a_kind():
+    assert set(HEADS) == EVERY
+    assert set().union(*map(keys_of, HEADS)) == set(KEYS)
+
+
+def test_the_page_says_what_the_table_of_keys_says():
+    rows = re.findall(r"^\| `(\w+)`( \(grid\))? \| (\S+) \| ([a-z, ]+) \|", PAGE, re.MULTILINE)
+    assert [row[0] for row in rows] == list(KEYS)
+    for name, grid, default, kinds in rows:
+        key = KEYS[name]
+        assert bool(grid) == bool(key.mark), name
+        assert key.kinds == (EVERY if kinds == "all" else set(kinds.split(", "))), name
+        shown = "Keras'" if DEFAULTS[name] is None else f"{DEFAULTS[name]!s:.5}".removesuffix(".0")
+        assert default.lower() == shown.lower(), name
+    marks = ", ".join(f"`{key.mark}`" for key in KEYS.values() if key.mark)
+    assert marks.replace(", `s`", " and `s`") in PAGE
 
 
 def test_without_lists_an_entry_is_one_head_of_its_own_name():
@@ -74,7 +104,7 @@ def test_params_survive_json(kind):
     assert HeadParams.from_json(params.to_json()) == params
 
 
-@given(st.sampled_from(sorted(HEADS["mlp"].keys - {"units", "class_weights"})))
+@given(st.sampled_from(sorted(keys_of("mlp") - {"units", "class_weights"})))
 def test_the_fingerprint_covers_every_key_that_the_kind_reads(key):
     (params,) = expand({"a": HeadConfig(kind="mlp")}).values()
     value = getattr(params, key)

@@ -10,9 +10,9 @@ import pytest
 from cryobase.stages.data.pixels import PixelSpec, load
 from cryobase.stages.heads.graft import graft
 from cryobase.stages.heads.graftcheck import GraftError, Samples, check_graft, first_difference
+from cryobase.stages.heads.kinds import train
 from cryobase.stages.heads.rows import ArrayRows, Task
 from cryobase.stages.heads.side_by_side import SideBySide
-from cryobase.stages.heads.table import train
 from cryobase.store import Examples, Pool
 from tests.unit.stages.heads.sets import SPEC
 from tests.unit.stages.heads.test_head import make_head

@@ -9,10 +9,10 @@ from sklearn.preprocessing import StandardScaler
 from cryobase.stages.errors import ConfigError
 from cryobase.stages.heads import ridge
 from cryobase.stages.heads.config import HeadConfig, expand
+from cryobase.stages.heads.kinds import train
 from cryobase.stages.heads.ridge import Gram, accumulate, temperature
 from cryobase.stages.heads.rows import ArrayRows, StoredRows, Task
 from cryobase.stages.heads.side_by_side import SideBySide
-from cryobase.stages.heads.table import train
 from tests.closeness import assert_close, rounding
 from tests.unit.stages.heads.sets import blobs, publish
 

@@ -5,9 +5,9 @@ import pytest
 
 from cryobase.stages.heads.config import HeadConfig, expand
 from cryobase.stages.heads.head import Head
+from cryobase.stages.heads.kinds import train
 from cryobase.stages.heads.rows import ArrayRows, StoredRows, Task
 from cryobase.stages.heads.side_by_side import SideBySide
-from cryobase.stages.heads.table import train
 from tests.closeness import assert_close, rounding
 from tests.unit.stages.heads.sets import SPEC, blobs, publish
 
