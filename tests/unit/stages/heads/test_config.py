@@ -32,7 +32,7 @@ def test_the_page_says_what_the_table_of_keys_says():
         key = KEYS[name]
         assert bool(grid) == bool(key.mark), name
         assert key.kinds == (EVERY if kinds == "all" else set(kinds.split(", "))), name
-        shown = "Keras'" if DEFAULTS[name] is None else f"{DEFAULTS[name]!s:.5}".removesuffix(".0")
+        shown = "Keras'" if DEFAULTS[name] is None else f"{DEFAULTS[name]}".removesuffix(".0")
         assert default.lower() == shown.lower(), name
     marks = ", ".join(f"`{key.mark}`" for key in KEYS.values() if key.mark)
     assert marks.replace(", `s`", " and `s`") in PAGE
