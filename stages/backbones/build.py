@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cryobase.stages.backbones import lite0
 from cryobase.stages.backbones.foreign import is_known, load_weights
 from cryobase.stages.backbones.frameworks import forget_names, load_keras
 from cryobase.stages.backbones.preprocessing import PREPROCESSINGS
@@ -53,16 +54,19 @@ def build(
     tensor = PREPROCESSINGS[preprocessing](inputs)
     base = resolve(row.constructor)(input_tensor=tensor, include_top=False, weights=None)
     if weights_file is not None:
-        _load(backbone, base, weights_file)
+        set_weights(backbone, base, weights_file)
     features = [_output(base, backbone, name) for name in outputs]
     model = keras.Model(inputs, features, name=backbone)
     model.trainable = False
     return model
 
 
-def _load(backbone: str, base: Any, weights_file: Path) -> None:
-    from cryobase.stages.backbones import lite0
+def set_weights(backbone: str, base: Any, weights_file: Path) -> None:
+    """Set a base's weights from a file.
 
+    Raises:
+        MissingWeightsError: they do not fit it, or the file cannot be read.
+    """
     try:
         if weights_file.suffix == ".pth":
             lite0.load_weights(base, weights_file)

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cryobase.stages.backbones.build import set_weights
 from cryobase.stages.backbones.frameworks import forget_names, load_keras
 from cryobase.stages.backbones.preprocessing import PREPROCESSINGS
 from cryobase.stages.backbones.table import BACKBONES, resolve
+from cryobase.stages.backbones.weights import locate_weights
 from cryobase.stages.data.pixels import PixelSpec, load
 from cryobase.stages.errors import ConfigError, MissingWeightsError
 
@@ -74,8 +76,11 @@ def classifier(backbone: str, weights: str = "imagenet") -> Any:
     inputs = keras.Input((row.image_size, row.image_size, 3), name="image")
     tensor = PREPROCESSINGS[row.preprocessing](inputs)
     try:
-        named = None if weights == "none" else weights
+        packaged = not row.weights.startswith("https://")  # Keras knows nothing of those
+        named = None if packaged or weights == "none" else weights
         base = resolve(row.constructor)(input_tensor=tensor, include_top=True, weights=named)
+        if packaged and weights != "none":
+            set_weights(backbone, base, locate_weights(backbone, weights).path)
     except MissingWeightsError:
         raise
     except Exception as error:  # noqa: BLE001 (Keras' download raises a bare Exception)

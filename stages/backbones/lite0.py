@@ -47,19 +47,16 @@ def packaged_weights() -> Path | None:
 
 
 def EfficientNetLite0(  # noqa: N802 (named like its siblings in keras.applications)
-    *, input_tensor: Any, include_top: bool = False, weights: str | None = None
+    *, input_tensor: Any, include_top: bool = False, weights: None = None
 ) -> Any:
     """EfficientNet-Lite0 on a Keras tensor of pixels in (x - 127) / 128.
 
     Args:
         input_tensor: float32 (batch, height, width, 3).
         include_top: add the classifier of ImageNet's 1,000 classes, which gives probabilities.
-        weights: "imagenet" (the package's) or None.
+        weights: None; `load_weights` sets them afterwards.
     """
     keras = load_keras()
-
-    from cryobase.stages.backbones.weights import locate_weights
-
     x = keras.layers.Conv2D(32, 3, 2, "same", use_bias=False, name="stem")(input_tensor)
     x = _normalized(x, "stem")
     for index, block in enumerate(_blocks()):
@@ -68,10 +65,7 @@ def EfficientNetLite0(  # noqa: N802 (named like its siblings in keras.applicati
     if include_top:
         x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
         x = keras.layers.Dense(CLASSES, activation="softmax", name="predictions")(x)
-    model = keras.Model(keras.utils.get_source_inputs(input_tensor), x, name="efficientnet_lite0")
-    if weights == "imagenet":
-        load_weights(model, locate_weights("efficientnet_lite0", weights).path)
-    return model
+    return keras.Model(keras.utils.get_source_inputs(input_tensor), x, name="efficientnet_lite0")
 
 
 def load_weights(model: Any, path: Path) -> None:
