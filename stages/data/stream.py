@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,8 +70,3 @@ class ImageStream:
 def live_view(seed: int, epoch: int) -> int:
     """The number of the view that an epoch sees, never 0 and never one that is stored."""
     return 1 << 31 | (seed * 65_537 + epoch) & 0x7FFF_FFFF
-
-
-def shuffled(ids: NDArray[Any], seed: int, epoch: int) -> NDArray[Any]:
-    """Another order for every epoch, that depends on nothing but the arguments."""
-    return np.random.default_rng((seed, epoch)).permutation(ids)

@@ -11,13 +11,14 @@ from cryobase.stages.data.augment import augment
 from cryobase.stages.data.pixels import load
 from cryobase.stages.data.raw import RawImages
 from cryobase.stages.data.splits import Splits
-from cryobase.stages.data.stream import ImageStream, live_view, shuffled
+from cryobase.stages.data.stream import ImageStream, live_view
 from cryobase.stages.figure import label
 from cryobase.stages.heads import standing
 from cryobase.stages.heads.metrics import Predictions
 from cryobase.stages.outputs import write_json, write_table
 from cryobase.stages.tuning import pictures, tuned
 from cryobase.stages.tuning.course import Told
+from cryobase.store.epochs import shuffled
 
 if TYPE_CHECKING:
     from cryobase.stages.tuning.config import FinetuneRun

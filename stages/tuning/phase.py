@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryobase.stages.backbones.frameworks import load_keras
-from cryobase.stages.data.stream import Batch, ImageStream, shuffled
+from cryobase.stages.data.stream import Batch, ImageStream
 from cryobase.stages.errors import DataError
 from cryobase.stages.tuning import checkpoints as saving
 from cryobase.stages.tuning import trunk
@@ -23,6 +23,7 @@ from cryobase.stages.tuning.optimization import (
     inference,
     layer_factors,
 )
+from cryobase.store.epochs import shuffled
 
 logger = logging.getLogger(__name__)
 

@@ -4,15 +4,17 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cryobase.stages import extract
-from cryobase.stages.data.stream import Batch, shuffled
+from cryobase.stages.data.stream import Batch
 from cryobase.stages.extract import ExtractConfig, SetConfig
 from cryobase.store import FeatureSet
+from cryobase.store.epochs import drawn_views, shuffled
 from cryobase.store.errors import mended_by
 
 NAME = "trunk"
@@ -40,29 +42,24 @@ class StoredTrunk:
         return len(self.train_ids)
 
     def train(self, epoch: int) -> Iterator[Batch]:
-        ids = shuffled(self.train_ids, self.seed, epoch)
-        views = self.rows.views
-        drawn = np.random.default_rng((self.seed, epoch, 1)).integers(
-            min(1, views), views + 1, len(ids)
-        )
-        for start in range(0, len(ids), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            yield self._batch(ids[part], drawn[part])
+        positions = shuffled(self._train, self.seed, epoch)
+        stored = range(min(1, self.rows.views), self.rows.views + 1)
+        views = drawn_views(len(positions), self.seed, epoch, stored)
+        return self.rows.read(positions, self.batch_size, views)
 
     def validation(self) -> Iterator[Batch]:
-        for start in range(0, len(self.validation_ids), self.batch_size):
-            yield self.rows.arrays(self.validation_ids[start : start + self.batch_size])
+        return self.rows.read(self._validation, self.batch_size)
 
     def batches_per_epoch(self) -> int:
         return math.ceil(len(self) / self.batch_size)
 
-    def _batch(self, ids: NDArray[np.bytes_], views: NDArray[np.int64]) -> Batch:
-        features = np.empty((len(ids), *self.rows.feature_shape), np.float32)
-        labels = np.empty(len(ids), np.int32)
-        for view in np.unique(views):
-            chosen = views == view
-            features[chosen], labels[chosen] = self.rows.arrays(ids[chosen], int(view))
-        return features, labels
+    @cached_property
+    def _train(self) -> NDArray[np.signedinteger]:
+        return self.rows.positions(self.train_ids)
+
+    @cached_property
+    def _validation(self) -> NDArray[np.signedinteger]:
+        return self.rows.positions(self.validation_ids)
 
 
 def store_trunk(config: SetConfig, *, raw: Path, pool: Path, output: Path) -> FeatureSet:

@@ -3,7 +3,8 @@ import pytest
 
 from cryobase.stages.data.augment import Augmentation
 from cryobase.stages.data.pixels import load
-from cryobase.stages.data.stream import live_view, shuffled
+from cryobase.stages.data.stream import live_view
+from cryobase.store.epochs import shuffled
 from tests.unit.stages.tuning import tuning_data as data
 
 
