@@ -3,7 +3,7 @@
 A file is known by its device, inode, size, and the times of its last modification and change, in
 nanoseconds. Whoever alters it in place and sets the first time back still moves the second, which
 only the system sets. What is known is kept in one small file that is the user's alone; to lose it,
-or a line of it, costs a reading.
+or a line of it, costs a reading. A process reads that file once, and later what was added to it.
 """
 
 import logging
@@ -13,8 +13,9 @@ import secrets
 import stat
 import time
 import zlib
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -157,25 +158,51 @@ def _path() -> Path | None:
         return None
 
 
+@dataclass(frozen=True)
+class _Recalled:
+    """What this process has read of a memory: of which file, up to where, and its lines by key."""
+
+    file: tuple[int, int] | None = None
+    end: int = 0
+    known: dict[bytes, bytes] = field(default_factory=dict)
+
+
+_recalled: dict[Path, _Recalled] = {}  # two threads that read the same lines keep the same
+
+
 def _recall(path: Path | None) -> dict[bytes, bytes]:
     """The lines of the memory by key; none if it is not the user's alone, or not there."""
-    data = _content(path) if path else None
-    lines = (line.rpartition(b" ") for line in (data or b"").split(b"\n"))
-    return {key: value for key, _, value in lines}
+    if not path:
+        return {}
+    with _opened(path) as descriptor:
+        if descriptor is None:
+            return {}
+        facts, last = os.fstat(descriptor), _recalled.get(path, _Recalled())
+        file = (facts.st_dev, facts.st_ino)
+        if last.file != file or last.end > facts.st_size:
+            last = _Recalled(file)
+        data = os.pread(descriptor, facts.st_size - last.end, last.end)
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = (line.rpartition(b" ") for line in whole.split(b"\n"))
+    last.known.update((key, value) for key, _, value in lines)
+    _recalled[path] = replace(last, end=last.end + len(whole))
+    return last.known
 
 
-def _content(path: Path) -> bytes | None:
-    """The memory's bytes; None where it has to begin anew."""
+@contextmanager
+def _opened(path: Path) -> Iterator[int | None]:
+    """The memory's descriptor; None where it has to begin anew."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return None
+        yield None
+        return
     try:
         facts = os.fstat(descriptor)
-        if not _is_own(facts) or facts.st_size > LIMIT:
+        usable = _is_own(facts) and facts.st_size <= LIMIT
+        if not usable:
             log.warning("%s: not this user's alone, or too large; it begins anew", path)
-            return None
-        return os.pread(descriptor, facts.st_size, 0)
+        yield descriptor if usable else None
     finally:
         os.close(descriptor)
 
@@ -193,12 +220,15 @@ def _keep(path: Path | None, lines: Sequence[bytes]) -> None:
     new = b"".join(lines)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        old = _content(path)
-        if old is None or len(old) + len(new) > LIMIT:
-            kept = (old or b"")[-LIMIT // 2 :].partition(b"\n")[2]
-            _replace(path, kept + new)
-        else:
-            _append(path, new)
+        with _opened(path) as descriptor:
+            size = LIMIT if descriptor is None else os.fstat(descriptor).st_size
+            if size + len(new) <= LIMIT:
+                _append(path, new)
+                return
+            half, start = b"", max(0, size - LIMIT // 2)
+            if descriptor is not None:
+                half = os.pread(descriptor, LIMIT // 2, start).partition(b"\n")[2]
+        _replace(path, half + new)
     except OSError as error:
         log.info("%s: %s; files will be checked again", path, error.strerror)
 

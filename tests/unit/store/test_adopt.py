@@ -81,7 +81,8 @@ def size(directory):
     return sum(path.stat().st_size for path in directory.iterdir())
 
 
-def test_adoption_and_verification_read_each_byte_once(wide, empty, monkeypatch):
+def test_adoption_and_verification_read_each_byte_once(wide, empty, tmp_path, monkeypatch):
+    monkeypatch.setenv("CRYOBASE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("cryobase.store.verified.GRANULARITY", 0)
     assert bytes_read(lambda: FeatureSet.open(wide, full=True)) < 1.2 * size(wide)
     assert bytes_read(lambda: empty.adopt(wide)) < 1.2 * size(wide)

@@ -204,6 +204,28 @@ def test_the_memory_stays_small_and_keeps_the_newest(path, memory, monkeypatch):
     assert not is_read(path)
 
 
+def test_a_large_memory_is_read_once_and_then_what_others_add(tmp_path, path, memory):
+    key = "sha256 1 2 3 4"
+    lines = [verified._line(f"{key} {n:x}".encode(), RIGHT) for n in range(20_000)]
+    memory.parent.mkdir()
+    memory.touch(0o600)
+    memory.write_bytes(b"".join(lines))
+    assert bytes_read(lambda: check(path)) > SIZE + memory.stat().st_size // 2
+    assert bytes_read(lambda: check(path)) < 10_000
+    other = tmp_path / "other"
+    other.write_bytes(DATA)
+    added = verified._line(verified._key(other.stat(), "sha256"), RIGHT)
+    for part in (added[:50], added[50:]):  # half a line is no line
+        assert bytes_read(lambda: check(path)) < 10_000
+        with memory.open("ab") as file:
+            file.write(part)
+    assert not is_read(other)
+    memory.write_bytes(added)  # shorter: another one
+    assert is_read(path)
+    memory.unlink()
+    assert is_read(other)
+
+
 @pytest.mark.parametrize("cache", ["/proc/nowhere", "~nobody-of-this-name/x"])
 def test_without_a_place_to_remember_files_are_read_each_time(path, monkeypatch, cache):
     monkeypatch.setenv("CRYOBASE_CACHE", cache)

@@ -141,7 +141,9 @@ def test_features_of_nothing_known_say_what_to_run(made):
             return super().stored()[::-1]
 
     turned = Turned(samples.features, samples.images, samples.ids)
-    with pytest.raises(GraftError, match="store verify"):
+    pool = head.specs[0].fingerprint[:12]
+    remedy = f"remove the feature set and the pool {pool}…, then run `cryobase extract`"
+    with pytest.raises(GraftError, match=remedy):
         check_graft(model, other, turned, reference)
 
 
