@@ -24,7 +24,7 @@ from cryobase.store.pool import Pool
 from cryobase.store.spec import FeatureSpec
 
 ROWS_PER_PART = 2048
-OURS = ("stages.", "store.")  # a worker's own modules may not be the client's
+OURS = "cryobase."
 ALIKE = (
     "cryobase", "numpy", "openvino", "tensorflow", "keras", "simplejpeg", "opencv-python-headless",
     "pillow",
