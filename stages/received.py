@@ -1,13 +1,15 @@
 """Files that may come from somebody else: regular, no larger than expected, opened once."""
 
+import errno
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
 from cryobase.stages.errors import DataError
+from cryobase.store.errors import IntegrityError
+from cryobase.store.files import open_regular
 
 
 @contextmanager
@@ -18,13 +20,26 @@ def opened(path: Path, limit: int) -> Iterator[BufferedReader]:
         DataError: it is a FIFO, directory or device, or larger.
         OSError: there is none, or it cannot be opened.
     """
-    # A FIFO without O_NONBLOCK would wait for its writer for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode):
-        os.close(descriptor)
-        raise DataError(f"{path}: not a regular file")
+    try:
+        descriptor = open_regular(path, follow=True)
+    except IntegrityError as error:
+        raise DataError(str(error)) from None
     with open(descriptor, "rb") as file:
-        if found.st_size > limit:
-            raise DataError(f"{path}: {found.st_size:,} bytes, at most {limit:,} are read")
+        if (size := os.fstat(descriptor).st_size) > limit:
+            raise DataError(f"{path}: {size:,} bytes, at most {limit:,} are read")
         yield file
+
+
+def open_data(path: Path, *, follow: bool = False, mend: str = "check the path") -> int:
+    """A descriptor of a regular file, never of a FIFO or device, of a link only with `follow`.
+
+    Raises:
+        DataError: there is none; the message ends in `mend`.
+    """
+    try:
+        return open_regular(path, follow=follow)
+    except IntegrityError:
+        raise DataError(f"{path}: not a regular file; {mend}") from None
+    except OSError as error:
+        reason = error.strerror or os.strerror(errno.ENOENT)
+        raise DataError(f"{path}: cannot be read ({reason}); {mend}") from None

@@ -25,29 +25,35 @@ def allow_open_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
-def open_regular(path: Path) -> int:
-    """A read-only descriptor of `path`, which must be a regular file and no symbolic link.
+def open_regular(path: Path, *, follow: bool = False) -> int:
+    """A read-only descriptor of a regular file.
+
+    Args:
+        path: The file.
+        follow: Whether it may be a symbolic link to one.
 
     Raises:
         MissingFileError: there is no such file.
-        IntegrityError: it is a link, FIFO, directory or device.
+        IntegrityError: it is a FIFO, directory, socket or device, or a link without `follow`.
         StorageError: it cannot be opened.
     """
+    # A FIFO without O_NONBLOCK would wait for its writer for ever.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
-        # A FIFO without O_NONBLOCK would wait for its writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        mode = os.stat(path, follow_symlinks=follow).st_mode
+        if stat.S_ISREG(mode):  # opening a device may act
+            descriptor = os.open(path, flags)
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return descriptor
+            os.close(descriptor)  # it was exchanged in between
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such file") from None
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise IntegrityError(f"{path}: a symbolic link, not a regular file") from None
-        if error.errno == errno.ENXIO:
-            raise IntegrityError(f"{path}: a socket, not a regular file") from None
         raise StorageError(error.errno, os.strerror(error.errno or 0), str(path)) from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise IntegrityError(f"{path}: not a regular file")
-    return descriptor
+    except ValueError as error:  # a NUL in the path
+        raise StorageError(errno.EINVAL, str(error), str(path)) from None
+    link = "a symbolic link, " if stat.S_ISLNK(mode) else ""
+    raise IntegrityError(f"{path}: {link}not a regular file")
 
 
 def read_into(descriptor: int, buffer: memoryview, offset: int, path: Path) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from cryobase.stages.data.folder import Folder
 from cryobase.stages.data.left_out import Tally
-from cryobase.stages.data.packs import open_regular
 from cryobase.stages.data.source import SourceExample
 from cryobase.stages.data.unpack import unpack
+from cryobase.stages.received import open_data
 
 if TYPE_CHECKING:
     from cryobase.stages.download import DownloadConfig
@@ -39,7 +39,7 @@ class Archive:
             archive = fetch(config.url, config.sha256, self._workspace)
         else:
             archive = Path(config.path).resolve()  # DVC may have linked it into its cache
-            with os.fdopen(open_regular(archive), "rb") as file:
+            with os.fdopen(open_data(archive), "rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             check_sha256(config.path, found, config.sha256)
         unpacked = self._workspace / "unpacked"

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryobase.stages.archives import MAX_NPY_HEADER, Member, members, npy_header, read_member
-from cryobase.stages.data.packs import open_regular
 from cryobase.stages.errors import DataError
+from cryobase.stages.received import open_data
 from cryobase.store.errors import ExamplesError
 from cryobase.store.examples import check_text
 
@@ -44,7 +44,7 @@ class Columns:
         """
         self._path, self._dtypes, self._mend = path, dtypes, mend
         self._lock = Lock()
-        self._file = os.fdopen(open_regular(path, mend=mend), "rb")
+        self._file = os.fdopen(open_data(path, mend=mend), "rb")
         try:
             self._places = self._find()
             self.rows = self._check_ids()

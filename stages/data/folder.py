@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cryobase.stages.data import left_out
 from cryobase.stages.data.left_out import Tally
-from cryobase.stages.data.packs import open_regular
 from cryobase.stages.data.patterns import PatternReader
 from cryobase.stages.data.source import SourceExample
 from cryobase.stages.errors import ConfigError, DataError
+from cryobase.stages.received import open_data
 from cryobase.store.examples import encode_id
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def files(
 def beginning(path: Path) -> bytes:
     """The first bytes of a file; none of one that cannot be read."""
     try:
-        with os.fdopen(open_regular(path, follow=True), "rb") as file:
+        with os.fdopen(open_data(path, follow=True), "rb") as file:
             return file.read(left_out.BEGINNING)
     except (DataError, OSError):
         return b""

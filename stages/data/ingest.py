@@ -23,6 +23,7 @@ from cryobase.stages.data.left_out import Tally
 from cryobase.stages.data.packs import Pack, PackWriter
 from cryobase.stages.data.source import Source, SourceExample
 from cryobase.stages.errors import DataError
+from cryobase.stages.received import open_data
 from cryobase.store.parallel import ordered_map
 from cryobase.store.publish import remove
 
@@ -249,7 +250,7 @@ def _read(image: bytes | Path) -> tuple[bytes, bytes, int, str]:
     if isinstance(image, bytes):
         return image, hashlib.sha256(image).digest(), len(image), ""
     try:
-        with os.fdopen(packs.open_regular(image, follow=True), "rb") as file:
+        with os.fdopen(open_data(image, follow=True), "rb") as file:
             length = os.fstat(file.fileno()).st_size
             if length <= decoding.MAX_BYTES:  # else it is refused, and not worth reading
                 data = file.read(decoding.MAX_BYTES + 1)

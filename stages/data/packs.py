@@ -8,13 +8,13 @@ import hashlib
 import os
 import re
 import shlex
-import stat
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryobase.stages.data import headers
 from cryobase.stages.errors import DataError
+from cryobase.stages.received import open_data
 from cryobase.store.publish import publish_bytes
 
 PACK_BYTES = 64 << 20
@@ -72,7 +72,7 @@ def read_at(path: Path, offset: int, length: int) -> bytes:
     Raises:
         DataError: it is missing, no regular file, or ends too early.
     """
-    descriptor = open_regular(path, mend="run `cryobase download`")
+    descriptor = open_data(path, mend="run `cryobase download`")
     try:
         # pread makes room for all that it is asked for
         whole = 0 <= length <= min(headers.MAX_BYTES, os.fstat(descriptor).st_size - offset)
@@ -91,7 +91,7 @@ def read_image(path: Path) -> bytes:
     Raises:
         DataError: it is missing, no regular file, or larger than any image that is read.
     """
-    with os.fdopen(open_regular(path, follow=True), "rb") as file:
+    with os.fdopen(open_data(path, follow=True), "rb") as file:
         if (size := os.fstat(file.fileno()).st_size) > headers.MAX_BYTES:
             raise DataError(f"{path}: {size:,} bytes, at most {headers.MAX_BYTES:,} are read")
         return file.read(headers.MAX_BYTES)
@@ -100,27 +100,6 @@ def read_image(path: Path) -> bytes:
 def anew(path: Path) -> str:
     """How to make a damaged pack again, which `download` takes for whole by its name and size."""
     return f"run `rm {shlex.quote(str(path))} && cryobase download`"
-
-
-def open_regular(path: Path, *, follow: bool = False, mend: str = "check the path") -> int:
-    """A descriptor of a regular file, never of a FIFO or device, of a link only with `follow`.
-
-    Raises:
-        DataError: there is none; the message ends in `mend`.
-    """
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-    descriptor = None
-    try:
-        if stat.S_ISREG(os.stat(path, follow_symlinks=follow).st_mode):  # opening a device may act
-            descriptor = os.open(path, flags)
-    except (OSError, ValueError) as error:  # of a NUL in the path
-        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
-        raise DataError(f"{path}: cannot be read ({reason}); {mend}") from None
-    if descriptor is not None and stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    if descriptor is not None:  # it was exchanged in between
-        os.close(descriptor)
-    raise DataError(f"{path}: not a regular file; {mend}")
 
 
 def _member_header(name: str, size: int) -> bytes:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from cryobase.stages.data import headers
 from cryobase.stages.data import index as indices
-from cryobase.stages.data.packs import anew, open_regular, read_at
+from cryobase.stages.data.packs import anew, read_at
 from cryobase.stages.errors import DataError
+from cryobase.stages.received import open_data
 from cryobase.store.examples import Examples, decode_id
 
 
@@ -105,6 +106,6 @@ class RawImages:
 
 def _read_in_place(path: Path, length: int) -> bytes:
     """The bytes of a file that still has its length; else none, which have another digest."""
-    with os.fdopen(open_regular(path, follow=True, mend=indices.MEND), "rb") as file:
+    with os.fdopen(open_data(path, follow=True, mend=indices.MEND), "rb") as file:
         whole = os.fstat(file.fileno()).st_size == length <= headers.MAX_BYTES
         return file.read(length) if whole else b""

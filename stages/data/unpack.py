@@ -22,8 +22,8 @@ from typing import IO, cast
 from cryobase.stages.data import left_out, tar, zip
 from cryobase.stages.data.formats import UnsupportedArchiveError, describe
 from cryobase.stages.data.left_out import Tally
-from cryobase.stages.data.packs import open_regular
 from cryobase.stages.errors import DataError
+from cryobase.stages.received import open_data
 from cryobase.store.examples import encode_id
 
 MAX_MEMBERS = 3_000_000
@@ -195,7 +195,7 @@ def _write(member: Member, start: bytes, path: Path) -> None:
 def _members(archive: Path) -> Iterator[Iterator[Member]]:
     """All regular files of an archive, each to be read before the next."""
     try:
-        with os.fdopen(open_regular(archive), "rb") as file, _open(archive, file) as members:
+        with os.fdopen(open_data(archive), "rb") as file, _open(archive, file) as members:
             yield members
     except UnsupportedArchiveError as error:
         raise UnsupportedArchiveError(f"{archive}: {error}") from None
