@@ -32,7 +32,7 @@ FOUND = {
 @pytest.mark.parametrize("code", FOUND.values(), ids=FOUND)
 def test_a_child_starts_in_a_directory_that_has_modules_of_the_same_names(tmp_path, code):
     """`-P` and no `PYTHONPATH`, as the command `cryobase` of an editable installation has it."""
-    for name in ("stages", "store", "json", "numpy"):
+    for name in ("stages", "store", "cryobase", "json", "numpy"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('not this one')\n")
     result = subprocess.run(
         [sys.executable, "-P", "-c", code],
