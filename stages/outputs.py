@@ -6,14 +6,12 @@ forbidden, or, for root, changes the cache.
 
 import json
 import os
-import secrets
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cryobase.stages.errors import DataError
-from cryobase.store.publish import remove
+from cryobase.store.publish import remove, replacing, write
 from cryobase.store.text import csv_line
 
 
@@ -23,25 +21,17 @@ def replace(path: Path, data: bytes) -> None:
     Raises:
         DataError: the disk is full, or permissions forbid it.
     """
-    temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(temporary, flags, 0o644), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.is_dir() and not path.is_symlink():
-            remove(path)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            write(temporary, data, mode=0o644)
+            if path.is_dir() and not path.is_symlink():
+                remove(path)
     except OSError as error:
         raise DataError(
             f"{path}: cannot be written ({os.strerror(error.errno or 0)}); make room, or check"
             " its permissions"
         ) from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

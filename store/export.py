@@ -1,8 +1,6 @@
 """A feature set in formats that other tools read."""
 
-import os
 import re
-import secrets
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ from typing import IO
 import numpy as np
 
 from cryobase.store.examples import decode_id, encode_id
+from cryobase.store.publish import replacing
 from cryobase.store.reader import FeatureSet
 from cryobase.store.text import csv_line
 
@@ -36,7 +35,8 @@ def export_npz(feature_set: FeatureSet, path: Path) -> None:
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     small = {"labels": feature_set.labels(), "ids": ids}
     small["classes"] = np.array(feature_set.classes)
-    with _replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         with _member(archive, "features") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for start in range(0, len(ids), step):
@@ -53,8 +53,9 @@ def export_csv(feature_set: FeatureSet, path: Path) -> None:
     """
     width = int(np.prod(feature_set.feature_shape))
     ids, classes = feature_set.ids, feature_set.classes
+    path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        _replacing(path) as temporary,
+        replacing(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         file.write(csv_line(["id", "class", *(f"feature_{column}" for column in range(width))]))
@@ -76,10 +77,11 @@ def export_projector(feature_set: FeatureSet, directory: Path) -> None:
     width = int(np.prod(feature_set.feature_shape))
     line = "\t".join(["%.9g"] * width) + "\n"
     config = _PROJECTOR.format(name=feature_set.spec.backbone, rows=len(feature_set), width=width)
+    directory.mkdir(parents=True, exist_ok=True)
     with (
-        _replacing(directory / "projector_config.pbtxt") as configured,
-        _replacing(directory / "metadata.tsv") as metadata,
-        _replacing(directory / "tensors.tsv") as tensors,
+        replacing(directory / "projector_config.pbtxt") as configured,
+        replacing(directory / "metadata.tsv") as metadata,
+        replacing(directory / "tensors.tsv") as tensors,
     ):
         configured.write_text(config, encoding="utf-8")
         _write_metadata(feature_set, metadata)
@@ -105,18 +107,6 @@ def _cell(text: bytes) -> str:
 
 def _rows_of_a_batch(feature_set: FeatureSet) -> int:
     return max(1, _BATCH_BYTES // max(1, feature_set.table.row_bytes))
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A path to write to; it becomes `path` once it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

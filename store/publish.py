@@ -45,8 +45,8 @@ def publish_bytes(directory: Path, name: str, data: bytes) -> Path:
     """
     path = directory / name
     make_directory(directory)
-    with storage_errors(path), _temporary(directory) as temporary:
-        _write(temporary, data)
+    with storage_errors(path), free_name(directory) as temporary:
+        write(temporary, data)
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -76,7 +76,7 @@ def share(source: Path, target: Path) -> None:
         wanted = os.fstat(origin)
         if found and (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
             return
-        with _temporary(target.parent) as temporary:
+        with free_name(target.parent) as temporary:
             try:
                 os.link(source, temporary)
             except OSError as error:
@@ -99,7 +99,7 @@ def copy(source: Path, target: Path, size: int) -> None:
     with storage_errors(target), _opened(source) as origin:
         if os.fstat(origin).st_size != size:
             raise IntegrityError(f"{source}: not the {size} bytes that its manifest says")
-        with _temporary(target.parent) as temporary:
+        with free_name(target.parent) as temporary:
             _copy(origin, temporary)
             os.link(temporary, target)
 
@@ -158,9 +158,20 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _temporary(directory: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
+    """A free name beside `path`; without an error, what has it in the end becomes `path`.
+
+    Use it for what may change under one name; what is immutable is published.
+    """
+    with free_name(path.parent) as temporary:
+        yield temporary
+        os.replace(temporary, path)
+
+
+@contextmanager
+def free_name(directory: Path, suffix: str = "") -> Iterator[Path]:
     """A free name in `directory`; whatever has it in the end is removed."""
-    path = directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+    path = directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{suffix}"
     try:
         yield path
     finally:
@@ -181,8 +192,15 @@ def _discard(path: Path) -> None:
             return
 
 
-def _write(path: Path, data: bytes) -> None:
-    descriptor = _create(path)
+def write(path: Path, data: bytes, mode: int | None = None) -> None:
+    """Write a new file and make its bytes durable.
+
+    Args:
+        path: A name that is free.
+        data: All bytes of the file.
+        mode: Its mode, less the umask; readable by whoever may read the directory if None.
+    """
+    descriptor = _create(path, mode)
     try:
         _write_all(descriptor, data)
         # After a failed fsync the file is discarded: a second fsync would report success.
@@ -203,9 +221,11 @@ def _copy(origin: int, path: Path) -> None:
         os.close(descriptor)
 
 
-def _create(path: Path) -> int:
-    """A new file, readable by whoever may read its directory, writable by nobody."""
+def _create(path: Path, mode: int | None = None) -> int:
+    """A new file; without a mode, whoever may read its directory reads it, and nobody writes."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    if mode is not None:
+        return os.open(path, flags, mode)
     descriptor = os.open(path, flags, 0o600)
     try:
         os.fchmod(descriptor, 0o444 & path.parent.stat().st_mode)

@@ -1,13 +1,14 @@
 """What computing a feature set would take, judged by how fast its spec's rows came last time."""
 
 import json
-import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cryobase.stages.backbones.plan import Images, pooled_bytes
 from cryobase.store.pool import Pool
+from cryobase.store.publish import replacing, write
 from cryobase.store.spec import FeatureSpec
 from cryobase.store.text import read_json
 
@@ -53,12 +54,8 @@ def remember(pool: Path, fingerprint: str, rows: int, seconds: float) -> None:
     """Keep the rows per second of a run, start-up included, if the pool can be written."""
     newest = {fingerprint: round(rows / max(seconds, 1e-3), 3)}
     rates = dict([*_read(pool).items()][-MAX_RATES:]) | newest
-    partial = pool / f".{FILE}.{os.getpid()}"
-    try:
-        partial.write_text(json.dumps(rates), encoding="utf-8")
-        partial.replace(pool / FILE)
-    except OSError:
-        partial.unlink(missing_ok=True)
+    with suppress(OSError), replacing(pool / FILE) as partial:
+        write(partial, json.dumps(rates).encode(), mode=0o666)
 
 
 def seconds(pool: Path, fingerprint: str, rows: int) -> float | None:

@@ -8,7 +8,6 @@ BatchNormalization has the statistics of smooth images, as if after training.
 import hashlib
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from cryobase.stages.backbones.canary import canary_images, probes
 from cryobase.stages.backbones.frameworks import load_keras
 from cryobase.stages.backbones.table import BACKBONES
 from cryobase.stages.errors import MissingWeightsError
+from cryobase.store.publish import free_name
 
 VERSION = 1
 PROBES = 32
@@ -42,15 +42,12 @@ def make(backbone: str, directory: Path) -> Path:
         MissingWeightsError: what was read back gives no usable features.
     """
     logger.info("%s: making seeded weights in %s", backbone, directory)
-    partial = directory / f"partial-{os.getpid()}-{name(backbone, 'new')}"
-    try:
+    with free_name(directory, ".weights.h5") as partial:
         seeded_base(backbone).save_weights(str(partial))
         check(backbone, partial)
         with partial.open("rb") as file:
             path = directory / name(backbone, hashlib.file_digest(file, "sha256").hexdigest())
         return partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check(backbone: str, path: Path) -> None:

@@ -5,7 +5,15 @@ import stat
 import pytest
 
 from cryobase.store import ConflictError, IntegrityError, StorageError, StoreNotFoundError
-from cryobase.store.publish import copy, make_directory, publish_bytes, remove, share
+from cryobase.store.publish import (
+    copy,
+    make_directory,
+    publish_bytes,
+    remove,
+    replacing,
+    share,
+    write,
+)
 
 
 def names(directory):
@@ -118,3 +126,16 @@ def test_a_read_only_directory_is_an_error_and_stays_as_it_is(tmp_path):
 
 def test_remove_of_a_missing_file_is_success(tmp_path):
     remove(tmp_path / "absent")
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "rates.json"
+    path.write_bytes(b"old")
+    with pytest.raises(UnicodeEncodeError), replacing(path) as temporary:
+        temporary.write_text("half \udcff", encoding="utf-8")  # makes the file, and fails
+    assert path.read_bytes() == b"old"
+    with replacing(path) as temporary:
+        write(temporary, b"new", mode=0o600)
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in tmp_path.iterdir()] == ["rates.json"]
