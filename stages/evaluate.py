@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cryobase.stages.data.splits import Splits
 from cryobase.stages.errors import ConfigError, DataError
 from cryobase.stages.heads import finished, metrics, plots, standing
-from cryobase.stages.heads.answers import answer
 from cryobase.stages.heads.head import Head
 from cryobase.stages.heads.metrics import Predictions
+from cryobase.stages.heads.rows import READ
 from cryobase.stages.heads.side_by_side import Paths, SideBySide
 from cryobase.stages.heads.standing import Score
 from cryobase.stages.outputs import write_json, write_table
@@ -70,7 +73,7 @@ def run(
     heads = _load(models, rows, split, name)
     final = _final(config, heads)
     judge = _judge(rows, split, heads, name)
-    answers = {judge: answer(heads, rows, rows.having(split.ids(judge)))}
+    answers = {judge: _answer(heads, rows, rows.having(split.ids(judge)))}
     found = {
         head: {judge: metrics.scores(predictions, config.top_k)}
         for head, predictions in answers[judge].items()
@@ -80,7 +83,7 @@ def run(
     final = [best] if final is None else final
     tested = rows.having(split.ids("test"))
     if len(tested):
-        answers["test"] = answer({head: heads[head] for head in final}, rows, tested)
+        answers["test"] = _answer({head: heads[head] for head in final}, rows, tested)
         for head, predictions in answers["test"].items():
             found[head]["test"] = metrics.scores(predictions, config.top_k)
     _clear(output)
@@ -126,6 +129,27 @@ def _judge(rows: SideBySide, split: Splits, heads: Mapping[str, Head], name: str
             name,
         )
     return "train"
+
+
+def _answer(
+    heads: Mapping[str, Head], rows: SideBySide, ids: NDArray[np.bytes_]
+) -> dict[str, Predictions]:
+    """Predictions of every head for the named examples, plain view, in one reading."""
+    logits: dict[str, list[NDArray[np.float32]]] = {name: [] for name in heads}
+    for start in range(0, len(ids), READ):
+        features, _ = rows.arrays(ids[start : start + READ])
+        for name, head in heads.items():
+            logits[name].append(head.logits(features))
+    labels = rows.examples.labels[rows.examples.positions(ids)] if len(ids) else np.empty(0, "i4")
+    return {
+        name: Predictions.of(
+            ids,
+            labels,
+            np.concatenate(parts or [np.empty((0, heads[name].outputs), np.float32)]),
+            rows.classes,
+        )
+        for name, parts in logits.items()
+    }
 
 
 def _final(config: EvaluateConfig, heads: Mapping[str, Head]) -> Sequence[str] | None:

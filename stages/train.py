@@ -12,11 +12,10 @@ from cryobase.stages.data.splits import Splits
 from cryobase.stages.errors import ConfigError, DataError
 from cryobase.stages.heads import finished
 from cryobase.stages.heads.config import HeadConfig, HeadParams, expand
-from cryobase.stages.heads.head import Head
+from cryobase.stages.heads.head import Head, Trained
 from cryobase.stages.heads.kinds import train
 from cryobase.stages.heads.rows import Task, open_rows
 from cryobase.stages.heads.side_by_side import Paths, SideBySide
-from cryobase.stages.heads.trained import Trained
 
 logger = logging.getLogger(__name__)
 

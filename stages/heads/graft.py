@@ -1,17 +1,30 @@
-"""Joining a backbone, or the two of a pair, and a head into one Keras model."""
+"""Joining a backbone, or the two of a pair, and a head into one Keras model, and checking it.
 
-from collections.abc import Sequence
+The check holds what a grafted model says of images against what its head says of their stored
+features. Nothing here writes a model: see `export.py`.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cryobase.stages.backbones.frameworks import load_keras
+from cryobase.stages.backbones.preprocessing import PREPROCESSINGS
 from cryobase.stages.backbones.weights import locate_weights
-from cryobase.stages.data.pixels import PixelSpec
-from cryobase.stages.errors import DataError, MissingWeightsError
+from cryobase.stages.data.pixels import PixelSpec, load
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.errors import DataError, MissingWeightsError, StageError
 from cryobase.stages.heads.head import Head
+from cryobase.stages.heads.rows import Floats
+from cryobase.stages.heads.side_by_side import SideBySide
 from cryobase.store import FeatureSpec
+
+logger = logging.getLogger(__name__)
 
 
 def graft_onto(
@@ -36,25 +49,25 @@ def graft_onto(
             f"graft: one model has one input, the head's feature sets take {images[0]} and {other};"
             " extract both with equal image_size, resize, aspect and decode"
         )
-    places = [weights] if isinstance(weights, str) else weights
+    sources = [weights] if isinstance(weights, str) else weights
     bases: list[list[FeatureSpec]] = []
     for spec in head.specs:
         if bases and bases[-1][0].pass_key() == spec.pass_key():
             bases[-1].append(spec)
         else:
             bases.append([spec])
-    built = [_base(specs, places, preprocessing) for specs in bases]
+    built = [_base(specs, sources, preprocessing) for specs in bases]
     return graft(built[0] if len(built) == 1 else _beside(built), head)
 
 
-def weights_of(spec: FeatureSpec, places: Sequence[str]) -> Path:
+def weights_of(spec: FeatureSpec, sources: Sequence[str]) -> Path:
     """The weights file that the features of a spec were computed with.
 
     Raises:
-        MissingWeightsError: it is in none of the places.
+        MissingWeightsError: it is in none of these places.
     """
     reasons = []
-    for one in dict.fromkeys(places):
+    for one in dict.fromkeys(sources):
         try:
             found = locate_weights(spec.backbone, one, image_size=spec.image_size)
         except MissingWeightsError as error:
@@ -71,7 +84,7 @@ def weights_of(spec: FeatureSpec, places: Sequence[str]) -> Path:
 
 
 def _base(
-    specs: Sequence[FeatureSpec], places: Sequence[str] | None, preprocessing: str | None
+    specs: Sequence[FeatureSpec], sources: Sequence[str] | None, preprocessing: str | None
 ) -> Any:
     """One backbone with an output per spec."""
     from cryobase.stages.backbones.build import build
@@ -79,7 +92,7 @@ def _base(
     first = specs[0]
     return build(
         first.backbone,
-        None if places is None else weights_of(first, places),
+        None if sources is None else weights_of(first, sources),
         image_size=first.image_size,
         preprocessing=preprocessing or first.preprocessing,
         outputs=[spec.output for spec in specs],
@@ -119,13 +132,13 @@ def graft(backbone: Any, head: Head) -> Any:
         raise DataError(f"graft: the backbone gives {shapes}, the head takes {head.shapes}")
     flat = [keras.layers.Flatten(name=f"flat{k}")(x) for k, x in enumerate(backbone.outputs)]
     x = flat[0] if len(flat) == 1 else keras.layers.Concatenate(name="side_by_side")(flat)
-    x = _logits(x, head)
+    x = _with_head(x, head)
     activation = "sigmoid" if head.outputs == 1 else "softmax"
     x = keras.layers.Activation(activation, dtype="float32", name="probabilities")(x)
     return keras.Model(backbone.inputs, x, name="grafted")
 
 
-def _logits(x: Any, head: Head) -> Any:
+def _with_head(x: Any, head: Head) -> Any:
     layers = load_keras().layers
 
     if head.mean is not None and head.scale is not None:
@@ -146,3 +159,162 @@ def _logits(x: Any, head: Head) -> Any:
         if head.params.dropout and not last:
             x = layers.Dropout(head.params.dropout, dtype="float32", name=f"dropout{k}")(x)
     return x
+
+
+TOLERANCE = 0.02  # of the logits' deviation: float16 features and other engines stay below 0.01
+ALIKE = 1e-3  # of a layer's deviation: the same layer on the same input
+BATCH = 32
+PROBES = 2  # images on which layers are held against each other
+
+Reference = Callable[[Head, str | None], Any]
+
+
+class GraftError(StageError, ArithmeticError):
+    """A grafted model does not do what its head was trained for; the message says where."""
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Images of a feature set, as files and as stored features.
+
+    Attributes:
+        features: the set, or several side by side of which the files become the same pixels.
+        images: where the files are.
+        ids: which of them.
+    """
+
+    features: SideBySide
+    images: RawImages
+    ids: NDArray[np.bytes_]
+
+    def pixels(self) -> Iterator[Floats]:
+        """Batches (n, size, size, 3), RGB, 0 to 255."""
+        spec = PixelSpec.of(self.features.specs[0])
+        positions = self.images.examples.positions(self.ids)
+        for start in range(0, len(positions), BATCH):
+            some = positions[start : start + BATCH]
+            yield np.stack([load(self.images.read(int(position)), spec) for position in some])
+
+    def stored(self) -> Floats:
+        """The features (n, ...)."""
+        return self.features.arrays(self.ids)[0]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well a grafted model agrees with its head on stored features.
+
+    Attributes:
+        images: how many were compared.
+        deviation: the largest difference of logits, in standard deviations of the logits.
+        equal_labels: how many images get the same class from both.
+    """
+
+    images: int
+    deviation: float
+    equal_labels: int
+
+
+def check_graft(model: Any, head: Head, samples: Samples, reference: Reference) -> Agreement:
+    """Run a model on image files and hold its logits against the head's on the stored features.
+
+    Args:
+        model: the grafted model, perhaps saved and loaded again.
+        head: the head that it was made of.
+        samples: what it is tried on; their set's spec is the head's.
+        reference: makes the model anew from a head and, unless None, another preprocessing.
+
+    Raises:
+        GraftError: they differ; it names the first layer or the preprocessing that does.
+    """
+    if "logits" not in [layer.name for layer in model.layers]:
+        raise GraftError("graft check: the model lacks the layer 'logits'")
+    found = np.concatenate([_logits(model, batch) for batch in samples.pixels()])
+    expected = head.logits(samples.stored())
+    agreement = Agreement(
+        len(found), _deviation(found, expected), int((_labels(found) == _labels(expected)).sum())
+    )
+    if agreement.deviation > TOLERANCE or not np.isfinite(found).all():
+        few = replace(samples, ids=samples.ids[:PROBES])
+        raise GraftError(
+            f"graft check: logits differ by {agreement.deviation:.2g} of their deviation on"
+            f" {len(found)} images, {len(found) - agreement.equal_labels} labels change:"
+            f" {_cause(model, head, few, reference)}"
+        )
+    logger.info(
+        "graft check: logits of %d images agree within %.2g of their deviation",
+        agreement.images,
+        agreement.deviation,
+    )
+    return agreement
+
+
+def _cause(model: Any, head: Head, samples: Samples, reference: Reference) -> str:
+    """The first operation that differs from a fresh graft, or what the features came from."""
+    (pixels,) = samples.pixels()
+    if different := first_difference(model, reference(head, None), pixels):
+        return different
+    stored = head.logits(samples.stored())
+    used = {spec.preprocessing for spec in head.specs}
+    for name in sorted(set(PREPROCESSINGS) - used):
+        if _deviation(_logits(reference(head, name), pixels), stored) <= TOLERANCE:
+            meant = " and ".join(map(repr, sorted(used)))
+            return f"the stored features fit preprocessing {name!r}, not {meant}"
+    pools = " and ".join(spec.fingerprint[:12] for spec in head.specs)
+    return (
+        "the stored features are not what the backbone gives; remove the feature set and the pool"
+        f" {pools}…, then run `cryobase extract`"
+    )
+
+
+def first_difference(model: Any, right: Any, pixels: Floats) -> str | None:
+    """The first operation, in the order of the graph, whose output is not that of `right`."""
+    keras = load_keras()
+
+    mine = {operation.name: operation for operation in model.operations}
+    theirs = [operation for operation in right.operations if not _is_input(operation)]
+    for operation in theirs:
+        if operation.name not in mine:
+            return f"the model lacks the layer {operation.name!r}"
+    for inner in [one for one in theirs if isinstance(one, keras.Model)]:
+        if different := first_difference(mine[inner.name], inner, pixels):
+            return f"{inner.name}: {different}"
+        theirs.remove(inner)
+    outputs = [
+        _run(keras.Model(whole.inputs[0], [chosen[one.name].output for one in theirs]), pixels)
+        for whole, chosen in ((model, mine), (right, {one.name: one for one in theirs}))
+    ]
+    weighted = False
+    for operation, found, expected in zip(theirs, *outputs, strict=True):
+        weighted = weighted or bool(getattr(operation, "weights", ()))
+        if _deviation(found, expected) > ALIKE:
+            what = "layer" if weighted else "preprocessing, operation"
+            return f"the {what} {operation.name!r} gives something else"
+    return None
+
+
+def _is_input(operation: Any) -> bool:
+    return type(operation).__name__ == "InputLayer"
+
+
+def _logits(model: Any, pixels: Floats) -> Floats:
+    keras = load_keras()
+
+    return np.asarray(_run(keras.Model(model.inputs[0], model.get_layer("logits").output), pixels))
+
+
+def _run(model: Any, pixels: Floats) -> Any:
+    found = model(pixels, training=False)
+    if isinstance(found, list | tuple):
+        return [np.asarray(one) for one in found]
+    return np.asarray(found)
+
+
+def _deviation(found: Any, expected: Any) -> float:
+    """The largest difference in standard deviations of what was expected."""
+    difference = np.abs(np.asarray(found, np.float64) - expected).max(initial=0)
+    return float(difference / max(float(np.std(expected)), 1e-12))
+
+
+def _labels(logits: Floats) -> NDArray[Any]:
+    return np.asarray(logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(1))

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from cryobase.stages.archives import read_npz
 from cryobase.stages.errors import DataError
 from cryobase.stages.heads.config import HeadParams
 from cryobase.stages.heads.history import History
-from cryobase.stages.heads.trained import Layer, forward
 from cryobase.stages.received import opened
 from cryobase.store import FeatureSpec
 from cryobase.store.errors import StoreError
 from cryobase.store.files import read_file
 from cryobase.store.publish import publish_bytes
 from cryobase.store.text import read_json, record
+
+Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 FORMAT = 1
 MAX_CARD, MAX_HISTORY = 1 << 24, 1 << 23  # bytes
@@ -31,6 +32,40 @@ WEIGHTS, CARD, HISTORY = FILES = ("weights.npz", "head.json", "history.csv")
 MAX_WEIGHTS = 640 << 20  # bytes of weights.npz; checking that they are finite takes a quarter more
 MAX_SIDE = 2048  # pixels of an image: a batch of such has 1.6 GB
 ROWS = 4096  # rows that are answered at once
+
+
+def forward(
+    x: NDArray[np.float32],
+    layers: Sequence[Layer],
+    mean: NDArray[np.float32] | None,
+    scale: NDArray[np.float32] | None,
+    activation: str = "relu",
+) -> NDArray[np.float32]:
+    """Logits (n, outputs) of features (n, width) in float32."""
+    if mean is not None and scale is not None:
+        x = (x - mean) / scale
+    for kernel, bias in layers[:-1]:
+        x = x @ kernel + bias
+        x = np.maximum(x, 0) if activation == "relu" else x
+    kernel, bias = layers[-1]
+    return x @ kernel + bias
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """The weights of one trained head.
+
+    Attributes:
+        layers: kernel (inputs, outputs) and bias (outputs,) of each dense layer, in order.
+        mean: (width,) subtracted from the features; None where they are taken as they are.
+        scale: (width,) that they are then divided by.
+        history: the epochs; empty for heads that are solved, not iterated.
+    """
+
+    layers: tuple[Layer, ...]
+    mean: NDArray[np.float32] | None
+    scale: NDArray[np.float32] | None
+    history: History
 
 
 @dataclass(frozen=True, kw_only=True)

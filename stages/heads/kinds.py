@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping
 from cryobase.stages.backbones.frameworks import load_keras
 from cryobase.stages.heads import ridge
 from cryobase.stages.heads.config import HeadParams, Kind
+from cryobase.stages.heads.head import Trained
 from cryobase.stages.heads.rows import Task
-from cryobase.stages.heads.trained import Trained
 
 Trainer = Callable[[Task, Mapping[str, HeadParams]], dict[str, Trained]]
 
 
 def _sweep(task: Task, heads: Mapping[str, HeadParams]) -> dict[str, Trained]:
     load_keras()  # seconds, so only when something must be trained
-    from cryobase.stages.heads.scan import train
+    from cryobase.stages.heads.sweep import train
 
     return train(task, heads)
 

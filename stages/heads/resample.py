@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryobase.stages.heads.config import HeadParams
-from cryobase.stages.heads.head import to_probabilities
+from cryobase.stages.heads.head import Trained, forward, to_probabilities
 from cryobase.stages.heads.kinds import train
 from cryobase.stages.heads.rows import READ, Floats, Positions, Rows, Task
-from cryobase.stages.heads.trained import Trained, forward
 
 INNER = 10  # one row in ten of a fold's training rows chooses the number of epochs
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from cryobase.stages.errors import ConfigError
 from cryobase.stages.heads.config import HeadParams
+from cryobase.stages.heads.head import Layer, Trained, forward
 from cryobase.stages.heads.history import History
 from cryobase.stages.heads.rows import Batch, Floats, Task, ahead, memory_limit, weigh_classes
-from cryobase.stages.heads.trained import Layer, Trained, forward
 
 Doubles = NDArray[np.float64]
 MAX_TEMPERATURE = 100.0

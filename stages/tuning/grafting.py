@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from cryobase.stages.data.raw import RawImages
 from cryobase.stages.data.stream import ImageStream
 from cryobase.stages.errors import DataError
-from cryobase.stages.heads.graft import graft_onto
-from cryobase.stages.heads.graftcheck import Samples, check_graft
+from cryobase.stages.heads.graft import Samples, check_graft, graft_onto
 from cryobase.stages.heads.head import Head
 from cryobase.stages.heads.side_by_side import SideBySide
 from cryobase.stages.tuning.precision import precision

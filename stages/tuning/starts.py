@@ -20,9 +20,8 @@ from cryobase.stages.errors import DataError
 from cryobase.stages.extract import SetConfig
 from cryobase.stages.heads.config import HeadParams
 from cryobase.stages.heads.graft import graft, graft_onto
-from cryobase.stages.heads.head import CARD, Head
+from cryobase.stages.heads.head import CARD, Head, Layer
 from cryobase.stages.heads.history import History
-from cryobase.stages.heads.trained import Layer
 from cryobase.stages.tuning import convnets
 
 GRAFT_TOLERANCE = 1e-4  # in probability; float32 in another order of summation errs by 1e-6

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from cryobase.stages import download, extract
 from cryobase.stages.heads.config import HeadConfig, HeadParams, expand
+from cryobase.stages.heads.head import forward
 from cryobase.stages.heads.resample import OutOfFold, cross_validate, folds, refit
 from cryobase.stages.heads.rows import Positions, Rows, open_rows
 from cryobase.stages.heads.side_by_side import SideBySide
-from cryobase.stages.heads.trained import forward
 from tests.scale import RUN_ALL, rounds
 
 DIGITS = rounds(5000)

@@ -18,7 +18,7 @@ from cryobase.pipeline.cli import _one_line
 from cryobase.stages import report
 from cryobase.stages.errors import DataError
 from cryobase.stages.heads import plots
-from cryobase.stages.heads.card import plain
+from cryobase.stages.heads.export import plain
 from cryobase.stages.heads.history import History
 from cryobase.stages.outputs import write_json, write_table
 from cryobase.stages.tuning import pictures

@@ -17,7 +17,7 @@ from cryobase.stages.data.splits import PARTS, Splits
 from cryobase.stages.errors import ConfigError, DataError, MissingWeightsError
 from cryobase.stages.finetune import FinetuneRun, Phase
 from cryobase.stages.heads.config import HeadConfig
-from cryobase.stages.heads.graftcheck import GraftError
+from cryobase.stages.heads.graft import GraftError
 from cryobase.stages.heads.head import Head
 from cryobase.stages.tuning import convnets, course, starts
 from cryobase.stages.tuning.checkpoints import Checkpoints

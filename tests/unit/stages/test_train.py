@@ -76,16 +76,16 @@ def test_changing_one_value_of_a_grid_trains_only_the_new_points(root, tmp_path,
 
 @pytest.mark.fault(24)
 def test_only_new_points_take_steps_and_the_report_says_so(root, tmp_path, monkeypatch):
-    from cryobase.stages.heads.places import Places
+    from cryobase.stages.heads.sweep import TrainingStack
 
     learned: list[str] = []
-    learn = Places.learn
+    learn = TrainingStack.learn
 
     def counted(self, *batch):
         learned.extend(self.stack.names)
         learn(self, *batch)
 
-    monkeypatch.setattr(Places, "learn", counted)
+    monkeypatch.setattr(TrainingStack, "learn", counted)
     steps = {}
     for rates in ((0.1, 0.01), (0.03, 0.01)):
         learned.clear()

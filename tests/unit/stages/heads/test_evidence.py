@@ -8,9 +8,8 @@ from cryobase.stages import train
 from cryobase.stages.data.splits import Splits
 from cryobase.stages.errors import DataError
 from cryobase.stages.heads.config import HeadConfig
-from cryobase.stages.heads.evidence import Evidence, investigate
+from cryobase.stages.heads.evidence import Evidence, investigate, label_suspects
 from cryobase.stages.heads.resample import OutOfFold
-from cryobase.stages.heads.suspects import label_suspects
 from cryobase.stages.train import TrainConfig
 from tests.unit.stages.heads.sets import blobs, publish, split
 

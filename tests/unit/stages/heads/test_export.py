@@ -17,7 +17,7 @@ from cryobase.stages.errors import ConfigError
 from cryobase.stages.heads import export as module
 from cryobase.stages.heads.config import HeadConfig
 from cryobase.stages.heads.export import export
-from cryobase.stages.heads.graftcheck import TOLERANCE, GraftError
+from cryobase.stages.heads.graft import TOLERANCE, GraftError
 from cryobase.stages.heads.head import Head, to_probabilities
 from cryobase.stages.heads.side_by_side import SideBySide
 from tests.closeness import assert_close

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from cryobase.stages.data.pixels import PixelSpec, load
-from cryobase.stages.heads.graft import graft
-from cryobase.stages.heads.graftcheck import GraftError, Samples, check_graft, first_difference
+from cryobase.stages.heads.graft import GraftError, Samples, check_graft, first_difference, graft
 from cryobase.stages.heads.kinds import train
 from cryobase.stages.heads.rows import ArrayRows, Task
 from cryobase.stages.heads.side_by_side import SideBySide

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryobase.stages.heads import leaks as module
-from cryobase.stages.heads.leaks import duplicates, leaks, near_duplicates
+from cryobase.stages.heads import evidence as module
+from cryobase.stages.heads.evidence import duplicates, leaks, near_duplicates
 from cryobase.stages.heads.rows import ArrayRows
 
 

@@ -49,7 +49,7 @@ def keras_logits(task, params, epochs):
     """The same head by Keras' own layers and optimizers, on the same batches."""
     import keras
 
-    from cryobase.stages.heads.places import _glorot
+    from cryobase.stages.heads.sweep import _glorot
 
     outputs = 1 if params.output == "sigmoid" else len(task.rows.classes)
     layers = [keras.layers.Dense(units, activation="relu") for units in params.units]

@@ -1,6 +1,12 @@
-"""One stack in training: its weights, what its heads still do, and their best weights so far."""
+"""Training all heads of a task in one scan of its rows per epoch.
 
-from collections.abc import Mapping
+A `TrainingStack` keeps what its heads need between steps; what a step computes is `kernel.py`'s.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -8,17 +14,17 @@ from numpy.typing import NDArray
 
 from cryobase.stages.backbones.frameworks import load_tensorflow
 from cryobase.stages.heads.config import HeadParams
+from cryobase.stages.heads.head import Layer, Trained
 from cryobase.stages.heads.history import History
-from cryobase.stages.heads.kernel import judge, trainer
-from cryobase.stages.heads.optimizers import UPDATES
-from cryobase.stages.heads.rows import Floats, Task, weigh_classes
-from cryobase.stages.heads.stack import Stack
-from cryobase.stages.heads.trained import Layer, Trained
+from cryobase.stages.heads.kernel import UPDATES, judge, trainer
+from cryobase.stages.heads.rows import READ, Batch, Floats, Task, ahead, fit_scale, weigh_classes
+from cryobase.stages.heads.stack import Read, Stack, plan
 
 tf = load_tensorflow()
+logger = logging.getLogger(__name__)
 
 
-class Places:
+class TrainingStack:
     """The heads of one stack, each with its own rate, decay, dropout, class weights and end.
 
     Attributes:
@@ -158,3 +164,79 @@ def _glorot(seed: int, layer: int, inputs: int, outputs: int) -> Floats:
     limit = np.sqrt(6 / (inputs + outputs))
     random = np.random.Generator(np.random.Philox(key=[seed, layer]))
     return random.uniform(-limit, limit, (inputs, outputs)).astype(np.float32)
+
+
+def train(task: Task, heads: Mapping[str, HeadParams]) -> dict[str, Trained]:
+    """Train heads by steps of gradient descent, each as if it were alone.
+
+    Args:
+        task: the rows.
+        heads: what to train, by name.
+    """
+    reads = plan(heads, task.rows.width, len(task.rows.classes))
+    scaled = any(params.standardize for params in heads.values())
+    scale = fit_scale(task) if scaled else None
+    trained: dict[str, Trained] = {}
+    for read in reads:
+        trained |= _train_read(task, heads, read, scale)
+    return {name: trained[name] for name in heads}
+
+
+def _train_read(
+    task: Task, heads: Mapping[str, HeadParams], read: Read, scale: tuple[Floats, Floats] | None
+) -> dict[str, Trained]:
+    stacks = [TrainingStack(stack, heads, task) for stack in read.stacks]
+    active = stacks
+    epoch = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while active:
+            for batch in ahead(task.epoch(epoch, read.rows, read.views)):
+                _feed(pool, active, batch, scale, rows_of=_rows, use=TrainingStack.learn)
+            for batch in ahead(task.in_order(task.validation)):
+                _feed(pool, active, batch, scale, rows_of=lambda _: READ, use=TrainingStack.judge)
+            for one in active:
+                one.end_epoch()
+            active = [one for one in active if one.active.any()]
+            epoch += 1
+            logger.debug("epoch %d: %d of %d stacks learn", epoch, len(active), len(stacks))
+    trained: dict[str, Trained] = {}
+    for training in stacks:
+        trained |= training.trained(scale)
+    return trained
+
+
+def _rows(training: TrainingStack) -> int:
+    return training.stack.shape.rows
+
+
+def _feed(
+    pool: ThreadPoolExecutor,
+    stacks: list[TrainingStack],
+    batch: Batch,
+    scale: tuple[Floats, Floats] | None,
+    *,
+    rows_of: Callable[[TrainingStack], int],
+    use: Callable[..., None],
+) -> None:
+    """Give the same rows to all stacks, in pieces of the size that each of them takes."""
+    groups: dict[tuple[bool, int], list[TrainingStack]] = {}
+    for one in stacks:
+        groups.setdefault((one.stack.standardize, rows_of(one)), []).append(one)
+    for (standardize, rows), those in groups.items():
+        for piece in _pieces(*batch, rows, scale if standardize else None):
+            list(pool.map(use, those, *([part] * len(those) for part in piece)))
+
+
+def _pieces(
+    x: Floats, labels: NDArray[np.int32], rows: int, scale: tuple[Floats, Floats] | None
+) -> Iterator[tuple[Any, Any, int]]:
+    """Rows in pieces of a fixed size, the last one filled up with zeros, and how many are real."""
+    for start in range(0, len(x), rows):
+        part = x[start : start + rows]
+        part = part if scale is None else (part - scale[0]) / scale[1]
+        missing = rows - len(part)
+        yield (
+            tf.constant(np.pad(part, ((0, missing), (0, 0))) if missing else part),
+            tf.constant(np.pad(labels[start : start + rows], (0, missing))),
+            len(part),
+        )
