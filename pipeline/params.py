@@ -13,12 +13,12 @@ from typing import Any
 import pydantic
 
 from cryobase.pipeline import bounded_yaml
-from cryobase.stages.download import DownloadConfig
 from cryobase.stages.evaluate import EvaluateConfig
 from cryobase.stages.extract import ExtractConfig
 from cryobase.stages.finetune import FinetuneConfig
 from cryobase.stages.heads.config import expand
 from cryobase.stages.report import ReportConfig
+from cryobase.stages.sources.table import DownloadConfig
 from cryobase.stages.split import SplitConfig
 from cryobase.stages.train import TrainConfig
 from cryobase.store.text import visible

@@ -1,23 +1,20 @@
 """The first stage: bring a labelled dataset into data/raw, each distinct image once."""
 
 import logging
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from cryobase.stages.data import doubts, index, patterns
+from cryobase.stages.data import doubts, index
 from cryobase.stages.data.decoding import is_outdated
 from cryobase.stages.data.ingest import Ingest, is_whole
-from cryobase.stages.data.left_out import MAY_BE_IMAGES, Tally
-from cryobase.stages.data.sources import SOURCES, open_source
 from cryobase.stages.errors import DataError
 from cryobase.stages.outputs import write_table
+from cryobase.stages.sources.left_out import MAY_BE_IMAGES, Tally
+from cryobase.stages.sources.table import SOURCES, DownloadConfig, open_source
 from cryobase.store.publish import make_directory
 
 log = logging.getLogger(__name__)
@@ -25,60 +22,7 @@ log = logging.getLogger(__name__)
 QUARANTINE = "quarantined.csv"
 LEFT_OUT = "left_out.csv"
 CONFLICTS = "conflicts.csv"
-RULES = "2"  # of what is an image: a pinned archive that was read by older ones is read again
 SHOWN = 10  # quarantined images named in the log
-
-
-@dataclass(frozen=True, kw_only=True)
-class DownloadConfig:
-    """Where images come from; docs/images.md describes each source.
-
-    Attributes:
-        source: A row of `SOURCES`.
-        path: folder: the folder; archive: a local archive.
-        in_place: folder: leave the images where they are and store the index alone.
-        pattern: folder, archive: a regular expression that finds the label in a file name: its
-            group `label`, else its first group, else all that matches.
-        url: archive: where to fetch it, instead of `path`.
-        sha256: archive: of the archive's bytes, 64 hex digits.
-        name: tfds: the dataset, with or without configuration and version.
-        data_dir: tfds: where datasets are prepared; without `name`, a prepared version's directory.
-        splits: tfds: part (train, validation, test, or all for none) to a split expression; empty
-            takes the dataset's own.
-        label: tfds: the feature that holds the class, where the dataset does not say.
-    """
-
-    source: Literal["sample", "folder", "archive", "tfds"] = "sample"
-    path: str = ""
-    in_place: bool = False
-    pattern: str | None = None
-    url: str | None = None
-    sha256: str | None = None
-    name: str | None = None
-    data_dir: str | None = None
-    splits: Mapping[str, str] = field(default_factory=dict)
-    label: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.source not in SOURCES:
-            raise ValueError(f"source: one of {', '.join(SOURCES)}, not {self.source!r}")
-        if self.pattern is not None:
-            try:
-                patterns.check(self.pattern)
-            except ValueError as error:
-                raise ValueError(f"pattern: {error}") from None
-        if self.in_place and self.source != "folder":
-            raise ValueError(f"in_place: only images of source folder can stay, not {self.source}")
-        if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
-            raise ValueError(f"sha256: 64 digits 0-9a-f, not {self.sha256!r}")
-        if self.source == "archive" and not (self.url or self.path):
-            raise ValueError("path: source archive needs a local archive, or url")
-        if self.source == "folder" and not self.path:
-            raise ValueError("path: source folder needs one")
-        if self.source == "tfds" and not (self.name or self.data_dir):
-            raise ValueError("name: source tfds needs one, or data_dir of a prepared version")
-        if unknown := set(self.splits) - {"train", "validation", "test", "all"}:
-            raise ValueError(f"splits: keys train, validation, test or all, not {min(unknown)!r}")
 
 
 @dataclass(frozen=True)
@@ -127,10 +71,8 @@ def _as_before(config: DownloadConfig, output: Path) -> index.Index | None:
 
 
 def _identity(config: DownloadConfig) -> dict[str, str | None]:
-    """What decides the images of a pinned archive on a server; other sources may have changed."""
-    if config.source != "archive" or config.url is None or config.sha256 is None:
-        return {}
-    return {"archive": config.sha256, "pattern": config.pattern, "rules": RULES}
+    """What decides the images, where params pin them; other sources may have changed."""
+    return dict(SOURCES[config.source].identity(config.own))
 
 
 def _bring_up_to_date(config: DownloadConfig, output: Path) -> tuple[index.Index, int]:
@@ -202,14 +144,5 @@ def _say_doubts(config: DownloadConfig, output: Path, found: index.Index) -> Non
         log.warning("  %s%s", " and ".join(group[:2]), ", …" if len(group) > 2 else "")
     if len(groups) > SHOWN:
         log.warning("  and %s more", f"{len(groups) - SHOWN:,}")
-    for line in doubts.of_classes(found, _other_folder(config)):
+    for line in doubts.of_classes(found, SOURCES[config.source].other_folder(config.own)):
         log.warning("%s", line)
-
-
-def _other_folder(config: DownloadConfig) -> str | None:
-    """How to have classes read from another folder, "{}", where they are the names of folders."""
-    if config.pattern is not None or config.source not in ("folder", "archive"):
-        return None
-    if config.source == "folder":
-        return f"set download.path to {Path(config.path, '{}')}"
-    return "unpack the archive, and set download.source to folder and download.path to its {}"

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from cryobase.stages.download import DownloadConfig
 from cryobase.stages.errors import DataError
 from cryobase.stages.outputs import write_text
+from cryobase.stages.sources.table import DownloadConfig
 
 
 class NoSourceError(DataError):

@@ -19,11 +19,11 @@ from cryobase.stages.data import decoding, headers, index, packs
 from cryobase.stages.data.digests import DigestTable
 from cryobase.stages.data.index import Index
 from cryobase.stages.data.isolation import IsolatedDecoder
-from cryobase.stages.data.left_out import Tally
 from cryobase.stages.data.packs import Pack, PackWriter
-from cryobase.stages.data.source import Source, SourceExample
 from cryobase.stages.errors import DataError
 from cryobase.stages.received import open_data
+from cryobase.stages.sources.left_out import Tally
+from cryobase.stages.sources.source import Source, SourceExample
 from cryobase.store.parallel import ordered_map
 from cryobase.store.publish import remove
 

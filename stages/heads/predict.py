@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryobase.stages.data.folder import files
-from cryobase.stages.data.left_out import Tally
 from cryobase.stages.data.packs import read_image
 from cryobase.stages.data.pixels import PixelSpec, load
 from cryobase.stages.errors import DataError
 from cryobase.stages.heads.graft import graft_onto
 from cryobase.stages.heads.head import Head
+from cryobase.stages.sources.folder import files
+from cryobase.stages.sources.left_out import Tally
 from cryobase.stages.tuning.tuned import CARD, TunedModel
 
 logger = logging.getLogger(__name__)

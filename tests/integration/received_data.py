@@ -387,7 +387,7 @@ def an_image_of_7_gigabytes_without_a_disk(place):
 
 @attack(3)
 def more_folders_than_a_data_set_has(place):
-    from cryobase.stages.data import folder
+    from cryobase.stages.sources import folder
 
     folder.MAX_FOLDERS = 1000  # a hundred thousand take a second to list and ten to make
     for number in range(1002):

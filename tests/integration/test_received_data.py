@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from cryobase.stages.data import index, unpack
+from cryobase.stages.data import index
 from cryobase.stages.data.splits import Splits
 from cryobase.stages.errors import DataError
+from cryobase.stages.sources import unpack
 from tests.integration import received_data
 from tests.integration.received_models import mutated
 from tests.scale import rounds

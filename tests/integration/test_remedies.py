@@ -10,9 +10,9 @@ import pytest
 
 from cryobase.stages import extract as extract_stage
 from cryobase.stages.backbones.table import BACKBONES
-from cryobase.stages.data import fetch
 from cryobase.stages.data.raw import RawImages
 from cryobase.stages.heads.export import FORMATS
+from cryobase.stages.sources import fetch
 from tests.integration.remedies import features, images, params, source, sources
 from tests.integration.remedies.by_hand import BY_HAND, TRIED_ELSEWHERE
 from tests.integration.remedies.situations import (

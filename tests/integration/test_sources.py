@@ -9,9 +9,9 @@ import pytest
 
 from cryobase.stages import download, evaluate, extract, split, train
 from cryobase.stages.data.raw import RawImages
-from cryobase.stages.data.sources import SOURCES
 from cryobase.stages.download import DownloadConfig
 from cryobase.stages.heads.config import HeadConfig
+from cryobase.stages.sources.table import SOURCES
 from cryobase.store import FeatureSet
 from tests.images import CLASSES, write_folder
 from tests.unit.stages.data.test_fetch import good, server  # noqa: F401 - a fixture

@@ -38,7 +38,7 @@ HOMES = {  # a library -> the only modules that import it
     "keras_hub": {"stages/backbones/hub.py"},
     "pillow_heif": {"stages/data/decoding.py"},
     "openvino": {"stages/backbones/openvino_engine.py", "stages/heads/export.py"},
-    "tensorflow_datasets": {"stages/data/tfds.py"},
+    "tensorflow_datasets": {"stages/sources/tfds.py"},
 }
 
 

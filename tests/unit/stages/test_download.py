@@ -18,10 +18,10 @@ from cryobase.stages.data import index, ingest, packs
 from cryobase.stages.data.pixels import decode
 from cryobase.stages.data.png import encode_png
 from cryobase.stages.data.raw import RawImages
-from cryobase.stages.data.source import SourceExample
-from cryobase.stages.data.sources import SOURCES
 from cryobase.stages.download import DownloadConfig, run
 from cryobase.stages.errors import DataError
+from cryobase.stages.sources.source import SourceExample
+from cryobase.stages.sources.table import SOURCES
 from tests.unit.stages.data.test_decoding import encoded, photo
 from tests.unit.stages.data.test_unpack import full
 
@@ -320,7 +320,7 @@ def test_very_deep_folders_and_unreadable_ones_are_errors_in_one_line(images, ra
 
 
 def test_the_table_of_sources_is_what_params_take():
-    assert set(SOURCES) == set(typing.get_args(DownloadConfig.__annotations__["source"]))
+    assert set(SOURCES) == set(typing.get_args(typing.get_type_hints(DownloadConfig)["source"]))
 
 
 def test_nested_folders_belong_to_their_class(images, raw):

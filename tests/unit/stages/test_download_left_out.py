@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cryobase.stages.data import left_out
 from cryobase.stages.data.raw import RawImages
-from cryobase.stages.data.sources import SOURCES
 from cryobase.stages.download import DownloadConfig, run
 from cryobase.stages.errors import DataError
 from cryobase.stages.heads.predict import image_files
+from cryobase.stages.sources import left_out
+from cryobase.stages.sources.table import SOURCES
 from tests.unit.stages.data.test_decoding import encoded, photo
 from tests.unit.stages.data.test_unpack import tar_of, zip_of
 
@@ -217,4 +217,4 @@ def test_every_source_says_what_it_left_out(source, tmp_path):
     config = DownloadConfig(
         source=source, path="somewhere", name="some" if source == "tfds" else None
     )
-    assert SOURCES[source](config, tmp_path).left_out.counts.total() == 0
+    assert SOURCES[source](config.own, tmp_path).left_out.counts.total() == 0

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cryobase.stages.data import fetch as fetching
-from cryobase.stages.data.fetch import Patience, fetch, redirected
 from cryobase.stages.errors import DataError, NetworkError, StageError
+from cryobase.stages.sources import fetch as fetching
+from cryobase.stages.sources.fetch import Patience, fetch, redirected
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

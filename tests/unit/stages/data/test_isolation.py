@@ -15,8 +15,8 @@ from cryobase.stages.data import ingest as ingest_module
 from cryobase.stages.data.ingest import Ingest
 from cryobase.stages.data.isolation import IsolatedDecoder
 from cryobase.stages.data.png import encode_png
-from cryobase.stages.data.source import SourceExample
 from cryobase.stages.errors import StageError
+from cryobase.stages.sources.source import SourceExample
 from tests.unit.stages.data import faulty_decoder
 
 

