@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PER_NAME = "stages"  # where DVC runs the stages that are made per name: docs/adr/0017
+MAX_SHOWN = 200  # characters of a path in a message
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,26 @@ def _asked(text: str) -> Path:
         raise ParamsError(
             f"CRYOBASE_POOL: {text}: no home directory is known; write the path out"
         ) from None
-    if os.path.lexists(pool) and not os.path.isdir(pool):  # False too where it may not be seen
-        raise ParamsError(f"CRYOBASE_POOL: {text}: no directory; name one, or unset the variable")
+    if not _may_be_a_directory(pool):
+        shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+        raise ParamsError(f"CRYOBASE_POOL: {shown}: no directory; name one, or unset the variable")
     return pool
+
+
+def _may_be_a_directory(pool: Path) -> bool:
+    """Whether it is one, or the user may make it, or it may not be seen."""
+    try:
+        there = next(path for path in (pool, *pool.absolute().parents) if os.path.lexists(path))
+        if not os.path.isdir(there):
+            return False
+        os.lstat(pool)
+    except FileNotFoundError:
+        return os.access(there, os.W_OK | os.X_OK)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL
+        return False
+    return True
 
 
 def _is_writable(pool: Path) -> bool:

@@ -1,6 +1,7 @@
 """`cryobase predict`: the model to use, and its answers as a table, JSON or CSV."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import numpy as np
 from cryobase.pipeline import tables
 from cryobase.pipeline.layout import Layout
 from cryobase.pipeline.params import Params, load
+from cryobase.stages.data import decoding
+from cryobase.stages.data.decoding import UndecodableImageError
+from cryobase.stages.data.isolation import IsolatedDecoder
 from cryobase.stages.data.packs import read_image
 from cryobase.stages.errors import DataError
 from cryobase.stages.heads import standing
@@ -57,7 +61,13 @@ def of_backbone(backbone: str, paths: Sequence[Path], *, top: int) -> Answers:
     from cryobase.stages.backbones.labels import top_labels
 
     files = _files(paths)
-    labels = top_labels(backbone, [read_image(file) for file in files], top=top)
+    images = [read_image(file) for file in files]
+    with closing(IsolatedDecoder(decoding.examine)) as decoder:
+        for file, image in zip(files, images, strict=True):
+            ((reason, _),) = decoder.examine([image])
+            if reason:
+                raise UndecodableImageError(f"{file}: {reason}")
+    labels = top_labels(backbone, images, top=top)
     rows = [
         _row(file, [(label.name, label.probability) for label in found])
         for file, found in zip(files, labels, strict=True)

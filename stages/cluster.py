@@ -187,9 +187,9 @@ def _loaded(
     batch_size: int,
 ) -> Iterator[str]:
     """Have all workers, and those to come, load what the passes need; the name of the plugin."""
-    pool = passes[0].targets[0].pool.root
-    pool.mkdir(parents=True, exist_ok=True)
-    nonce = pool.resolve() / f".nonce-{secrets.token_hex(8)}"
+    pool = passes[0].targets[0].pool
+    pool.make_root()
+    nonce = pool.root.resolve() / f".nonce-{secrets.token_hex(8)}"
     nonce.touch()
     loader = Loader(
         Settings(

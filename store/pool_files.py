@@ -4,6 +4,7 @@ This module never computes, takes over or repairs a row. What is done to a pool 
 modules that take a `PoolFiles`: `writer`, `adopt`, `publish_set`, `repair`. `pool.Pool` has it all.
 """
 
+import errno
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from cryobase.store.errors import (
     ConflictError,
     IntegrityError,
     SpecMismatchError,
+    StorageError,
     StoreNotFoundError,
     mended_by,
 )
@@ -42,6 +44,9 @@ from cryobase.store.text import MAX_BYTES
 
 LOCK = "writers.lock"
 MEND = "run `cryobase store repair`"
+ELSEWHERE = "set CRYOBASE_POOL to a directory that you may write to"
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_IMPOSSIBLE = _FORBIDDEN | {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG}
 SECONDS_OF_SILENCE = 2.0
 LEASE = 3600.0  # seconds for which a file that no manifest names any more is kept for its readers
 _KINDS = ("shard-", "examples-", "canary-", TEMPORARY_PREFIX)
@@ -141,6 +146,15 @@ class PoolFiles:
         absent = self.snapshot().index.find(words_of_rows(wanted, numbers)) < 0
         return wanted[absent], numbers[absent]
 
+    def make_root(self) -> None:
+        """Make the directory of all pools.
+
+        Raises:
+            StorageError: it cannot be made.
+        """
+        with _or_elsewhere(_IMPOSSIBLE):
+            make_directory(self.root)
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other writers of this pool out."""
@@ -220,15 +234,27 @@ def _age(path: Path) -> float:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock file that whoever may write to its directory can hold too."""
-    make_directory(path.parent)
-    with storage_errors(path):
-        lock = FileLock(path, mode=0o666 & path.parent.stat().st_mode)
+    with _or_elsewhere(_IMPOSSIBLE), storage_errors(path):
+        make_directory(path.parent)
+        lock = FileLock(path, mode=0o666 & (path.parent.stat().st_mode | 0o600))
         try:
             lock.acquire(timeout=SECONDS_OF_SILENCE)
         except Timeout:
             log.info("waiting for another process that holds %s", path)
             lock.acquire()
     try:
-        yield
+        with _or_elsewhere(_FORBIDDEN, below=path.parent):
+            yield
     finally:
         lock.release()
+
+
+@contextmanager
+def _or_elsewhere(numbers: frozenset[int], below: Path = Path("/")) -> Iterator[None]:
+    """Let errors about a pool that cannot be written end in where it could be instead."""
+    try:
+        yield
+    except StorageError as error:
+        if error.errno in numbers and Path(error.filename).is_relative_to(below):
+            error.mend = ELSEWHERE
+        raise

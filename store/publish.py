@@ -122,6 +122,8 @@ def make_directory(directory: Path) -> None:
         try:
             os.mkdir(directory)
         except FileExistsError:
+            if not directory.is_dir():
+                raise
             return
         parent = directory.parent.stat().st_mode
         if parent & stat.S_IWGRP and not parent & stat.S_ISVTX:  # /tmp shares nothing by itself

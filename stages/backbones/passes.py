@@ -189,8 +189,9 @@ def check_size(
                 shape = start().shapes[each.outputs.index(target.spec.output)]
                 row_bytes = math.prod(shape) * np.dtype(target.spec.dtype).itemsize
             needed += len(each.views) * row_bytes
-    root = passes[0].targets[0].pool.root
-    root.mkdir(parents=True, exist_ok=True)
+    pool = passes[0].targets[0].pool
+    pool.make_root()
+    root = pool.root
     free = shutil.disk_usage(root).free
     limit = free if max_bytes is None else min(free, max_bytes)
     if needed > limit:

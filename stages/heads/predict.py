@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cryobase.stages.data import decoding
+from cryobase.stages.data.isolation import IsolatedDecoder
 from cryobase.stages.data.packs import read_image
 from cryobase.stages.data.pixels import PixelSpec, load
 from cryobase.stages.errors import DataError
@@ -82,9 +85,12 @@ class Classifier:
 
     def predict(self, paths: Iterable[Path]) -> Iterator[Prediction]:
         """A prediction per file, in order; a file that is no image gives its reason."""
-        remaining = iter(paths)
+        with closing(IsolatedDecoder(decoding.examine)) as decoder:
+            yield from self._predict(iter(paths), decoder)
+
+    def _predict(self, remaining: Iterator[Path], decoder: IsolatedDecoder) -> Iterator[Prediction]:
         while batch := list(islice(remaining, BATCH)):
-            found = [self._read(path) for path in batch]
+            found = [self._read(path, decoder) for path in batch]
             good = [pixels for pixels in found if not isinstance(pixels, str)]
             answers = iter(self._answer(np.stack(good)) if good else ())
             for path, pixels in zip(batch, found, strict=True):
@@ -97,9 +103,12 @@ class Classifier:
                 else:
                     yield Prediction(path, None, "the model's answer is no number; train it again")
 
-    def _read(self, path: Path) -> NDArray[np.float32] | str:
+    def _read(self, path: Path, decoder: IsolatedDecoder) -> NDArray[np.float32] | str:
+        """The pixels of a file, which a child process has tried out; or why there are none."""
         try:
-            return load(read_image(path), self.pixels)
+            image = read_image(path)
+            ((reason, _),) = decoder.examine([image])
+            return reason or load(image, self.pixels)
         except (OSError, DataError) as error:
             return str(error)
 

@@ -533,6 +533,16 @@ def a_pool_that_is_a_file():
     os.environ["CRYOBASE_POOL"] = "params.yaml"
 
 
+@situation(
+    "set CRYOBASE_POOL to a directory that you may write to",
+    probe="extract",
+    obey=lambda _: os.environ.update(CRYOBASE_POOL="pool"),
+)
+def a_file_where_the_pool_of_the_checkout_is_to_be():
+    shutil.rmtree(".cryobase/pool")
+    Path(".cryobase/pool").touch()
+
+
 @situation(ANYBODY, OF_ONE_S_OWN, probe=lambda: kept.kept("weights"))
 def a_cache_that_anybody_may_fill():
     os.environ["CRYOBASE_CACHE"] = "a cache"

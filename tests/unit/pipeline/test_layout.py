@@ -5,6 +5,7 @@ import os
 import pytest
 
 from cryobase.pipeline.layout import Layout
+from cryobase.pipeline.params import ParamsError
 
 
 def test_the_pool_lies_at_the_git_root(tmp_path, monkeypatch):
@@ -58,3 +59,21 @@ def test_whether_a_pool_may_be_written_is_asked_of_it_and_of_each_pool_in_it(tmp
         monkeypatch.setattr("os.access", lambda path, _mode, locked=locked: path != locked)
         here = Layout.here()
         assert (here.pool, here.lender) == (tmp_path / ".cryobase" / "pool", disk)
+
+
+@pytest.mark.parametrize("name", ["file", "file/pool", "n" * 300, "deep/" * 900])
+def test_a_pool_that_can_be_no_directory_is_refused_in_one_line(tmp_path, monkeypatch, name):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CRYOBASE_POOL", str(tmp_path / name))
+    with pytest.raises(ParamsError, match="no directory; name one, or unset") as refusal:
+        Layout.here()
+    assert len(str(refusal.value)) < 500
+
+
+def test_a_pool_that_is_not_there_and_cannot_be_made_lends_nothing(tmp_path, monkeypatch):
+    """A pool that may only be read lends; the parent of one that is missing has nothing to lend."""
+    monkeypatch.setenv("CRYOBASE_POOL", str(tmp_path / "mistyped" / "pool"))
+    assert Layout.here().pool == tmp_path / "mistyped" / "pool"
+    monkeypatch.setattr("os.access", lambda path, _mode: path != tmp_path)
+    with pytest.raises(ParamsError, match="no directory; name one, or unset"):
+        Layout.here()
