@@ -195,7 +195,7 @@ def _loaded(
         Settings(
             raw=str(images.raw.directory.resolve()),
             dataset=images.raw.index.sha256,
-            pool=str(pool.resolve()),
+            pool=str(pool.root.resolve()),
             nonce=str(nonce),
             specs=tuple(tuple(target.spec for target in each.targets) for each in passes),
             weights=weights,
