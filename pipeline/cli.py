@@ -54,7 +54,7 @@ def options(
 
 @app.command()
 def watch() -> None:
-    """Note what the source holds and which names params.yaml has, so that DVC notices changes."""
+    """Note the source's files, the names in params.yaml and the extractor's version for DVC."""
     from cryobase.pipeline.dvc_stage import was_run
     from cryobase.pipeline.params import STAGES, load
     from cryobase.stages import watch as stage
@@ -64,7 +64,13 @@ def watch() -> None:
     names = {"inputs": list(params.inputs), "runs": list(params.finetune.runs)}
     layout.source.unlink(missing_ok=True)
     try:
-        stage.run(params.download, names=names, source=layout.source, listed=layout.names)
+        stage.run(
+            params.download,
+            names=names,
+            source=layout.source,
+            listed=layout.names,
+            extractor=layout.extractor,
+        )
     except stage.NoSourceError as error:
         if not ("DVC_STAGE" in os.environ and was_run(layout.root, "watch")):
             raise

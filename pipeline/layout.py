@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-PER_NAME = "stages"  # where DVC runs the stages that are made per name: docs/adr/0017
+PER_NAME = ".cryobase-stages"  # where DVC runs the stages that are made per name: docs/adr/0017
 MAX_SHOWN = 200  # characters of a path in a message
 
 
@@ -52,6 +52,11 @@ class Layout:
     def names(self) -> Path:
         """The names of sets, pairs and runs, as `watch` found them in params."""
         return self.root / "data" / "names.json"
+
+    @property
+    def extractor(self) -> Path:
+        """The version of the features that this Cryobase computes, as `watch` wrote it for DVC."""
+        return self.root / "data" / "extractor.json"
 
     @property
     def raw(self) -> Path:

@@ -1,6 +1,8 @@
-"""Stage `watch`: note what the source holds and which names params has, for DVC to compare.
+"""Stage `watch`: note the source's files, the names in params and the extractor's version for DVC.
 
 DVC would hash the source itself, and stops at the first broken link or file name that is no UTF-8.
+It does not see the installed package, so an upgrade that changes features must leave a trace in a
+file: `extract` depends on what is written to `extractor`.
 """
 
 import hashlib
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from cryobase.stages.backbones.table import EXTRACTOR_VERSION
 from cryobase.stages.errors import DataError
 from cryobase.stages.outputs import write_text
 from cryobase.stages.sources.table import DownloadConfig
@@ -35,9 +38,14 @@ class Watched:
 
 
 def run(
-    config: DownloadConfig, *, names: Mapping[str, Sequence[str]], source: Path, listed: Path
+    config: DownloadConfig,
+    *,
+    names: Mapping[str, Sequence[str]],
+    source: Path,
+    listed: Path,
+    extractor: Path,
 ) -> Watched:
-    """Write what the source holds to `source`, and `names` to `listed`.
+    """Write what the source holds to `source`, `names` to `listed`, and the version of features.
 
     No file is opened, so that 300,000 of them take seconds.
 
@@ -46,6 +54,7 @@ def run(
         DataError: it cannot be read.
     """
     write_text(listed, json.dumps(names, indent=1) + "\n")
+    write_text(extractor, json.dumps({"extractor_version": EXTRACTOR_VERSION}, indent=1) + "\n")
     watched = _look(config)
     write_text(source, json.dumps(vars(watched), indent=1) + "\n")
     return watched

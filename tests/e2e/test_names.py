@@ -8,6 +8,7 @@ import sys
 import pytest
 from ruamel.yaml import YAML
 
+from cryobase.pipeline.layout import PER_NAME
 from tests.e2e.conftest import ROOT, SMALL, Project, clone
 from tests.scale import RUN_ALL
 
@@ -31,8 +32,15 @@ NAMES = [  # {root} is the checkout's directory
     "a/../../stages",
     "../../../../../../../../../../../../../../../..{root}/stages",
     "../../../../../../../../../../../../../../../..{root}/../victim/stages/x",
+    "../../../../../../../../../../../../../../../..{root}/../victim/.cryobase-stages/x",
+    "../../../../../../../../../../../../../../../..{root}/.cryobase-stages/x",
+    "../../victim/.cryobase-stages/x",
+    "../.cryobase-stages/names_are_no_paths.yaml",
+    "../.cryobase-stages/x",
     "{root}/stages",
+    "{root}/.cryobase-stages/x",
     "../../checkout/stages/heads",
+    "../../checkout/.cryobase-stages/x",
     " blank ",
     "",
     "ünï ✓",
@@ -102,7 +110,7 @@ def checkout(tmp_path_factory) -> Project:
     victim = made.root.parent / "victim" / "stages"
     victim.mkdir(parents=True)
     (victim / "file").write_text("precious")
-    shutil.copytree(made.root / "stages" / "backbones", victim / "backbones")  # a checkout, nearly
+    shutil.copytree(made.root / PER_NAME, victim.parent / PER_NAME)  # a checkout, nearly
     (victim.parent / "file").write_text("precious")
     (made.root / "data" / "raw").mkdir(parents=True)
     (made.root / "data" / "raw" / "file").write_text("precious")
@@ -175,6 +183,6 @@ def test_every_stage_made_per_name_keeps_the_rules():
         assert "$" not in stage["cmd"]
         outputs = [*stage.get("outs", ()), *stage.get("metrics", ()), *stage.get("plots", ())]
         if any("$" in json.dumps(output) for output in outputs):
-            assert stage["wdir"] == "stages/${key}/.."
-            assert stage["vars"] == ["backbones/table.py:EXTRACTOR_VERSION"]
+            assert stage["wdir"] == f"{PER_NAME}/${{key}}/.."
+            assert stage["vars"] == ["names_are_no_paths.yaml"]
             assert not [output for output in outputs if "${item" in json.dumps(output)]

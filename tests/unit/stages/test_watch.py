@@ -24,7 +24,8 @@ def images(tmp_path) -> Path:
 def look(path: Path, **config) -> watch.Watched:
     source = path.parent / "source.json"
     asked = DownloadConfig(**{"source": "folder", "path": str(path), **config})
-    found = watch.run(asked, names={"inputs": []}, source=source, listed=path.parent / "names.json")
+    beside = {name: path.parent / f"{name}.json" for name in ("source", "listed", "extractor")}
+    found = watch.run(asked, names={"inputs": []}, **beside)
     assert json.loads(source.read_text()) == dataclasses.asdict(found)
     return found
 
@@ -106,7 +107,8 @@ def test_no_source_is_an_error_that_names_the_mend(tmp_path, monkeypatch, relati
     monkeypatch.chdir(tmp_path)
     path = Path("images") if relative else tmp_path / "images"
     config = DownloadConfig(source="folder", path=str(path))
-    ask = {"names": {}, "source": tmp_path / "source.json", "listed": tmp_path / "names.json"}
+    beside = {name: tmp_path / f"{name}.json" for name in ("source", "listed", "extractor")}
+    ask = {"names": {}, **beside}
     with pytest.raises(watch.NoSourceError, match=r"set download\.path") as caught:
         watch.run(config, **ask)
     assert ("copy of the checkout" in str(caught.value)) == relative
@@ -114,6 +116,19 @@ def test_no_source_is_an_error_that_names_the_mend(tmp_path, monkeypatch, relati
     with pytest.raises(watch.NoSourceError, match="run `dvc pull"):
         watch.run(config, **ask)
     assert not (tmp_path / "source.json").exists()
+    # Without the images an upgrade must show all the same: features may be adopted from elsewhere.
+    assert json.loads((tmp_path / "extractor.json").read_text()) == {"extractor_version": 1}
+
+
+def test_another_version_of_features_is_another_file(images, monkeypatch):
+    written = images.parent / "extractor.json"
+    look(images)
+    before = written.read_text()
+    look(images)
+    assert written.read_text() == before
+    monkeypatch.setattr(watch, "EXTRACTOR_VERSION", 2)
+    look(images)
+    assert json.loads(written.read_text()) == {"extractor_version": 2}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
