@@ -7,16 +7,15 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cryobase.stages.backbones.frameworks import load_keras, load_tensorflow
 from cryobase.stages.data.raw import RawImages
 from cryobase.stages.data.splits import Splits
 from cryobase.stages.errors import ConfigError, DataError
+from cryobase.stages.tuning import cached_trunk, course, outcome, saved, starts
 from cryobase.stages.tuning.config import NONE, FinetuneRun, Phase
-
-if TYPE_CHECKING:
-    from cryobase.stages.tuning.starts import Start
+from cryobase.stages.tuning.starts import Start, precision
 
 __all__ = ["FinetuneConfig", "FinetuneRun", "Phase", "plan", "run"]
 
@@ -70,8 +69,6 @@ def run(
         GraftError: the head does not fit its backbone; nothing was trained.
         MissingWeightsError: the base's weights cannot be found.
     """
-    from cryobase.stages.tuning import course, grafting, imagenet, outcome, tuned
-    from cryobase.stages.tuning.precision import precision
 
     images, split = RawImages.open(raw), Splits.open(splits)
     if not len(split.ids("train")):
@@ -79,23 +76,24 @@ def run(
     if config.start == "head":
         if weights is None or head is None or features is None:
             raise ConfigError("finetune: start: head needs a head, its weights and its feature set")
-        grafting.check_stored(head, weights, features, images, split.ids("train"))
+        starts.check_stored(head, weights, features, images, split.ids("train"))
     cache = cache or output.parent / ".epochs"
-    imagenet.write(config, images, split, output)
+    outcome.write_imagenet(config, images, split, output)
     with precision(config.precision) as policy:
         start = _start(config, images.examples.classes, weights, head)
         directory = cache / _fingerprint(config, policy, start, images, split)
-        tuned.save(start.model, output / tuned.START)
+        saved.save(start.model, output / saved.START)
         told = course.train(
             config,
             start,
             course.Data(images, split, raw, pool or cache / "pool", directory / "rows"),
             directory=directory,
-            logs=output / "tensorboard" if config.tensorboard else None,
             scaled=policy == "mixed_float16",
         )
-        tuned.save(start.model, output / tuned.TUNED)
-    tuned.save_card(output, start, policy)
+        saved.save(start.model, output / saved.TUNED)
+        if config.tensorboard:
+            outcome.write_curves(told.rows, output / "tensorboard")
+    saved.save_card(output, start, policy)
     document = outcome.write(config, told, images, split, models=output, output=results)
     shutil.rmtree(directory, ignore_errors=True)
     return document
@@ -112,8 +110,8 @@ def plan(
     """Where the base of a run can be cut, and which place the run takes.
 
     Returns:
-        A row per phase and place, see `trunkplan.Place`; `taken` says which one the run's `trunk`
-        means, with `none` what `auto` would take.
+        A row per phase and place, see `cached_trunk.Place`; `taken` says which one the run's
+        `trunk` means, with `none` what `auto` would take.
 
     Args:
         config: the run; its `views` and `trunk_dtype` count.
@@ -121,7 +119,6 @@ def plan(
         splits: which of them learn.
         weights, head: as for `run`.
     """
-    from cryobase.stages.tuning import course, trunkplan
 
     images, split = RawImages.open(raw), Splits.open(splits)
     start = _start(config, images.examples.classes, weights, head)
@@ -130,7 +127,7 @@ def plan(
     for number, phase in enumerate(config.phases, start=1):
         course.free(phase, start)
         found = course.places_now(config, start, images, split)
-        taken = trunkplan.chosen(trunk, found, phase.epochs, config.trunk_gigabytes * 1e9)
+        taken = cached_trunk.chosen(trunk, found, phase.epochs, config.trunk_gigabytes * 1e9)
         rows += [
             {"phase": number, **dataclasses.asdict(place), "taken": "yes" if place == taken else ""}
             for place in found
@@ -140,8 +137,7 @@ def plan(
 
 def _start(
     config: FinetuneRun, classes: tuple[str, ...], weights: str | None, head: Path | None
-) -> "Start":
-    from cryobase.stages.tuning import starts
+) -> Start:
 
     if config.start == "scratch" and config.network:
         return starts.scratch(config.network, config.new_head, classes, config.seed)
@@ -153,7 +149,7 @@ def _start(
 
 
 def _fingerprint(
-    config: FinetuneRun, policy: str, start: "Start", images: RawImages, split: Splits
+    config: FinetuneRun, policy: str, start: Start, images: RawImages, split: Splits
 ) -> str:
     """What the weights after each epoch depend on: epochs of another run are never taken up."""
     keras = load_keras()

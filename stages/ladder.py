@@ -1,6 +1,7 @@
 """`cryobase ladder`: what each rung of transfer learning buys on a dataset, and what it costs."""
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -11,19 +12,23 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cryobase.stages import evaluate, extract, train
+from cryobase.stages import evaluate, extract, finetune, train
 from cryobase.stages.backbones.frameworks import load_keras
 from cryobase.stages.data import index as indices
 from cryobase.stages.data.augment import Augmentation
 from cryobase.stages.data.raw import RawImages
 from cryobase.stages.data.splits import PARTS, Splits
+from cryobase.stages.data.stream import ImageStream
 from cryobase.stages.errors import DataError
 from cryobase.stages.evaluate import EvaluateConfig
 from cryobase.stages.extract import ExtractConfig, SetConfig
 from cryobase.stages.heads.config import HeadConfig
 from cryobase.stages.outputs import write_json, write_table
 from cryobase.stages.train import TrainConfig
-from cryobase.stages.tuning.starts import Network, NewHead
+from cryobase.stages.tuning import pictures, starts
+from cryobase.stages.tuning.config import Network, NewHead
+from cryobase.stages.tuning.freezing import unfreeze
+from cryobase.stages.tuning.phase import Images, OptimizerSettings, Phase, Plan
 from cryobase.store.errors import mended_by
 
 logger = logging.getLogger(__name__)
@@ -228,9 +233,7 @@ class _Climb:
 
     def scratch(self, policy: Augmentation | None, frozen_seconds: float) -> Rung:
         """The small network from nothing, at least as long as the frozen rung took."""
-        from cryobase.stages.tuning import ladder_scratch
-
-        found = ladder_scratch.train(
+        found = from_nothing(
             Network(
                 kind=self.config.network,
                 image_size=self.config.base.size,
@@ -252,8 +255,6 @@ class _Climb:
 
     def tuned(self, frozen_seconds: float) -> Rung:
         """The frozen rung's head grafted and tuned end to end; its seconds include that rung's."""
-        from cryobase.stages import finetune
-
         begin = time.perf_counter()
         document = finetune.run(
             finetune.FinetuneRun(
@@ -277,6 +278,55 @@ class _Climb:
         return _told("fine-tuned", document["tuned"]["validation"]["accuracy"], seconds, None)
 
 
+BATCH = 32
+RATE = 1e-3  # Keras' default of Adam
+
+
+def from_nothing(
+    network: Network,
+    new: NewHead,
+    *,
+    raw: Path,
+    splits: Path,
+    augmentation: Augmentation | None,
+    epochs: int,
+    seconds: float,
+    seed: int,
+) -> list[tuple[float, float]]:
+    """Train for some epochs and at least some seconds.
+
+    Returns:
+        Seconds since the beginning and validation accuracy, after every epoch from 0, building the
+        network and compiling it included.
+    """
+    begin = time.perf_counter()
+    images, split = RawImages.open(raw), Splits.open(splits)
+    start = starts.scratch(network, new, images.examples.classes, seed)
+    unfreeze(start.base, "all")
+    stream = ImageStream(
+        images=images, pixels=start.pixels, batch_size=BATCH, augmentation=augmentation, seed=seed
+    )
+    examples = Images(
+        stream=stream,
+        train_ids=split.ids("train"),
+        validation_ids=split.ids("validation"),
+        seed=seed,
+    )
+    plan = Plan(
+        optimizer=OptimizerSettings(name="adam", learning_rate=RATE),
+        epochs=epochs,
+        keep="last",
+        seed=seed,
+    )
+    phase = Phase(start.model, start.base, examples, plan)
+    row = phase.judged(0, math.nan, math.nan)
+    found = [(time.perf_counter() - begin, row["val_accuracy"])]
+    while len(found) <= epochs or found[-1][0] < seconds:
+        row = phase.epoch(len(found))
+        found.append((time.perf_counter() - begin, row["val_accuracy"]))
+    return found
+
+
 def _told(rung: str, accuracy: float, seconds: float, within: float | None) -> Rung:
     logger.info("%s: validation accuracy %.4f after %.1f s", rung, accuracy, seconds)
     return Rung(rung=rung, accuracy=accuracy, seconds=round(seconds, 2), at_frozen_seconds=within)
@@ -292,8 +342,6 @@ def _with_gains(rungs: list[Rung]) -> list[Rung]:
 
 
 def _write(output: Path, rungs: list[Rung]) -> None:
-    from cryobase.stages.tuning import pictures
-
     rows: list[dict[str, Any]] = [asdict(rung) for rung in rungs]
     write_table(output / "ladder.csv", list(rows[0]), (row.values() for row in rows))
     write_json(output / "ladder.json", rows)

@@ -20,7 +20,7 @@ from cryobase.stages.heads.graft import graft_onto
 from cryobase.stages.heads.head import Head
 from cryobase.stages.sources.folder import files
 from cryobase.stages.sources.left_out import Tally
-from cryobase.stages.tuning.tuned import CARD, TunedModel
+from cryobase.stages.tuning.saved import CARD, TunedModel
 
 logger = logging.getLogger(__name__)
 

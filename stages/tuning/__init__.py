@@ -1,1 +1,1 @@
-"""The organs of the last stage: what a run starts from, its phases, checkpoints and pictures."""
+"""Fine-tuning: what a run starts from, its phases, how it resumes, and what it leaves."""

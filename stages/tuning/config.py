@@ -6,9 +6,65 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cryobase.stages.data.augment import Augmentation
+from cryobase.stages.data.pixels import PixelSpec
 from cryobase.stages.extract import SetConfig
 from cryobase.stages.heads.config import MAX_EPOCHS
-from cryobase.stages.tuning.starts import Network, NewHead
+from cryobase.stages.tuning.convnets import CONVNETS
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewHead:
+    """A head that is trained with the rest, not on stored features.
+
+    Attributes:
+        units: of the hidden layers; none makes it linear.
+        activation: of the hidden layers.
+        dropout: after each hidden layer.
+        output: `softmax`, or for two classes one `sigmoid` unit.
+    """
+
+    units: int | tuple[int, ...] = ()
+    activation: Literal["relu", "linear"] = "relu"
+    dropout: float = 0.0
+    output: Literal["softmax", "sigmoid"] = "softmax"
+
+    def __post_init__(self) -> None:
+        if not all(units > 0 for units in self.layers):
+            raise ValueError("units: must be positive")
+        if not 0 <= self.dropout < 1:
+            raise ValueError("dropout: must be at least 0 and below 1")
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Units of each hidden layer."""
+        return (self.units,) if isinstance(self.units, int) else tuple(self.units)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network from nothing.
+
+    Attributes:
+        kind: a key of `CONVNETS`.
+        image_size: side of the square input in pixels; None means the row's own.
+        resize, aspect: how images become squares, as in `extract.sets`.
+    """
+
+    kind: str
+    image_size: int | None = None
+    resize: Literal["bilinear", "nearest"] = "bilinear"
+    aspect: Literal["stretch", "crop", "pad"] = "stretch"
+
+    def __post_init__(self) -> None:
+        if self.kind not in CONVNETS:
+            raise ValueError(f"kind: one of {', '.join(CONVNETS)}")
+
+    @property
+    def pixels(self) -> PixelSpec:
+        """How an image becomes its input."""
+        size = self.image_size or CONVNETS[self.kind].image_size
+        return PixelSpec(image_size=size, resize=self.resize, aspect=self.aspect)
+
 
 NONE = "none"  # `set` and `head` of a run that starts from no trained head
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cryobase.stages.backbones.build import build
 from cryobase.stages.backbones.frameworks import load_keras
@@ -11,11 +11,9 @@ from cryobase.stages.extract import SetConfig
 from cryobase.stages.heads.config import HeadConfig, expand
 from cryobase.stages.heads.graft import graft
 from cryobase.stages.tuning import convnets
-from cryobase.stages.tuning.starts import NewHead, preprocessing_of, untrained
-from cryobase.stages.tuning.unfreezing import unfreeze
-
-if TYPE_CHECKING:
-    from cryobase.stages.tuning.config import FinetuneRun
+from cryobase.stages.tuning.config import FinetuneRun, NewHead
+from cryobase.stages.tuning.freezing import unfreeze
+from cryobase.stages.tuning.starts import preprocessing_of, untrained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +40,7 @@ class Count:
 def counts(
     sets: Mapping[str, SetConfig],
     heads: Mapping[str, HeadConfig],
-    runs: Mapping[str, "FinetuneRun"],
+    runs: Mapping[str, FinetuneRun],
     classes: Sequence[str],
 ) -> Iterator[Count]:
     """A row for every base, every head on it, and every phase of every run.
@@ -94,13 +92,13 @@ def _base(config: SetConfig) -> Any:
     )
 
 
-def _base_of_run(run: "FinetuneRun", sets: Mapping[str, SetConfig]) -> Any:
+def _base_of_run(run: FinetuneRun, sets: Mapping[str, SetConfig]) -> Any:
     if run.network:
         return convnets.build(run.network.kind, image_size=run.network.image_size)
     return _base(run.base or sets[run.set])
 
 
-def _new_head(run: "FinetuneRun", heads: Mapping[str, HeadConfig]) -> NewHead:
+def _new_head(run: FinetuneRun, heads: Mapping[str, HeadConfig]) -> NewHead:
     if run.start != "head":
         return run.new_head
     params = expand(heads)[run.head]

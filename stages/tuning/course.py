@@ -4,7 +4,7 @@ import dataclasses
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,28 +12,26 @@ from cryobase.stages.data.raw import RawImages
 from cryobase.stages.data.splits import Splits
 from cryobase.stages.data.stream import ImageStream
 from cryobase.stages.heads.history import overfitting_onset
-from cryobase.stages.tuning import tensorboard, trunk, trunkplan, tuned
-from cryobase.stages.tuning.checkpoints import Checkpoints, Rows
-from cryobase.stages.tuning.grafting import CHECKED, check_joined
-from cryobase.stages.tuning.optimization import OptimizerSettings
-from cryobase.stages.tuning.phase import (
-    Examples,
-    Images,
-    Phase,
-    Plan,
-    kept_epoch,
+from cryobase.stages.tuning import cached_trunk, freezing, saved
+from cryobase.stages.tuning.cached_trunk import StoredTrunk, store_trunk
+from cryobase.stages.tuning.config import FinetuneRun
+from cryobase.stages.tuning.config import Phase as PhaseConfig
+from cryobase.stages.tuning.freezing import (
     learning_layers,
     logits_model,
     place_of_cut,
+    unfreeze,
 )
-from cryobase.stages.tuning.precision import precision
-from cryobase.stages.tuning.starts import Start
-from cryobase.stages.tuning.trunkrows import StoredTrunk, store_trunk
-from cryobase.stages.tuning.unfreezing import unfreeze
-
-if TYPE_CHECKING:
-    from cryobase.stages.tuning.config import FinetuneRun
-    from cryobase.stages.tuning.config import Phase as PhaseConfig
+from cryobase.stages.tuning.phase import (
+    Examples,
+    Images,
+    OptimizerSettings,
+    Phase,
+    Plan,
+    kept_epoch,
+)
+from cryobase.stages.tuning.resume import Checkpoints, Rows
+from cryobase.stages.tuning.starts import CHECKED, Start, check_joined, precision
 
 logger = logging.getLogger(__name__)
 
@@ -96,12 +94,11 @@ class Told:
 
 
 def train(
-    config: "FinetuneRun",
+    config: FinetuneRun,
     start: Start,
     data: Data,
     *,
     directory: Path,
-    logs: Path | None,
     scaled: bool,
 ) -> Told:
     """Run every phase; the model of `start` then has the weights that the last one kept.
@@ -111,7 +108,6 @@ def train(
         start: the model, which is changed.
         data: what it learns from.
         directory: of the checkpoints.
-        logs: where logs for TensorBoard go, or None.
         scaled: whether the loss is scaled, for float16.
     """
     stream = ImageStream(
@@ -148,14 +144,12 @@ def train(
             Checkpoints(directory / f"phase-{number}")
         )
         told.add(number, plan, found)
-    if logs:
-        tensorboard.log(told.rows, logs)
     return told
 
 
 def place_to_store(
-    config: "FinetuneRun", start: Start, data: Data, epochs: int
-) -> trunkplan.Place | None:
+    config: FinetuneRun, start: Start, data: Data, epochs: int
+) -> cached_trunk.Place | None:
     """Where the outputs are stored; None where the images go through the whole base.
 
     Raises:
@@ -164,15 +158,15 @@ def place_to_store(
     if config.trunk == "none":
         return None
     found = places_now(config, start, data.images, data.split)
-    return trunkplan.chosen(config.trunk, found, epochs, config.trunk_gigabytes * 1e9)
+    return cached_trunk.chosen(config.trunk, found, epochs, config.trunk_gigabytes * 1e9)
 
 
 def places_now(
-    config: "FinetuneRun", start: Start, images: RawImages, split: Splits
-) -> list[trunkplan.Place]:
+    config: FinetuneRun, start: Start, images: RawImages, split: Splits
+) -> list[cached_trunk.Place]:
     """Every place to cut below the layers that learn now."""
     whole = logits_model(start.model)
-    return trunkplan.places(
+    return cached_trunk.places(
         whole,
         learning_layers(whole, start.base),
         images=int((~images.examples.quarantined).sum()),
@@ -182,18 +176,18 @@ def places_now(
     )
 
 
-def free(phase: "PhaseConfig", start: Start) -> None:
+def free(phase: PhaseConfig, start: Start) -> None:
     """Let the layers learn that a phase names."""
     learns = phase.batch_normalization == "trainable"
     unfreeze(start.base, phase.unfreeze, batch_normalization=learns)
 
 
 def _examples(
-    config: "FinetuneRun",
+    config: FinetuneRun,
     start: Start,
     data: Data,
     stream: ImageStream,
-    place: trunkplan.Place | None,
+    place: cached_trunk.Place | None,
 ) -> Examples:
     train_ids, validation_ids = data.split.ids("train"), data.split.ids("validation")
     if place is None or start.config is None:
@@ -219,15 +213,15 @@ def _examples(
 
 
 def _told_of_trunk(
-    config: "FinetuneRun",
+    config: FinetuneRun,
     start: Start,
     stream: ImageStream,
     examples: StoredTrunk,
-    place: trunkplan.Place,
+    place: cached_trunk.Place,
 ) -> dict[str, Any]:
     """What is stored, and how far the logits on it are from those on the images themselves."""
     whole = logits_model(start.model)
-    upper = trunk.split(whole, place_of_cut(whole, start.base, place.layer))[1]
+    upper = freezing.split(whole, place_of_cut(whole, start.base, place.layer))[1]
     ids = examples.train_ids[:CHECKED]
     images, _ = next(stream.plain.batches(ids))
     expected = np.asarray(whole(images, training=False), np.float32)
@@ -242,7 +236,7 @@ def _told_of_trunk(
     return told
 
 
-def _optimizer(phase: "PhaseConfig") -> OptimizerSettings:
+def _optimizer(phase: PhaseConfig) -> OptimizerSettings:
     return OptimizerSettings(
         name=phase.optimizer,
         learning_rate=phase.learning_rate,
@@ -254,6 +248,6 @@ def _optimizer(phase: "PhaseConfig") -> OptimizerSettings:
 
 
 def _scores_now(start: Start, stream: ImageStream, split: Splits) -> dict[str, float]:
-    model = tuned.TunedModel(start.model, start.head.classes, start.pixels)
-    found = tuned.answers({"now": model}, stream, split.ids("validation"))
-    return tuned.scores_of(found).get("now", {})
+    model = saved.TunedModel(start.model, start.head.classes, start.pixels)
+    found = saved.answers({"now": model}, stream, split.ids("validation"))
+    return saved.scores_of(found).get("now", {})

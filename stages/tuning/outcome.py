@@ -1,12 +1,15 @@
 """What a tuning came to: scores of both saved models on the same images, tables, pictures."""
 
+import logging
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from cryobase.stages.backbones.frameworks import load_tensorflow
 from cryobase.stages.data.augment import augment
 from cryobase.stages.data.pixels import load
 from cryobase.stages.data.raw import RawImages
@@ -16,12 +19,13 @@ from cryobase.stages.figure import label
 from cryobase.stages.heads import standing
 from cryobase.stages.heads.metrics import Predictions
 from cryobase.stages.outputs import write_json, write_table
-from cryobase.stages.tuning import pictures, tuned
+from cryobase.stages.tuning import pictures, saved
+from cryobase.stages.tuning.config import FinetuneRun
 from cryobase.stages.tuning.course import Told
+from cryobase.stages.tuning.resume import Rows
 from cryobase.store.epochs import shuffled
 
-if TYPE_CHECKING:
-    from cryobase.stages.tuning.config import FinetuneRun
+logger = logging.getLogger(__name__)
 
 SHOWN = 30  # images in the grid of predictions, and at most in the gallery of mistakes
 SHEET = 9  # views in the contact sheet, at most
@@ -30,7 +34,7 @@ COLUMNS = ("phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy")
 
 
 def write(
-    config: "FinetuneRun",
+    config: FinetuneRun,
     told: Told,
     images: RawImages,
     split: Splits,
@@ -53,8 +57,8 @@ def write(
         What `metrics.json` says.
     """
     pair = {
-        "start": tuned.TunedModel.load(models, tuned.START),
-        "tuned": tuned.TunedModel.load(models, tuned.TUNED),
+        "start": saved.TunedModel.load(models, saved.START),
+        "tuned": saved.TunedModel.load(models, saved.TUNED),
     }
     stream = ImageStream(
         images=images,
@@ -63,10 +67,10 @@ def write(
         augmentation=config.augmentation,
         seed=config.seed,
     )
-    found = {part: tuned.answers(pair, stream, split.ids(part)) for part in _parts(config, split)}
+    found = {part: saved.answers(pair, stream, split.ids(part)) for part in _parts(config, split)}
     scores: dict[str, Any] = {name: {} for name in pair}
     for part, answers in found.items():
-        for name, each in tuned.scores_of(answers).items():
+        for name, each in saved.scores_of(answers).items():
             scores[name][part] = each
     document = scores | _summary(told)
     output.mkdir(parents=True, exist_ok=True)
@@ -80,11 +84,11 @@ def write(
         predictions=next(iter(found.values()))["tuned"],
     )
     write_json(output / standing.METRICS, document)
-    write_json(output / standing.SCORE, standing.score(tuned.TUNED, scores["tuned"]))
+    write_json(output / standing.SCORE, standing.score(saved.TUNED, scores["tuned"]))
     return document
 
 
-def _parts(config: "FinetuneRun", split: Splits) -> list[str]:
+def _parts(config: FinetuneRun, split: Splits) -> list[str]:
     """The parts that judge: those that have images, and train where no other has any."""
     parts = ["validation", *(["test"] if config.final else [])]
     return [part for part in parts if len(split.ids(part))] or ["train"]
@@ -128,7 +132,7 @@ def _text(value: float) -> str:
 def _draw(
     output: Path,
     *,
-    config: "FinetuneRun",
+    config: FinetuneRun,
     told: Told,
     stream: ImageStream,
     split: Splits,
@@ -150,7 +154,7 @@ def _draw(
     _contact_sheet(output / "views.svg", config, stream, split)
 
 
-def _contact_sheet(path: Path, config: "FinetuneRun", stream: ImageStream, split: Splits) -> None:
+def _contact_sheet(path: Path, config: FinetuneRun, stream: ImageStream, split: Splits) -> None:
     """Views of one training image as its first epochs see it, or as they are stored."""
     images = stream.images
     position = int(images.examples.positions(split.ids("train")[:1])[0])
@@ -181,3 +185,67 @@ def _grid(path: Path, stream: ImageStream, predictions: Predictions, chosen: Any
         titles.append(title if right else f"{title}\ntrue: {label(true, NAME)}")
         colors.append(pictures.BLUE if right else pictures.RED)
     pictures.grid(path, shown, titles, colors, empty="no mistakes")
+
+
+TOP = 3
+IMAGENET_COLUMNS = ("id", "rank", "label", "probability")
+
+
+def write_imagenet(config: FinetuneRun, images: RawImages, split: Splits, output: Path) -> None:
+    """Write `imagenet.csv` where a run asks for it, see `FinetuneRun.imagenet_labels`.
+
+    Raises:
+        MissingWeightsError: the base's own classifier cannot be had.
+    """
+    if not config.imagenet_labels or config.base is None:
+        return
+    from cryobase.stages.backbones.labels import top_labels
+
+    examples = images.examples
+    positions = np.asarray(examples.positions(split.ids("train")))
+    firsts = np.unique(examples.labels[positions], return_index=True)[1]  # one of each class
+    shown = positions[firsts[: config.imagenet_labels]]
+    found = top_labels(
+        config.base.backbone,
+        [images.read(int(position)) for position in shown],
+        top=TOP,
+        weights="none" if config.base.weights == "none" else "imagenet",
+    )
+    rows = []
+    for position, guesses in zip(shown, found, strict=True):
+        name = examples.ids[position].decode()
+        told = ", ".join(f"{guess.name} {guess.probability:.3f}" for guess in guesses)
+        logger.info("%s is, of ImageNet's classes: %s", name, told)
+        for rank, guess in enumerate(guesses, start=1):
+            rows.append((name, rank, guess.name, f"{guess.probability:.6f}"))
+    write_table(output / "imagenet.csv", IMAGENET_COLUMNS, rows)
+
+
+CURVES = {"train": "", "validation": "val_"}  # directory -> prefix of the history's columns
+
+
+def write_curves(rows: Rows, directory: Path) -> None:
+    """Write loss and accuracy by epoch as event files in `train` and `validation`.
+
+    `tf.summary.scalar` and Keras' callback are refused where TensorBoard is not installed;
+    `tf.summary.write` is what they call, and TensorFlow's own.
+    """
+    tf = load_tensorflow()
+
+    shutil.rmtree(directory, ignore_errors=True)  # TensorBoard would draw both runs as one
+    for name, prefix in CURVES.items():
+        writer = tf.summary.create_file_writer(str(directory / name))
+        with writer.as_default():
+            for row in rows:
+                for curve in ("loss", "accuracy"):
+                    _scalar(curve, row[prefix + curve], int(row["epoch"]))
+        writer.close()
+
+
+def _scalar(curve: str, value: float, epoch: int) -> None:
+    tf = load_tensorflow()
+
+    scalars: Any = tf.compat.v1.SummaryMetadata()
+    scalars.plugin_data.plugin_name = "scalars"
+    if math.isfinite(value):
+        tf.summary.write(curve, tf.constant(value, tf.float32), step=epoch, metadata=scalars)

@@ -2,27 +2,19 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cryobase.stages.backbones.frameworks import load_keras
+from cryobase.stages.backbones.frameworks import load_keras, load_tensorflow
 from cryobase.stages.data.stream import Batch, ImageStream
 from cryobase.stages.errors import DataError
-from cryobase.stages.tuning import checkpoints as saving
-from cryobase.stages.tuning import trunk
-from cryobase.stages.tuning.checkpoints import Checkpoints, Rows, State
-from cryobase.stages.tuning.optimization import (
-    OptimizerSettings,
-    Step,
-    compiled_step,
-    cross_entropy,
-    inference,
-    layer_factors,
-)
+from cryobase.stages.tuning import freezing, resume
+from cryobase.stages.tuning.freezing import logits_model, place_of_cut
+from cryobase.stages.tuning.resume import Checkpoints, Rows, State
 from cryobase.store.epochs import shuffled
 
 logger = logging.getLogger(__name__)
@@ -31,6 +23,54 @@ Keep = Literal["best", "smoothed", "last"]
 
 SMOOTHING = 0.8  # of the curve that `keep: smoothed` looks at
 HELD = 256 << 20  # bytes of the trunk's outputs for validation images that are kept in memory
+
+
+Step = Callable[[Any, Any], tuple[Any, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """Keras' optimizers with their defaults, but for what stands here.
+
+    Attributes:
+        name: `adam`, `adamw`, `sgd` or `rmsprop`.
+        learning_rate: of the head, after the warm-up.
+        momentum: of `sgd`.
+        weight_decay: decoupled; None means Keras' default.
+        layer_decay: from the head down, each layer with weights learns at this multiple of the rate
+            of the one above it; 1 means one rate for all.
+        warmup: epochs in which the rate rises from 0, in steps; a fraction is allowed.
+    """
+
+    name: str
+    learning_rate: float
+    momentum: float = 0.0
+    weight_decay: float | None = None
+    layer_decay: float = 1.0
+    warmup: float = 0.0
+
+    def build(self, *, scaled: bool) -> Any:
+        """The optimizer; `scaled` wraps it for float16, whose small gradients vanish otherwise."""
+        keras = load_keras()
+
+        kinds = {
+            "adam": keras.optimizers.Adam,
+            "adamw": keras.optimizers.AdamW,
+            "sgd": keras.optimizers.SGD,
+            "rmsprop": keras.optimizers.RMSprop,
+        }
+        extra: dict[str, Any] = {"momentum": self.momentum} if self.name == "sgd" else {}
+        if self.weight_decay is not None:
+            extra["weight_decay"] = self.weight_decay
+        optimizer = kinds[self.name](learning_rate=self.learning_rate, **extra)
+        return keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer
+
+    def rate(self, step: int, steps_per_epoch: int) -> float:
+        """The head's rate at a step, counted from 0."""
+        rising = self.warmup * steps_per_epoch
+        return (
+            self.learning_rate * min(1.0, (step + 1) / rising) if rising > 0 else self.learning_rate
+        )
 
 
 class Examples(Protocol):
@@ -119,7 +159,7 @@ class Phase:
         """
         whole = logits_model(model)
         cut = place_of_cut(whole, base, plan.cut)
-        lower, self.upper = trunk.split(whole, cut)
+        lower, self.upper = freezing.split(whole, cut)
         self.lower = None if examples.stored else lower
         self.examples, self.plan = examples, plan
         self.optimizer = plan.optimizer.build(scaled=plan.scaled)
@@ -149,22 +189,22 @@ class Phase:
             state = self._state([self.judged(0, math.nan, math.nan)], 0)
             checkpoints.save(state)
         else:
-            saving.assign(self.upper.weights, state.weights)
-            saving.assign(self.optimizer.variables, state.slots)
+            resume.assign(self.upper.weights, state.weights)
+            resume.assign(self.optimizer.variables, state.slots)
         for epoch in range(len(state.rows), self.plan.epochs + 1):
             rows = [*state.rows, self.epoch(epoch)]
             state = self._state(rows, kept_epoch(rows, self.plan.keep))
             checkpoints.save(state)
-        saving.assign(self.upper.weights, checkpoints.weights(state.kept))
+        resume.assign(self.upper.weights, checkpoints.weights(state.kept))
         return state.rows
 
     def _takes(self, state: State) -> bool:
-        weights = saving.fit(self.upper.weights, state.weights)
-        return weights and saving.fit(self.optimizer.variables, state.slots)
+        weights = resume.fit(self.upper.weights, state.weights)
+        return weights and resume.fit(self.optimizer.variables, state.slots)
 
     def _state(self, rows: Rows, kept: int) -> State:
-        weights = saving.arrays_of(self.upper.weights)
-        return State(rows, weights, saving.arrays_of(self.optimizer.variables), kept)
+        weights = resume.arrays_of(self.upper.weights)
+        return State(rows, weights, resume.arrays_of(self.optimizer.variables), kept)
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train for one epoch, which depends on nothing but weights, optimizer, seed and number."""
@@ -215,30 +255,6 @@ class Phase:
                 held = [*held, (outputs, labels)] if size <= HELD else []
                 yield outputs, labels
             self._held = held if size <= HELD else None
-
-
-def logits_model(model: Any) -> Any:
-    """The same model up to its logits."""
-    keras = load_keras()
-
-    return keras.Model(model.inputs[0], model.get_layer("logits").output)
-
-
-def learning_layers(whole: Any, base: Any) -> set[str]:
-    """Names of the layers of a model that learn: the head's, and those unfrozen in the base."""
-    below = {layer.name for layer in base.layers}
-    learning = {layer.name for layer in whole.layers if layer.name not in below}
-    return learning | {layer.name for layer in base.layers if layer.trainable_variables}
-
-
-def place_of_cut(whole: Any, base: Any, layer: str | None) -> trunk.Cut:
-    """Where to cut a model below everything that learns: the deepest place, or the layer named.
-
-    Raises:
-        ConfigError: the named cut lies above a layer that learns, or is none.
-    """
-    learning = learning_layers(whole, base)
-    return trunk.deepest(whole, learning) if layer is None else trunk.at(whole, layer, learning)
 
 
 def kept_epoch(rows: Rows, keep: Keep) -> int:
@@ -294,3 +310,68 @@ def _tell(row: dict[str, float], plan: Plan) -> None:
     names = {"loss": "loss", "val_loss": "validation loss", "val_accuracy": "validation accuracy"}
     told = (f"{name} {row[key]:.4f}" for key, name in names.items() if math.isfinite(row[key]))
     logger.info("epoch %d: %s", plan.first + row["epoch"], ", ".join(told))
+
+
+def layer_factors(upper: Any, base: Any, layer_decay: float) -> list[float]:
+    """The multiple of the head's rate for every trainable variable of a model, in its order."""
+    depths: dict[int, float] = {}
+    learning = [layer for layer in base.layers if layer.trainable_variables]
+    for depth, layer in enumerate(reversed(learning), start=1):
+        for variable in layer.trainable_variables:
+            depths[id(variable)] = layer_decay**depth
+    return [depths.get(id(variable), 1.0) for variable in upper.trainable_variables]
+
+
+def compiled_step(
+    upper: Any, lower: Any | None, optimizer: Any, factors: Sequence[float], *, scaled: bool
+) -> Step:
+    """A function of a batch and its labels that learns, and gives the mean loss and the logits.
+
+    Args:
+        upper: the model that learns, up to the logits (b, outputs).
+        lower: the frozen model below it, which then takes the batch; or None.
+        optimizer: a Keras optimizer, built for the trainable variables of `upper`.
+        factors: for each of these, the multiple of the optimizer's rate.
+        scaled: whether the optimizer scales the loss.
+    """
+    tf = load_tensorflow()
+
+    variables = upper.trainable_variables
+    slowed = [(v, factor) for v, factor in zip(variables, factors, strict=True) if factor != 1]
+
+    def step(inputs: Any, labels: Any) -> tuple[Any, Any]:
+        x = inputs if lower is None else lower(inputs, training=False)
+        with tf.GradientTape() as tape:
+            logits = tf.cast(upper(x, training=True), tf.float32)
+            loss = tf.reduce_mean(cross_entropy(logits, labels))
+            objective = optimizer.scale_loss(loss) if scaled else loss
+        gradients = tape.gradient(objective, variables)
+        before = [tf.identity(variable) for variable, _ in slowed]
+        optimizer.apply(gradients, variables)
+        # an update is proportional to its rate, so a share of the update is a share of the rate
+        for (variable, factor), old in zip(slowed, before, strict=True):
+            variable.assign(old + factor * (variable - old))
+        return loss, logits
+
+    compiled: Step = tf.function(step, reduce_retracing=True)
+    return compiled
+
+
+def inference(model: Any) -> Any:
+    """A compiled function of a batch: the model's float32 output, nothing dropped."""
+    tf = load_tensorflow()
+
+    def answer(inputs: Any) -> Any:
+        return tf.cast(model(inputs, training=False), tf.float32)
+
+    return tf.function(answer, reduce_retracing=True)
+
+
+def cross_entropy(logits: Any, labels: Any) -> Any:
+    """(b,) losses of logits (b, classes), or (b, 1) of a sigmoid unit."""
+    tf = load_tensorflow()
+
+    if logits.shape[-1] == 1:
+        targets = tf.cast(labels, tf.float32)[:, None]
+        return tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)[:, 0]
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)

@@ -1,85 +1,39 @@
-"""What a tuning starts from: a trained head, a new head on a base, or a network from nothing."""
+"""What a tuning starts from: a trained head, a new head on a base, or a network from nothing.
 
+Also the checks of a start before anything learns, and the numbers that it is computed in.
+"""
+
+import contextlib
 import hashlib
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cryobase.stages.backbones.build import build
-from cryobase.stages.backbones.frameworks import load_keras
+from cryobase.stages.backbones.frameworks import dtype_policy, load_keras, load_tensorflow
 from cryobase.stages.backbones.table import BACKBONES
 from cryobase.stages.backbones.weights import WeightsFile, locate_weights
 from cryobase.stages.data.pixels import PixelSpec
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.stream import ImageStream
 from cryobase.stages.errors import DataError
 from cryobase.stages.extract import SetConfig
 from cryobase.stages.heads.config import HeadParams
-from cryobase.stages.heads.graft import graft, graft_onto
+from cryobase.stages.heads.graft import Samples, check_graft, graft, graft_onto
 from cryobase.stages.heads.head import CARD, Head, Layer
 from cryobase.stages.heads.history import History
+from cryobase.stages.heads.side_by_side import SideBySide
 from cryobase.stages.tuning import convnets
+from cryobase.stages.tuning.config import Network, NewHead
 
 GRAFT_TOLERANCE = 1e-4  # in probability; float32 in another order of summation errs by 1e-6
 HALF_TOLERANCE = 2e-2  # under a half-precision policy, whose steps are 1e-3 and 8e-3
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewHead:
-    """A head that is trained with the rest, not on stored features.
-
-    Attributes:
-        units: of the hidden layers; none makes it linear.
-        activation: of the hidden layers.
-        dropout: after each hidden layer.
-        output: `softmax`, or for two classes one `sigmoid` unit.
-    """
-
-    units: int | tuple[int, ...] = ()
-    activation: Literal["relu", "linear"] = "relu"
-    dropout: float = 0.0
-    output: Literal["softmax", "sigmoid"] = "softmax"
-
-    def __post_init__(self) -> None:
-        if not all(units > 0 for units in self.layers):
-            raise ValueError("units: must be positive")
-        if not 0 <= self.dropout < 1:
-            raise ValueError("dropout: must be at least 0 and below 1")
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Units of each hidden layer."""
-        return (self.units,) if isinstance(self.units, int) else tuple(self.units)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Network:
-    """A network from nothing.
-
-    Attributes:
-        kind: a key of `CONVNETS`.
-        image_size: side of the square input in pixels; None means the row's own.
-        resize, aspect: how images become squares, as in `extract.sets`.
-    """
-
-    kind: str
-    image_size: int | None = None
-    resize: Literal["bilinear", "nearest"] = "bilinear"
-    aspect: Literal["stretch", "crop", "pad"] = "stretch"
-
-    def __post_init__(self) -> None:
-        if self.kind not in convnets.CONVNETS:
-            raise ValueError(f"kind: one of {', '.join(convnets.CONVNETS)}")
-
-    @property
-    def pixels(self) -> PixelSpec:
-        """How an image becomes its input."""
-        size = self.image_size or convnets.CONVNETS[self.kind].image_size
-        return PixelSpec(image_size=size, resize=self.resize, aspect=self.aspect)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -295,3 +249,75 @@ def untrained(new: NewHead, shape: tuple[int, ...], classes: Sequence[str], seed
         data=(),
         history=History(),
     )
+
+
+CHECKED = 8  # training images that are looked at
+
+
+def check_stored(
+    head: Path, weights: str, features: Path, images: RawImages, ids: NDArray[np.bytes_]
+) -> None:
+    """Refuse a head whose graft does not answer images as the head answers their stored features.
+
+    The graft is built for this alone, in float32: half precision would hide small differences.
+
+    Args:
+        head: directory of the head.
+        weights: of its backbone.
+        features: the feature set that it was trained on.
+        images: the images.
+        ids: of those that train.
+
+    Raises:
+        DataError: images and head do not have the same classes.
+        GraftError: the answers differ; it names the layer or the preprocessing.
+    """
+    loaded = Head.load(head)
+    if loaded.classes != images.examples.classes:
+        name = head.parent.name
+        raise DataError(
+            f"the images have the classes {list(images.examples.classes)}, the head {head}"
+            f" {list(loaded.classes)}; run `cryobase extract {name} && cryobase split && cryobase"
+            f" train {name}`"
+        )
+
+    def graft(one: Head, preprocessing: str | None) -> Any:
+        return graft_onto(one, weights, preprocessing=preprocessing)
+
+    stored = SideBySide.open(features)
+    having = stored.having(ids)  # spread over them, because neighbours are often alike
+    chosen = having[np.unique(np.linspace(0, len(having) - 1, CHECKED).astype(np.intp))]
+    samples = Samples(stored, images, chosen)
+    with precision("float32"):
+        check_graft(graft(loaded, None), loaded, samples, graft)
+
+
+def check_joined(start: Start, stream: ImageStream, ids: NDArray[np.bytes_]) -> None:
+    """Refuse a model that does not say what its base and its head say apart.
+
+    Raises:
+        DataError: they do not agree.
+    """
+    images, _ = next(stream.plain.batches(ids[:CHECKED]))
+    start.check(images)
+
+
+HALVES = ("mixed_float16", "mixed_bfloat16")
+
+
+@contextlib.contextmanager
+def precision(policy: str) -> Iterator[str]:
+    """Build and train under a Keras dtype policy.
+
+    Args:
+        policy: `float32`, `mixed_float16`, `mixed_bfloat16`, or `auto`: `mixed_float16` where
+            TensorFlow sees a GPU, else `float32`.
+
+    Yields:
+        The policy that is in force, never `auto`.
+    """
+    if policy == "auto":
+        gpus = load_tensorflow().config.list_physical_devices("GPU")
+        policy = "mixed_float16" if gpus else "float32"
+    with dtype_policy(policy):
+        yield policy

@@ -17,11 +17,10 @@ from cryobase.stages.data.raw import RawImages
 from cryobase.stages.data.splits import Splits
 from cryobase.stages.data.stream import ImageStream
 from cryobase.stages.extract import SetConfig
-from cryobase.stages.tuning import starts
-from cryobase.stages.tuning.optimization import OptimizerSettings
-from cryobase.stages.tuning.phase import Images, Phase, Plan
-from cryobase.stages.tuning.trunkrows import StoredTrunk, store_trunk
-from cryobase.stages.tuning.unfreezing import unfreeze
+from cryobase.stages.tuning import config, starts
+from cryobase.stages.tuning.cached_trunk import StoredTrunk, store_trunk
+from cryobase.stages.tuning.freezing import unfreeze
+from cryobase.stages.tuning.phase import Images, OptimizerSettings, Phase, Plan
 
 PER_CLASS = 80
 BATCH = 20
@@ -47,7 +46,7 @@ def prepared() -> Path:
 def phase(stored: str | None) -> Phase:
     """Block 5 and a head, on images (None) or on stored rows of a dtype."""
     root = prepared()
-    head = starts.NewHead(units=256, output="sigmoid")
+    head = config.NewHead(units=256, output="sigmoid")
     start = starts.fresh(VGG16, head, ("cat", "dog"), seed=0)
     unfreeze(start.base, {"from": "block5_conv1"})
     images, parts = RawImages.open(root / "raw"), Splits.open(root / "splits")

@@ -22,7 +22,7 @@ from cryobase.stages.errors import DataError
 from cryobase.stages.heads import finished
 from cryobase.stages.heads.config import expand
 from cryobase.stages.heads.side_by_side import SideBySide
-from cryobase.stages.tuning.checkpoints import Checkpoints
+from cryobase.stages.tuning.resume import Checkpoints
 from tests.integration.attacks import Run, add_row, attack, special
 from tests.integration.received_data import archive, download, images, picture, unpacked
 from tests.integration.received_sets import PARAMS, checkout

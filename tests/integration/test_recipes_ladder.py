@@ -11,9 +11,9 @@ from cryobase.stages.data.raw import RawImages
 from cryobase.stages.data.splits import Splits
 from cryobase.stages.extract import SetConfig
 from cryobase.stages.ladder import LadderConfig
-from cryobase.stages.tuning import convnets, ladder_scratch
+from cryobase.stages.tuning import convnets
+from cryobase.stages.tuning.config import Network, NewHead
 from cryobase.stages.tuning.phase import Phase
-from cryobase.stages.tuning.starts import Network, NewHead
 from tests.bases import tiny_base  # noqa: F401 - a fixture
 from tests.unit.stages.tuning.tuning_data import TINY, prepare
 
@@ -80,8 +80,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for module in (ladder, ladder_scratch):
-        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(ladder, "time", clock)
     return clock
 
 
@@ -112,7 +111,7 @@ def test_a_network_from_nothing_gets_the_seconds_of_the_frozen_rung(
         return epoch(self, number)
 
     monkeypatch.setattr(Phase, "epoch", slow)
-    found = ladder_scratch.train(
+    found = ladder.from_nothing(
         Network(kind="tiny"),
         NewHead(),
         raw=root / "raw",
@@ -127,7 +126,7 @@ def test_a_network_from_nothing_gets_the_seconds_of_the_frozen_rung(
 
 def test_equal_seconds_count_no_epoch_that_ended_later(root, tmp_path, monkeypatch):
     seen = [(1.0, 0.25), (20.0, 0.75), (31.0, 0.875)]
-    monkeypatch.setattr(ladder_scratch, "train", lambda *_, **__: seen)
+    monkeypatch.setattr(ladder, "from_nothing", lambda *_, **__: seen)
     monkeypatch.setitem(convnets.CONVNETS, "tiny", TINY)
     rung = climb(root, tmp_path).scratch(None, 30.0)
     assert (rung.at_frozen_seconds, rung.accuracy, rung.seconds) == (0.75, 0.875, 31.0)

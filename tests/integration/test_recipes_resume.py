@@ -19,7 +19,7 @@ from pathlib import Path
 from cryobase.stages import finetune
 from cryobase.stages.data.augment import Augmentation
 from cryobase.stages.finetune import FinetuneRun, Phase
-from cryobase.stages.tuning.starts import Network, NewHead
+from cryobase.stages.tuning.config import Network, NewHead
 
 root, output = Path(sys.argv[1]), Path(sys.argv[2])
 finetune.run(
@@ -60,7 +60,7 @@ def kill_after(process: subprocess.Popen, output: Path, wanted: int) -> bool:
 
 
 def weights(output: Path) -> list[np.ndarray]:
-    from cryobase.stages.tuning.tuned import TunedModel
+    from cryobase.stages.tuning.saved import TunedModel
 
     return TunedModel.load(output).model.get_weights()
 

@@ -15,8 +15,8 @@ from cryobase.stages.data.splits import Splits
 from cryobase.stages.extract import SetConfig
 from cryobase.stages.finetune import FinetuneRun, Phase
 from cryobase.stages.tuning import course
-from cryobase.stages.tuning.starts import NewHead
-from cryobase.stages.tuning.tuned import TunedModel
+from cryobase.stages.tuning.config import NewHead
+from cryobase.stages.tuning.saved import TunedModel
 from tests.closeness import BETWEEN_ENGINES, assert_close, rounding
 from tests.unit.stages.tuning.tuning_data import prepare
 

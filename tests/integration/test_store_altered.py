@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from cryobase.pipeline.cli import app
 from cryobase.stages.extract import SetConfig
 from cryobase.stages.heads.side_by_side import SideBySide
-from cryobase.stages.tuning import trunkrows
+from cryobase.stages.tuning import cached_trunk
 from cryobase.store import FeatureSet, IntegrityError, StoreError
 from tests.integration.store_checkout import SET, compute, cryobase, features_of, make
 from tests.integration.store_forgery import ALTERATIONS, altered
@@ -72,7 +72,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "batches": lambda path: list(FeatureSet.open(path).batches(None, 8, shuffle=True)),
     "dask": lambda path: FeatureSet.open(path).to_dask().compute(),
     "side by side": lambda path: SideBySide.open([path, path.with_name("other")]),
-    "trunk rows": lambda path: trunkrows.store_trunk(
+    "trunk rows": lambda path: cached_trunk.store_trunk(
         SetConfig(**SET), raw=Path("data/raw"), pool=Path(".cryobase/pool"), output=path
     ),
 }

@@ -17,7 +17,7 @@ from cryobase.stages.data.raw import RawImages
 from cryobase.stages.data.splits import Splits
 from cryobase.stages.heads.graft import weights_of
 from cryobase.stages.heads.head import Head
-from cryobase.stages.tuning.grafting import check_stored
+from cryobase.stages.tuning.starts import check_stored
 from cryobase.store import FeatureSpec, Pool
 from tests.images import write_folder
 from tests.integration.remedies.situations import (

@@ -20,10 +20,10 @@ from cryobase.stages.heads.config import HeadConfig
 from cryobase.stages.heads.graft import GraftError
 from cryobase.stages.heads.head import Head
 from cryobase.stages.tuning import convnets, course, starts
-from cryobase.stages.tuning.checkpoints import Checkpoints
-from cryobase.stages.tuning.precision import precision
-from cryobase.stages.tuning.starts import Network, NewHead
-from cryobase.stages.tuning.tuned import TunedModel
+from cryobase.stages.tuning.config import Network, NewHead
+from cryobase.stages.tuning.resume import Checkpoints
+from cryobase.stages.tuning.saved import TunedModel
+from cryobase.stages.tuning.starts import precision
 from cryobase.store import FeatureSet, Pool
 from tests.bases import tiny_base  # noqa: F401 - a fixture
 from tests.closeness import assert_close, rounding

@@ -5,7 +5,7 @@ from cryobase.stages.data.augment import Augmentation
 from cryobase.stages.data.splits import Splits
 from cryobase.stages.finetune import FinetuneRun
 from cryobase.stages.tuning import outcome, pictures
-from cryobase.stages.tuning.starts import Network
+from cryobase.stages.tuning.config import Network
 from tests.unit.stages.tuning import tuning_data as data
 
 POLICY = Augmentation(rotation=40, zoom=0.2, horizontal_flip=True)

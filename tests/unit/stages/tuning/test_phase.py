@@ -6,10 +6,16 @@ import pytest
 from cryobase.stages.data.augment import Augmentation
 from cryobase.stages.errors import DataError
 from cryobase.stages.tuning import phase
-from cryobase.stages.tuning.checkpoints import Checkpoints
-from cryobase.stages.tuning.optimization import OptimizerSettings, cross_entropy, layer_factors
-from cryobase.stages.tuning.phase import Phase, kept_epoch, smoothed
-from cryobase.stages.tuning.unfreezing import unfreeze
+from cryobase.stages.tuning.freezing import unfreeze
+from cryobase.stages.tuning.phase import (
+    OptimizerSettings,
+    Phase,
+    cross_entropy,
+    kept_epoch,
+    layer_factors,
+    smoothed,
+)
+from cryobase.stages.tuning.resume import Checkpoints
 from tests.closeness import assert_close, rounding
 from tests.scale import rounds
 from tests.unit.stages.tuning import tuning_data as data
@@ -127,12 +133,12 @@ def interrupt(monkeypatch, moment: int, where: str) -> None:
 
 def dropping(root, directory):
     """Weights after four epochs of a net with dropout on augmented images."""
-    from cryobase.stages.tuning import convnets, starts
+    from cryobase.stages.tuning import config, convnets, starts
 
     convnets.CONVNETS["tiny"] = data.TINY
     try:
         start = starts.scratch(
-            starts.Network(kind="tiny"), starts.NewHead(units=5, dropout=0.3), ("a", "b", "c"), 3
+            config.Network(kind="tiny"), config.NewHead(units=5, dropout=0.3), ("a", "b", "c"), 3
         )
     finally:
         del convnets.CONVNETS["tiny"]

@@ -1,7 +1,7 @@
 import pytest
 
 from cryobase.stages.errors import ConfigError
-from cryobase.stages.tuning.unfreezing import unfreeze
+from cryobase.stages.tuning.freezing import unfreeze
 from tests.unit.stages.tuning.tuning_data import base_with_norms
 
 

@@ -10,8 +10,7 @@ from cryobase.stages.data.raw import RawImages
 from cryobase.stages.data.splits import Splits
 from cryobase.stages.data.stream import ImageStream
 from cryobase.stages.tuning.convnets import Convnet
-from cryobase.stages.tuning.optimization import OptimizerSettings
-from cryobase.stages.tuning.phase import Images, Plan
+from cryobase.stages.tuning.phase import Images, OptimizerSettings, Plan
 from tests.images import CLASSES, write_folder
 
 SIZE = 12

@@ -19,8 +19,7 @@ from cryobase.stages.heads.head import MAX_SIDE, Head
 from cryobase.stages.heads.metrics import Predictions, scores
 from cryobase.stages.outputs import write_text
 from cryobase.stages.received import opened
-from cryobase.stages.tuning.precision import HALVES, precision
-from cryobase.stages.tuning.starts import Start, two_columns, untuned
+from cryobase.stages.tuning.starts import HALVES, Start, precision, two_columns, untuned
 from cryobase.store.text import parse_json
 
 FORMAT = 2

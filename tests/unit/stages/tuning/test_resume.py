@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cryobase.stages.tuning.checkpoints import Checkpoints, State, fit
+from cryobase.stages.tuning.resume import Checkpoints, State, fit
 from tests.integration.received_models import mutated
 from tests.scale import rounds
 

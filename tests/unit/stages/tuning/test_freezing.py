@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 from cryobase.stages.errors import ConfigError
-from cryobase.stages.tuning import trunk
-from cryobase.stages.tuning.phase import place_of_cut
-from cryobase.stages.tuning.unfreezing import unfreeze
+from cryobase.stages.tuning import freezing
+from cryobase.stages.tuning.freezing import place_of_cut, unfreeze
 from tests.unit.stages.tuning.tuning_data import SIZE, base_with_norms, grafted
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (3, SIZE, SIZE, 3)).astype(np.float32)
@@ -25,11 +24,11 @@ def residual():
 
 
 def test_only_places_with_one_live_tensor_are_cuts():
-    assert [cut.layer for cut in trunk.cuts(residual())] == ["", "a", "sum", "c"]
+    assert [cut.layer for cut in freezing.cuts(residual())] == ["", "a", "sum", "c"]
 
 
 def test_a_cut_knows_what_lies_below_and_its_size():
-    found = {cut.layer: cut for cut in trunk.cuts(residual())}
+    found = {cut.layer: cut for cut in freezing.cuts(residual())}
     assert found["sum"].below == {"image", "a", "b", "sum"}
     assert found["c"].values == (SIZE - 2) ** 2 * 5
 
@@ -37,21 +36,21 @@ def test_a_cut_knows_what_lies_below_and_its_size():
 @pytest.mark.parametrize("number", range(4))
 def test_both_halves_give_what_the_whole_gives(number):
     model = residual()
-    lower, upper = trunk.split(model, trunk.cuts(model)[number])
+    lower, upper = freezing.split(model, freezing.cuts(model)[number])
     below = IMAGES if lower is None else lower.predict_on_batch(IMAGES)
     assert np.array_equal(upper.predict_on_batch(below), model.predict_on_batch(IMAGES))
 
 
 def test_the_deepest_cut_has_nothing_below_it_that_learns():
     model = residual()
-    assert trunk.deepest(model, {"c"}).layer == "sum"
-    assert trunk.deepest(model, {"b"}).layer == "a"
-    assert trunk.deepest(model, {"a", "c"}).layer == ""
+    assert freezing.deepest(model, {"c"}).layer == "sum"
+    assert freezing.deepest(model, {"b"}).layer == "a"
+    assert freezing.deepest(model, {"a", "c"}).layer == ""
 
 
 def test_a_place_that_is_none_is_an_error_that_names_the_others():
     with pytest.raises(ConfigError, match=r"places: a, sum$"):
-        trunk.at(residual(), "b", {"c"})
+        freezing.at(residual(), "b", {"c"})
 
 
 @pytest.mark.parametrize(
@@ -86,7 +85,7 @@ def test_cuts_of_real_bases_are_where_they_should_be(backbone, learning, place):
         preprocessing=row.preprocessing,
         outputs=["avg"],
     )
-    found = trunk.deepest(model, {learning})
+    found = freezing.deepest(model, {learning})
     assert place is None or found.layer == place
     layers = {layer.name for layer in model.layers}
     assert found.below < layers

@@ -1,12 +1,27 @@
-"""Where to cut a base so that its frozen part runs once per image, and what each place saves."""
+"""Stored outputs of the frozen part of a base: what each cut would save, and training on them.
+
+The rows are a feature set like any other; `stages/extract.py` computes them.
+"""
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from cryobase.stages import extract
+from cryobase.stages.data.stream import Batch
 from cryobase.stages.errors import ConfigError
-from cryobase.stages.tuning.trunk import cuts
+from cryobase.stages.extract import ExtractConfig, SetConfig
+from cryobase.stages.tuning.freezing import cuts
+from cryobase.store import FeatureSet
+from cryobase.store.epochs import drawn_views, shuffled
+from cryobase.store.errors import mended_by
 
 # Of two cores: VGG16's forward pass, and reading float16 rows and widening them. Only their ratio
 # matters, and places differ by much more than machines do.
@@ -111,3 +126,57 @@ def multiplications(layer: Any) -> int:
     kernels: int = sum(math.prod(w.shape) for w in layer.weights if len(w.shape) >= 2)
     shape: list[int | None] = list(layer.output.shape) if kernels else []
     return kernels * (int(shape[1] or 1) * int(shape[2] or 1) if len(shape) == 4 else 1)
+
+
+NAME = "trunk"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StoredTrunk:
+    """Rows of the trunk for the training and validation images of a split.
+
+    Attributes:
+        rows: the feature set; with views, each epoch sees another one of every image.
+        train_ids, validation_ids: which learn, and which judge.
+        batch_size: rows in a batch.
+        seed: of order and views.
+    """
+
+    rows: FeatureSet
+    train_ids: NDArray[np.bytes_]
+    validation_ids: NDArray[np.bytes_]
+    batch_size: int
+    seed: int
+    stored = True
+
+    def __len__(self) -> int:
+        return len(self.train_ids)
+
+    def train(self, epoch: int) -> Iterator[Batch]:
+        positions = shuffled(self._train, self.seed, epoch)
+        stored = range(min(1, self.rows.views), self.rows.views + 1)
+        views = drawn_views(len(positions), self.seed, epoch, stored)
+        return self.rows.read(positions, self.batch_size, views)
+
+    def validation(self) -> Iterator[Batch]:
+        return self.rows.read(self._validation, self.batch_size)
+
+    def batches_per_epoch(self) -> int:
+        return math.ceil(len(self) / self.batch_size)
+
+    @cached_property
+    def _train(self) -> NDArray[np.signedinteger]:
+        return self.rows.positions(self.train_ids)
+
+    @cached_property
+    def _validation(self) -> NDArray[np.signedinteger]:
+        return self.rows.positions(self.validation_ids)
+
+
+def store_trunk(config: SetConfig, *, raw: Path, pool: Path, output: Path) -> FeatureSet:
+    """Compute what the pool lacks of a trunk's rows, and publish them as a feature set."""
+    sets = ExtractConfig(sets={NAME: config})
+    nothing = Path(os.devnull)  # to adopt: the last version's rows came from this pool
+    extract.run(sets, NAME, raw=raw, pool=pool, output=output, before=nothing)
+    with mended_by(f"remove {output}, it is made again"):
+        return FeatureSet.open(output)

@@ -1,15 +1,62 @@
-"""Cutting a model in two: the frozen trunk below, what still learns above.
+"""Which layers of a model are frozen, and where it can be cut above them.
 
 A cut is valid where one tensor alone is live: everything that the output needs goes through it.
 Whatever lies below a cut and does not learn may run once per image instead of once per epoch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cryobase.stages.backbones.frameworks import load_keras
 from cryobase.stages.errors import ConfigError
+
+
+def unfreeze(
+    base: Any, rule: str | Mapping[Any, Any], *, batch_normalization: bool = False
+) -> list[str]:
+    """Let some layers of a base learn; the others stay frozen.
+
+    A frozen BatchNormalization runs in inference mode, so its moving statistics do not change.
+
+    Args:
+        base: the backbone, a `keras.Model`.
+        rule: `none`, `all`, `{"from": a layer's name or number}` (that layer and those after it, as
+            `base.layers` counts from 0, the input) or `{"last": n}`.
+        batch_normalization: whether BatchNormalization layers that the rule names learn too.
+
+    Returns:
+        The names of the layers that learn and have weights.
+
+    Raises:
+        ConfigError: there is no such layer.
+    """
+    keras = load_keras()
+
+    chosen = {layer.name for layer in _chosen(base, rule)}
+    base.trainable = True
+    for layer in base.layers:
+        normalises = isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = layer.name in chosen and (batch_normalization or not normalises)
+    return [layer.name for layer in base.layers if layer.trainable and layer.weights]
+
+
+def _chosen(base: Any, rule: str | Mapping[Any, Any]) -> list[Any]:
+    layers = list(base.layers)
+    if isinstance(rule, str):
+        return layers if rule == "all" else []
+    if "last" in rule:
+        return layers[max(0, len(layers) - int(rule["last"])) :]
+    first = rule["from"]
+    if isinstance(first, int):
+        if not 0 <= first < len(layers):
+            raise ConfigError(f"unfreeze: no layer {first}; the base has 0 to {len(layers) - 1}")
+        return layers[first:]
+    names = [layer.name for layer in layers]
+    if first not in names:
+        known = ", ".join(layer.name for layer in layers if layer.weights)
+        raise ConfigError(f"unfreeze: no layer {first!r}; layers with weights: {known}")
+    return layers[names.index(first) :]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +137,30 @@ def split(model: Any, cut: Cut) -> tuple[Any, Any]:
     lower = keras.Model(model.inputs[0], cut.tensor, name="trunk")
     upper = keras.Model(cut.tensor, model.outputs[0], name="upper")
     return lower, upper
+
+
+def logits_model(model: Any) -> Any:
+    """The same model up to its logits."""
+    keras = load_keras()
+
+    return keras.Model(model.inputs[0], model.get_layer("logits").output)
+
+
+def learning_layers(whole: Any, base: Any) -> set[str]:
+    """Names of the layers of a model that learn: the head's, and those unfrozen in the base."""
+    below = {layer.name for layer in base.layers}
+    learning = {layer.name for layer in whole.layers if layer.name not in below}
+    return learning | {layer.name for layer in base.layers if layer.trainable_variables}
+
+
+def place_of_cut(whole: Any, base: Any, layer: str | None) -> Cut:
+    """Where to cut a model below everything that learns: the deepest place, or the layer named.
+
+    Raises:
+        ConfigError: the named cut lies above a layer that learns, or is none.
+    """
+    learning = learning_layers(whole, base)
+    return deepest(whole, learning) if layer is None else at(whole, layer, learning)
 
 
 def _operations(model: Any) -> Iterator[tuple[Any, list[Any], Any]]:

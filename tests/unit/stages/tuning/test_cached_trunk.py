@@ -3,8 +3,8 @@ import math
 import pytest
 
 from cryobase.stages.errors import ConfigError
-from cryobase.stages.tuning import trunkplan
-from cryobase.stages.tuning.trunkplan import Place, choose, multiplications, named, places
+from cryobase.stages.tuning import cached_trunk
+from cryobase.stages.tuning.cached_trunk import Place, choose, multiplications, named, places
 from tests.unit.stages.tuning.tuning_data import SIZE, base_with_norms, grafted
 
 LEARNING = {"conv2", "logits"}
@@ -35,7 +35,7 @@ def test_places_lie_below_what_learns_and_say_their_bytes():
 
 
 def test_views_and_few_training_images_delay_the_break_even(monkeypatch):
-    monkeypatch.setattr(trunkplan, "BYTES_PER_SECOND", 1e30)
+    monkeypatch.setattr(cached_trunk, "BYTES_PER_SECOND", 1e30)
     model = grafted(base_with_norms())
 
     def break_even(train: int, views: int) -> float:
@@ -49,7 +49,7 @@ def test_views_and_few_training_images_delay_the_break_even(monkeypatch):
 
 
 def test_a_place_that_costs_more_to_read_than_to_compute_never_pays(monkeypatch):
-    monkeypatch.setattr(trunkplan, "BYTES_PER_SECOND", 1.0)
+    monkeypatch.setattr(cached_trunk, "BYTES_PER_SECOND", 1.0)
     found = places(
         grafted(base_with_norms()), LEARNING, images=10, train=8, views=0, dtype="float32"
     )
