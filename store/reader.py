@@ -18,6 +18,7 @@ from cryobase.store.errors import IntegrityError, StoreNotFoundError, UnknownExa
 from cryobase.store.examples import Examples, ExamplesFile
 from cryobase.store.index import BLOCK, Index, Positions, words_of_rows
 from cryobase.store.manifest import Manifest, Published, load, set_digest
+from cryobase.store.parallel import ordered_map
 from cryobase.store.rows import Numbers, Rows, sum_of_live, widened
 from cryobase.store.shard import Digests
 
@@ -26,8 +27,9 @@ log = logging.getLogger(__name__)
 Features = NDArray[np.float32]
 Labels = NDArray[np.int32]
 
-_BLOCK = 1 << 22  # bytes that are read at once
+_BLOCK = 1 << 20  # bytes that are read at once
 _CHUNK_BYTES = 1 << 26  # of a Dask array
+_LARGE = 1 << 21  # bytes of a batch that is read alone
 _PLANNED = 1 << 14  # rows whose reading is planned at once
 _PARTS = 16  # of the index, at most: the examples' digests are read once for each
 
@@ -204,6 +206,8 @@ class FeatureSet:
             UnknownExampleError: an example is in quarantine.
         """
         self._check_live(positions)
+        if size * self.table.row_bytes > _LARGE:
+            return self._read_large(positions, size, views)
         window = size * max(1, _PLANNED // size)
         rows = (
             self._rows[0 if views is None else views[part], positions[part]]
@@ -214,6 +218,26 @@ class FeatureSet:
             self._labels[positions[part]].astype(np.int32) for part in _slices(len(positions), size)
         )
         return zip(features, labels, strict=True)
+
+    def _read_large(
+        self, positions: Numbers, size: int, views: Numbers | None
+    ) -> Iterator[tuple[Features, Labels]]:
+        """As `read`, a batch ahead and in little memory beside the batches themselves.
+
+        Their memory is taken in the caller's thread: what a thread frees stays with it.
+        """
+
+        def empty() -> Iterator[tuple[slice, Features]]:
+            for part in _slices(len(positions), size):
+                yield part, np.empty((len(positions[part]), *self.feature_shape), np.float32)
+
+        def fill(batch: tuple[slice, Features]) -> tuple[Features, Labels]:
+            part, features = batch
+            chosen = positions[part]
+            self._widened(self._rows[0 if views is None else views[part], chosen], features)
+            return features, self._labels[chosen].astype(np.int32)
+
+        return ordered_map(fill, empty(), workers=1, ahead=2)
 
     def _shuffled(self, chosen: Numbers, block: int, seed: int, epoch: int) -> Numbers:
         if block <= 1:
@@ -246,8 +270,9 @@ class FeatureSet:
             raise UnknownExampleError(f"view {view}: {self.directory} has views 0 to {self.views}")
         return view
 
-    def _widened(self, rows: Numbers) -> Features:
-        features = np.empty((len(rows), *self.feature_shape), np.float32)
+    def _widened(self, rows: Numbers, features: Features | None = None) -> Features:
+        if features is None:
+            features = np.empty((len(rows), *self.feature_shape), np.float32)
         step = max(1, _BLOCK // max(1, self.table.row_bytes))
         for start in range(0, len(rows), step):
             stop = start + step

@@ -17,7 +17,7 @@ from cryobase.stages.errors import ConfigError
 from cryobase.stages.heads.config import HeadParams
 from cryobase.stages.heads.head import Layer, Trained, forward
 from cryobase.stages.heads.history import History
-from cryobase.stages.heads.rows import Batch, Floats, Task, ahead, memory_limit, weigh_classes
+from cryobase.stages.heads.rows import Batch, Floats, Task, memory_limit, weigh_classes
 
 Doubles = NDArray[np.float64]
 MAX_TEMPERATURE = 100.0
@@ -146,7 +146,7 @@ def accumulate(task: Task, weights: Mapping[str, str | Mapping[str, float]]) -> 
 
 def _sums(task: Task, shift: Doubles, vectors: Mapping[str, Floats]) -> dict[str, Gram]:
     grams = {key: Gram.zeros(shift, len(task.rows.classes)) for key in vectors}
-    for batch in ahead(task.in_order(task.train)):
+    for batch in task.in_order(task.train):
         for key, gram in grams.items():
             gram.add(batch, vectors[key])
     return grams

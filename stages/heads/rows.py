@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryobase.stages.heads.side_by_side import SideBySide
+from cryobase.store.epochs import drawn_views, shuffled
+from cryobase.store.parallel import ordered_map
 
 Floats = NDArray[np.float32]
-Positions = NDArray[np.int64]
+Positions = NDArray[np.signedinteger]
 Batch = tuple[Floats, NDArray[np.int32]]
 
 READ = 1024  # rows of a read that trains nothing
 LARGEST_IN_MEMORY = 1 << 30
-VIEW_STREAM, ORDER_STREAM = 1, 0
 
 
 class Rows(Protocol):
@@ -30,8 +31,14 @@ class Rows(Protocol):
     width: int
     key: int  # of the order in which rows are seen: it belongs to the set, not to a head
 
-    def take(self, positions: Positions, views: NDArray[np.int64] | None = None) -> Floats:
+    def take(self, positions: Positions, views: Positions | None = None) -> Floats:
         """Features (m, width), of view 0 or of one view per row."""
+        ...
+
+    def read(
+        self, positions: Positions, size: int, views: Positions | None = None
+    ) -> Iterator[Batch]:
+        """The same, `size` rows at a time with their labels, read ahead."""
         ...
 
 
@@ -58,7 +65,7 @@ class ArrayRows:
         self.width = self._views[0].shape[1]
         self.key = key
 
-    def take(self, positions: Positions, views: NDArray[np.int64] | None = None) -> Floats:
+    def take(self, positions: Positions, views: Positions | None = None) -> Floats:
         """See `Rows.take`."""
         if views is None:
             return self._views[0][positions]
@@ -66,6 +73,18 @@ class ArrayRows:
         for view in np.unique(views):
             taken[views == view] = self._views[view][positions[views == view]]
         return taken
+
+    def read(
+        self, positions: Positions, size: int, views: Positions | None = None
+    ) -> Iterator[Batch]:
+        """See `Rows.read`."""
+
+        def batch(start: int) -> Batch:
+            part = slice(start, start + size)
+            chosen = positions[part]
+            return self.take(chosen, None if views is None else views[part]), self.labels[chosen]
+
+        return ordered_map(batch, range(0, len(positions), size), workers=1, ahead=2)
 
 
 class StoredRows:
@@ -78,18 +97,16 @@ class StoredRows:
         self.width = int(np.prod(features.feature_shape))
         self.key = int(hashlib.sha256(features.digest.encode()).hexdigest()[:16], 16)
 
-    def take(self, positions: Positions, views: NDArray[np.int64] | None = None) -> Floats:
+    def take(self, positions: Positions, views: Positions | None = None) -> Floats:
         """See `Rows.take`."""
-        if views is None:
-            return self._read(positions, 0)
-        taken = np.empty((len(positions), self.width), np.float32)
-        for view in np.unique(views):
-            taken[views == view] = self._read(positions[views == view], int(view))
-        return taken
+        nothing = np.empty((0, self.width), np.float32)
+        return next((x for x, _ in self.read(positions, len(positions) or 1, views)), nothing)
 
-    def _read(self, positions: Positions, view: int) -> Floats:
-        features, _ = self._set.arrays(self._set.examples.ids[positions], view)
-        return features.reshape(len(positions), self.width)
+    def read(
+        self, positions: Positions, size: int, views: Positions | None = None
+    ) -> Iterator[Batch]:
+        """See `Rows.read`."""
+        return self._set.read(positions, size, views)
 
     def in_memory(self, views: int = 0) -> ArrayRows:
         """The same rows, all read at once. Quarantined examples, which have none, are zeros."""
@@ -97,8 +114,9 @@ class StoredRows:
         arrays = []
         for view in range(views + 1):
             array = np.zeros((len(self.labels), self.width), np.float32)
-            for start in range(0, len(good), READ):
-                array[good[start : start + READ]] = self._read(good[start : start + READ], view)
+            batches = self.read(good, READ, np.full(len(good), view))
+            for start, (features, _) in zip(range(0, len(good), READ), batches, strict=True):
+                array[good[start : start + READ]] = features
             arrays.append(array)
         return ArrayRows(*arrays, labels=self.labels, classes=self.classes, key=self.key)
 
@@ -150,30 +168,14 @@ class Task:
 
     def epoch(self, epoch: int, size: int, views: int = 0) -> Iterator[Batch]:
         """All training rows in the order of one epoch, `size` at a time, the last ones fewer."""
-        order = self.train[self._random(ORDER_STREAM, epoch).permutation(len(self.train))]
-        drawn = self._random(VIEW_STREAM, epoch).integers(views + 1, size=len(order))
-        for start in range(0, len(order), size):
-            chosen = slice(start, start + size)
-            features = self.rows.take(order[chosen], drawn[chosen] if views else None)
-            yield features, self.rows.labels[order[chosen]]
+        order = shuffled(self.train, self.rows.key, epoch)
+        every = range(views + 1)
+        drawn = drawn_views(len(order), self.rows.key, epoch, every) if views else None
+        return self.rows.read(order, size, drawn)
 
     def in_order(self, positions: Positions, size: int = READ) -> Iterator[Batch]:
         """Rows as they lie, plain view."""
-        for start in range(0, len(positions), size):
-            chosen = positions[start : start + size]
-            yield self.rows.take(chosen), self.rows.labels[chosen]
-
-    def _random(self, stream: int, epoch: int) -> "np.random.Generator":
-        return np.random.Generator(np.random.Philox(key=[self.rows.key, epoch << 1 | stream]))
-
-
-def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches, each read while the one before it is in use."""
-    with ThreadPoolExecutor(1) as reader:
-        upcoming = reader.submit(next, batches, None)
-        while (batch := upcoming.result()) is not None:
-            upcoming = reader.submit(next, batches, None)
-            yield batch
+        return self.rows.read(positions, size)
 
 
 def fit_scale(task: Task) -> tuple[Floats, Floats]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from cryobase.store import Examples, FeatureSet, IntegrityError, UnknownExampleE
 from cryobase.store.text import visible
 
 Paths = Path | Sequence[Path]
+Positions = NDArray[np.signedinteger]
 
 
 class SideBySide:
@@ -88,20 +89,34 @@ class SideBySide:
                 wrote the set, and a head would learn nothing else from it.
         """
         ids = self.having(self.examples.ids) if ids is None else np.asarray(ids)
-        parts = [one.arrays(ids, view) for one in self._sets]
-        labels = parts[0][1]
-        for one, (features, _) in zip(self._sets, parts, strict=True):
-            finite = np.isfinite(features).all(axis=tuple(range(1, features.ndim)))
-            if not finite.all():
-                name = visible(bytes(ids[int(finite.argmin())]).decode())
-                raise IntegrityError(
-                    f"{one.directory}: the features of {name} are not finite; get the set from"
-                    " where it came again"
-                )
-        flat = [
-            features.reshape(len(labels), math.prod(features.shape[1:])) for features, _ in parts
-        ]
-        return flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1), labels
+        positions = self.examples.positions(ids)
+        views = np.full(len(positions), view)
+        for features, labels in self.read(positions, len(positions) or 1, views):
+            return features, labels
+        return np.empty((0, *self.feature_shape), np.float32), np.empty(0, np.int32)
+
+    def read(
+        self, positions: Positions, size: int, views: Positions | None = None
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
+        """Examples by their positions along `examples`, in batches; see `FeatureSet.read`.
+
+        Raises:
+            IntegrityError: as `arrays`.
+        """
+        parts = [one.read(positions, size, views) for one in self._sets]
+        for number, batches in enumerate(zip(*parts, strict=True)):
+            labels = batches[0][1]
+            for one, (features, _) in zip(self._sets, batches, strict=True):
+                finite = np.isfinite(features).all(axis=tuple(range(1, features.ndim)))
+                if not finite.all():
+                    wrong = positions[number * size + int(finite.argmin())]
+                    name = visible(bytes(self.examples.ids[wrong]).decode())
+                    raise IntegrityError(
+                        f"{one.directory}: the features of {name} are not finite; get the set from"
+                        " where it came again"
+                    )
+            flat = [part.reshape(len(labels), math.prod(part.shape[1:])) for part, _ in batches]
+            yield flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1), labels
 
 
 def _images(examples: Examples) -> str:

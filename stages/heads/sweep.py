@@ -17,7 +17,7 @@ from cryobase.stages.heads.config import HeadParams
 from cryobase.stages.heads.head import Layer, Trained
 from cryobase.stages.heads.history import History
 from cryobase.stages.heads.kernel import UPDATES, judge, trainer
-from cryobase.stages.heads.rows import READ, Batch, Floats, Task, ahead, fit_scale, weigh_classes
+from cryobase.stages.heads.rows import READ, Batch, Floats, Task, fit_scale, weigh_classes
 from cryobase.stages.heads.stack import Read, Stack, plan
 
 tf = load_tensorflow()
@@ -190,9 +190,9 @@ def _train_read(
     epoch = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while active:
-            for batch in ahead(task.epoch(epoch, read.rows, read.views)):
+            for batch in task.epoch(epoch, read.rows, read.views):
                 _feed(pool, active, batch, scale, rows_of=_rows, use=TrainingStack.learn)
-            for batch in ahead(task.in_order(task.validation)):
+            for batch in task.in_order(task.validation):
                 _feed(pool, active, batch, scale, rows_of=lambda _: READ, use=TrainingStack.judge)
             for one in active:
                 one.end_epoch()

@@ -7,7 +7,7 @@ is included, but ours keeps compiled programmes for as long as the process lives
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -15,8 +15,10 @@ import numpy as np
 
 from cryobase.stages.heads.config import HeadConfig, expand
 from cryobase.stages.heads.kinds import train
-from cryobase.stages.heads.rows import ArrayRows, Rows, Task, open_rows
+from cryobase.stages.heads.rows import ArrayRows, Batch, Rows, Task, open_rows
 from cryobase.stages.heads.side_by_side import SideBySide
+from cryobase.store import FeatureSet
+from tests.benchmarks.read import stored
 from tests.unit.stages.heads.sets import SPEC, blobs, publish
 
 WIDTH, CLASSES = 1280, 10
@@ -100,6 +102,38 @@ def _mlp_seconds() -> tuple[float, float]:
     return _scan(lambda: _rows(4000), config), fit
 
 
+class _TimedRows:
+    """Stored rows that count the seconds in which whoever trains on them waits for a batch."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows, self.waited = rows, 0.0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._rows, name)
+
+    def read(self, *arguments: object) -> Iterator[Batch]:
+        batches, end = self._rows.read(*arguments), object()
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, end)
+            self.waited += time.perf_counter() - start
+            if batch is end:
+                return
+            yield batch
+
+
+def _waiting(count: int) -> float:
+    """The share of an epoch of 52 heads on stored rows in which training waits for rows."""
+    sets = SideBySide([FeatureSet.open(stored(count))])
+    rows = _TimedRows(open_rows(sets, stored=True))
+    heads = expand({"head": _linear52(1)})
+    some = np.arange(2048)
+    train(Task(rows, some, some[:0]), heads)  # compiles
+    rows.waited = 0.0
+    seconds = _seconds(lambda: train(Task(rows, np.arange(count), some[:0]), heads))
+    return rows.waited / seconds
+
+
 def _times_faster(seconds: Callable[[], tuple[float, float]], heads: int) -> float:
     ours, fit = seconds()
     return heads * fit / ours
@@ -115,5 +149,7 @@ BENCHMARKS: dict[str, Callable[[], float]] = {
     "heads.linear52_vs_one_fit": lambda: _share_of_one(_linear_seconds),
     "heads.linear52_stored_vs_fit": lambda: _times_faster(_stored_seconds, 52),
     "heads.linear52_stored_vs_one_fit": lambda: _share_of_one(_stored_seconds),
+    "heads.waiting_for_rows": lambda: _waiting(60_000),
+    "heads.waiting_for_rows_million": lambda: _waiting(1_000_000),
     "heads.mlp16_vs_fit": lambda: _times_faster(_mlp_seconds, 16),
 }

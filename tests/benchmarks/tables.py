@@ -34,6 +34,8 @@ SIDES = {  # key -> what is measured, against what
     "heads.linear52_stored_vs_fit": ("52 linear heads, 60,000 stored rows", "52 `fit` runs"),
     "heads.linear52_stored_vs_one_fit": ("time of these 52", "one Keras `fit`"),
     "heads.mlp16_vs_fit": ("16 hidden-layer heads of 256 units", "16 Keras `fit` runs"),
+    "heads.waiting_for_rows": ("time for which 52 heads wait for 60,000 stored rows", "an epoch"),
+    "heads.waiting_for_rows_million": ("time for which they wait for 1,000,000", "an epoch"),
     "read.random_vs_memmap": ("random batches of 256 rows", "`numpy.memmap` fancy indexing"),
     "read.random_vs_h5py": ("random batches of 256 rows", "h5py fancy indexing"),
     "read.block_vs_memmap": ("shuffled runs of 16 rows", "`numpy.memmap` fancy indexing"),
@@ -45,6 +47,10 @@ AT_LEAST = {  # what a measurement must reach, on any machine
     "read.block_vs_memmap": 0.7,
     "read.random_vs_h5py": 3.0,
     "extract.fast_decode_12mp": 1.4,
+}
+AT_MOST = {
+    "heads.waiting_for_rows": 0.05,
+    "heads.waiting_for_rows_million": 0.05,
 }
 IN_README = (
     "extract.mobilenet_v2_160.vs_tutorial",

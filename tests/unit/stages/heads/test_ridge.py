@@ -110,7 +110,9 @@ def test_all_penalties_and_weights_come_from_one_scan(monkeypatch):
     read = []
     take = task.rows.take
     monkeypatch.setattr(
-        task.rows, "take", lambda positions: (read.append(len(positions)), take(positions))[1]
+        task.rows,
+        "take",
+        lambda chosen, *views: (read.append(len(chosen)), take(chosen, *views))[1],
     )
     heads = expand(
         {

@@ -8,12 +8,13 @@ from cryobase.stages.heads.rows import (
     ArrayRows,
     StoredRows,
     Task,
-    ahead,
     fit_scale,
     open_rows,
     weigh_classes,
 )
 from cryobase.stages.heads.side_by_side import SideBySide
+from cryobase.store import Examples
+from cryobase.store.epochs import shuffled
 from tests.closeness import assert_close, rounding
 from tests.unit.stages.heads.sets import blobs, publish
 
@@ -69,7 +70,7 @@ def test_views_are_drawn_anew_for_every_epoch(tmp_path):
     task = Task(rows, np.arange(300), np.arange(0))
 
     def shifts(epoch):
-        order = task.train[task._random(0, epoch).permutation(300)]
+        order = shuffled(task.train, rows.key, epoch)
         (batch, _), *_ = task.epoch(epoch, 300, views=3)
         views = np.rint((batch - features[order]).mean(1) * 100)
         return views[np.argsort(order)]
@@ -124,14 +125,23 @@ def test_balanced_weights_are_scikit_learns():
     assert weigh_classes({"b": 3.0}, labels, CLASSES).tolist() == [1, 3, 1]
 
 
-def test_reading_ahead_keeps_order_and_errors():
-    assert [x[0] for x in ahead(iter([(1, 1), (2, 2), (3, 3)]))] == [1, 2, 3]
+def test_rows_are_looked_up_once_and_read_ahead(tmp_path, monkeypatch):
+    """Neither an epoch nor a scan in order asks for ids."""
+    features, labels = blobs(300, 6, 3)
+    task = Task(StoredRows(side_by_side(tmp_path, features, labels)), np.arange(200), np.arange(9))
+    monkeypatch.setattr(Examples, "positions", lambda *_: pytest.fail("looked up"))
+    assert sum(len(x) for x, _ in task.epoch(0, 64)) == 200
+    assert [len(x) for x, _ in task.in_order(task.validation, 4)] == [4, 4, 1]
 
-    def failing():
-        yield 1, 1
-        raise OSError("disk")
 
-    batches = ahead(failing())
-    next(batches)
-    with pytest.raises(OSError, match="disk"):
-        next(batches)
+@pytest.mark.parametrize("views", [0, 2])
+def test_an_epoch_of_stored_rows_is_the_one_in_memory(tmp_path, views):
+    features, labels = blobs(300, 6, 3)
+    stored = StoredRows(side_by_side(tmp_path, features, labels, views=2))
+    both = [
+        list(Task(rows, np.arange(300), np.arange(0)).epoch(1, 64, views))
+        for rows in (stored, stored.in_memory(2))
+    ]
+    for (x, y), (other, other_labels) in zip(*both, strict=True):
+        assert np.array_equal(x, other)
+        assert np.array_equal(y, other_labels)
