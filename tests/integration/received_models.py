@@ -378,7 +378,7 @@ def _weights(backbone: str, path: Path) -> Run:
         from cryobase.stages.backbones import build, weights
 
         found = weights.locate_weights(backbone, str(path))
-        build._load(backbone, Base(), found.path)
+        build.set_weights(backbone, Base(), found.path)
 
     return run
 

@@ -135,8 +135,6 @@ BY_HAND = {
         " ~/.keras/models, or take efficientnet_lite0, which has them",
     ),
     "another installation, machine or process": (
-        "cryobase: `{}` is {}, which stands before Cryobase's own in PYTHONPATH; rename it, or take"
-        " its directory out of PYTHONPATH",
         "a library was imported while {} was set, which can change values; unset it and start anew,"
         " or import Cryobase first",
         "Keras runs on {} in this process, Cryobase needs it on tensorflow; set"
