@@ -86,6 +86,7 @@ def page(document: dict) -> str:
         f" the\nratios is given: above 1, the left side is so many times faster; a row that begins"
         f" with *time*,\n*peak memory* or *rate* gives the left side's share of the right one.\n"
         f"Machine: {document['machine']}, shared with other work; commit {document['commit']}.\n"
+        f"{document.get('but', '')}"
         f"`python -m tests.benchmarks --save` measures all anew and rewrites this page.\n\n"
         + table(document["ratios"])
     )
