@@ -291,7 +291,7 @@ def archive(kind: str, members: list[tuple[str, bytes]] | None = None) -> bytes:
             info = tarfile.TarInfo(name + "\u00e9" * (kind == "pax"))
             info.size = len(data)
             packed.addfile(info, io.BytesIO(data))
-    return gzip.compress(buffer.getvalue(), 1) if kind == "tar.gz" else buffer.getvalue()
+    return gzip.compress(buffer.getvalue(), 1, mtime=0) if kind == "tar.gz" else buffer.getvalue()
 
 
 def unpacked(place: Path, data: bytes) -> Run:
@@ -307,7 +307,7 @@ def a_tar_of_many(place, kind):
     member = tarfile.TarInfo("a")
     member.type = kind
     headers = member.tobuf(tarfile.GNU_FORMAT) * 3_000_000
-    return unpacked(place, gzip.compress(headers + bytes(1024), 1))
+    return unpacked(place, gzip.compress(headers + bytes(1024), 1, mtime=0))
 
 
 @attack(3)
@@ -348,8 +348,8 @@ def an_archive_with_a_name(place, member):
     3,
     seven_zip=b"7z\xbc\xaf\x27\x1c",
     xz=b"\xfd7zXZ\0",
-    half_a_gzip=gzip.compress(bytes(5000))[:20],
-    gzip_of_text=gzip.compress(b"text" * 999),
+    half_a_gzip=gzip.compress(bytes(5000), mtime=0)[:20],
+    gzip_of_text=gzip.compress(b"text" * 999, mtime=0),
     negative_size=tarfile.TarInfo("a").tobuf()[:124] + b"\xff" * 12 + bytes(888),
     nothing=b"",
 )
