@@ -1,5 +1,10 @@
-"""A backbone for tests that are about something else: ten layers, built and traced in no time."""
+"""Backbones for tests that are about something else: one of ten layers, and thin ones of the table.
 
+Where layers, their names and their number count, and what they compute does not, a thin base stands
+in: channels are most of its time and memory.
+"""
+
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,6 +32,9 @@ def Tiny(  # noqa: N802 (a constructor's name, as in `keras.applications`)
         x = layers.Conv2D(width, 3, 2, use_bias=False, name=f"block_{block}_conv")(x)
         x = layers.BatchNormalization(name=f"block_{block}_norm")(x)
         x = layers.ReLU(6.0, name=f"block_{block}_relu")(x)
+    if include_top:
+        x = layers.GlobalAveragePooling2D(name="pool")(x)
+        x = layers.Dense(1000, activation="softmax", name="labels")(x)
     return keras.Model(keras.utils.get_source_inputs(input_tensor), x, name="tiny")
 
 
@@ -36,3 +44,49 @@ def tiny_base():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BACKBONES, "tiny", TINY)
         yield
+
+
+SHARE = 8  # of a thin base's channels there is one left
+
+
+def ThinVGG16(*, input_tensor: Any, **options: Any) -> Any:  # noqa: N802
+    """VGG16 layer for layer, with an eighth of its channels."""
+    import keras
+
+    whole = keras.applications.VGG16(input_tensor=keras.Input(input_tensor.shape[1:]), **options)
+
+    def thinner(layer: Any) -> Any:
+        config = layer.get_config()
+        if "filters" in config:
+            config["filters"] //= SHARE
+        return type(layer).from_config(config)
+
+    output = whole._run_through_graph(input_tensor, operation_fn=thinner)
+    return keras.Model(keras.utils.get_source_inputs(input_tensor), output)
+
+
+def ThinMobileNetV2(**options: Any) -> Any:  # noqa: N802
+    """MobileNetV2 layer for layer, with an eighth of its channels but for the last ones."""
+    import keras
+
+    return keras.applications.MobileNetV2(alpha=1 / SHARE, **options)
+
+
+# layers of an Xception are named by no recipe and no test of those that take this fixture
+STAND_INS = {
+    "vgg16": (f"{__name__}:ThinVGG16", 512 // SHARE),
+    "mobilenetv2": (f"{__name__}:ThinMobileNetV2", 1280),
+    "xception": (TINY.constructor, TINY.width),
+    "xception_41_imagenet": (TINY.constructor, TINY.width),
+}
+
+
+@pytest.fixture
+def thin_bases(tmp_path_factory, monkeypatch):
+    """Rows of the recipes, small: with their own layers where these are named, else ten others."""
+    directory = tmp_path_factory.getbasetemp() / "thin"  # their seeded weights and kept models
+    directory.mkdir(exist_ok=True)
+    monkeypatch.setenv("CRYOBASE_CACHE", str(directory))
+    for name, (constructor, width) in STAND_INS.items():
+        row = replace(BACKBONES[name], constructor=constructor, width=width)
+        monkeypatch.setitem(BACKBONES, name, row)

@@ -1,4 +1,7 @@
-"""Every recipe runs from images to a tuned model, at its real architecture and sizes."""
+"""Every recipe runs from images to a tuned model, at its real sizes.
+
+One has its real base, others a small one; all have their own where all tests run.
+"""
 
 import json
 
@@ -7,11 +10,13 @@ import pytest
 from cryobase.pipeline import recipes
 from cryobase.pipeline.params import load
 from cryobase.stages import download, evaluate, extract, finetune, split, train
+from tests.bases import thin_bases  # noqa: F401 - a fixture
 from tests.memory import give_back
 from tests.scale import RUN_ALL
 
 EPOCHS = recipes.SMOKE_EPOCHS if RUN_ALL else 1
 VARIANTS = 9 if RUN_ALL else 1  # runs of a recipe that differ in rates and layers alone
+WHOLE = set(recipes.names()) if RUN_ALL else {"vgg16-dogs-vs-cats-finetune"}
 COUNTS = recipes.SMOKE_COUNTS if RUN_ALL else {"train": 2, "validation": 1, "test": 1}
 
 
@@ -22,7 +27,9 @@ def _one_base_at_a_time():
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_a_recipe_runs(name, tmp_path, monkeypatch):
+def test_a_recipe_runs(name, tmp_path, monkeypatch, request):
+    if name not in WHOLE:
+        request.getfixturevalue("thin_bases")
     monkeypatch.setattr(recipes, "SMOKE_COUNTS", COUNTS)
     if name.startswith("keras-book-xception") and not name.endswith("applications"):
         pytest.importorskip("keras_hub", reason="the extra keras-hub is not installed")

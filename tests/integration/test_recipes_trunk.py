@@ -14,13 +14,15 @@ from cryobase.stages.data.augment import Augmentation
 from cryobase.stages.data.splits import Splits
 from cryobase.stages.extract import SetConfig
 from cryobase.stages.finetune import FinetuneRun, Phase
-from cryobase.stages.tuning import course
+from cryobase.stages.tuning import course, outcome
 from cryobase.stages.tuning.config import NewHead
 from cryobase.stages.tuning.saved import TunedModel
+from tests.bases import SHARE, thin_bases  # noqa: F401 - a fixture
 from tests.closeness import BETWEEN_ENGINES, assert_close, rounding
 from tests.unit.stages.tuning.tuning_data import prepare
 
 BASE = SetConfig(backbone="vgg16", weights="none", image_size=32, output="flatten")
+pytestmark = pytest.mark.usefixtures("thin_bases")
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +43,16 @@ def tuned(root, name, **options):
         batch_size=8,
         **options,
     )
-    finetune.run(
-        run,
-        raw=root / "raw",
-        splits=root / "splits",
-        output=root / "tuned" / name,
-        results=root / "results" / name,
-        pool=root / "pool",
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outcome, "_draw", lambda *_, **__: None)  # nobody looks at pictures here
+        finetune.run(
+            run,
+            raw=root / "raw",
+            splits=root / "splits",
+            output=root / "tuned" / name,
+            results=root / "results" / name,
+            pool=root / "pool",
+        )
     table = (root / "results" / name / "history.csv").read_text().splitlines()
     rows = list(csv.DictReader(table))
     found = [float(row[key]) for row in rows for key in ("loss", "val_loss") if row[key]]
@@ -64,7 +68,8 @@ def test_a_stored_trunk_gives_the_same_trajectory(root):
     for found, expected in zip(same, weights, strict=True):
         assert np.array_equal(found, expected)  # `auto` takes the same place
     told = json.loads((root / "results/stored/metrics.json").read_text())["trunk"]["phase_1"]
-    assert (told["layer"], told["dtype"], told["bytes"]) == ("block4_pool", "float32", 36 * 8192)
+    assert (told["layer"], told["dtype"]) == ("block4_pool", "float32")
+    assert told["bytes"] == 36 * 8192 // SHARE
     assert told["logits_differ_by"] < 1e-3
     assert "trunk" not in json.loads((root / "results/whole/metrics.json").read_text())
     assert len(list((root / "pool").glob("*/*.h5"))) >= 1
@@ -101,7 +106,7 @@ def test_a_plan_says_what_each_place_costs(root):
     rows = finetune.plan(run, raw=root / "raw", splits=root / "splits")
     last = {row["phase"]: row for row in rows}
     assert (last[1]["layer"], last[2]["layer"]) == ("block4_pool", "block2_pool")
-    assert last[1]["bytes"] == 36 * 2 * 2 * 512 * 2  # images, map, float16
+    assert last[1]["bytes"] == 36 * 2 * 2 * 512 * 2 // SHARE  # images, map, float16
     assert last[1]["speedup"] > last[2]["speedup"] > 1
     train = len(Splits.open(root / "splits").ids("train"))
     assert [row["taken"] for row in rows].count("yes") == 2
@@ -130,7 +135,7 @@ def test_the_command_line_shows_the_plan(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     lines = [line.split() for line in result.output.splitlines()]
     assert lines[0] == ["phase", "layer", "bytes", "speedup", "break_even", "taken"]
-    # 150 pixels halved four times, 512 channels of float16, of every image
+    # 150 pixels halved four times, an eighth of 512 channels of float16, of every image
     (cut,) = [line for line in lines if line[:2] == ["2", "block4_pool"]]
-    assert cut[2] == f"{24 * 9 * 9 * 512 * 2:,}"
+    assert cut[2] == f"{24 * 9 * 9 * 512 * 2 // SHARE:,}"
     assert ["2", "block5_conv1"] not in [line[:2] for line in lines]
