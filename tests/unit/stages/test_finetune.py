@@ -19,7 +19,7 @@ from cryobase.stages.finetune import FinetuneRun, Phase
 from cryobase.stages.heads.config import HeadConfig
 from cryobase.stages.heads.graft import GraftError
 from cryobase.stages.heads.head import Head
-from cryobase.stages.tuning import convnets, course, starts
+from cryobase.stages.tuning import convnets, course, outcome, starts
 from cryobase.stages.tuning.config import Network, NewHead
 from cryobase.stages.tuning.resume import Checkpoints
 from cryobase.stages.tuning.saved import TunedModel
@@ -61,7 +61,8 @@ def _tiny(monkeypatch):
     monkeypatch.setitem(convnets.CONVNETS, "tiny", data.TINY)
 
 
-def tune(root, run, name, **options):
+def tune(root, run, name, *, drawn=False, **options):
+    """What `finetune` does; its pictures, most of its time, only for tests that look at them."""
     head = {
         "weights": "none",
         "head": root / "models/small/linear",
@@ -73,7 +74,25 @@ def tune(root, run, name, **options):
         "output": root / "tuned" / name,
         "results": root / "results" / name,
     }
-    return finetune.run(run, **{**given, **(head if run.start == "head" else {}), **options})
+    with pytest.MonkeyPatch.context() as patch:
+        if not drawn:
+            patch.setattr(outcome, "_draw", lambda *_, **__: None)
+        return finetune.run(run, **{**given, **(head if run.start == "head" else {}), **options})
+
+
+@pytest.fixture(scope="module")
+def whole(root):
+    """A run that has ended, from which tests take copies."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(convnets.CONVNETS, "tiny", data.TINY)
+        tune(root, scratch(epochs=1), "whole")
+    return root
+
+
+def copied(whole, name):
+    """The same run under another name."""
+    for kind in ("tuned", "results"):
+        shutil.copytree(whole / kind / "whole", whole / kind / name, dirs_exist_ok=True)
 
 
 DIGITS = {"start": "scratch", "network": Network(kind="book-digits")}
@@ -96,7 +115,7 @@ def test_a_grafted_head_is_tuned_and_both_models_are_scored_on_the_same_images(r
         learning_rate=1e-3,
         final=True,
     )
-    document = tune(root, run, "head")
+    document = tune(root, run, "head", drawn=True)
     assert json.loads((root / "results/head/metrics.json").read_text()) == document
     for model in ("start", "tuned"):
         assert {"accuracy", "f1_macro", "log_loss"} <= set(document[model]["validation"])
@@ -196,8 +215,8 @@ def cut(path):
 
 @pytest.mark.parametrize("name", ["model.keras", "model.json"])
 @pytest.mark.parametrize("damage", [cut, Path.unlink])
-def test_a_damaged_model_names_the_command_that_makes_it_again(root, name, damage):
-    tune(root, scratch(epochs=1), "damaged")
+def test_a_damaged_model_names_the_command_that_makes_it_again(root, whole, name, damage):
+    copied(whole, "damaged")
     damage(root / "tuned/damaged" / name)
     with pytest.raises(DataError, match=r"not a usable model .*run `cryobase finetune`$"):
         TunedModel.load(root / "tuned/damaged")
@@ -205,8 +224,8 @@ def test_a_damaged_model_names_the_command_that_makes_it_again(root, name, damag
     TunedModel.load(root / "tuned/damaged")
 
 
-def test_damaged_scores_name_the_command_that_makes_them_again(root, tmp_path):
-    tune(root, scratch(epochs=1), "scores")
+def test_damaged_scores_name_the_command_that_makes_them_again(root, whole, tmp_path):
+    copied(whole, "scores")
     (root / "results/scores/metrics.json").write_text("{")
     ask = {"sets": {}, "runs": {"scores": root / "results/scores"}, "output": tmp_path}
     with pytest.raises(DataError, match="run `cryobase finetune scores`"):
@@ -277,7 +296,8 @@ def test_mixed_precision_trains_saves_and_goes_on(root, policy, monkeypatch):
     options = {"epochs": 4, "learning_rate": 0.01, "warmup": 1, "batch_size": 8, "keep": "last"}
     run = scratch(precision=policy, **options)
     tune(root, run, f"{policy}-whole")
-    tune(root, scratch(precision="float32", **options), "single")
+    if not (root / "tuned/single").exists():
+        tune(root, scratch(precision="float32", **options), "single")
     half, single = (
         [float(row["val_loss"]) for row in read(root / "results" / name / "history.csv")]
         for name in (f"{policy}-whole", "single")
@@ -373,7 +393,7 @@ def test_precision_follows_the_machine(gpus, policy, monkeypatch):
 
 
 def test_a_base_is_asked_first_what_it_sees(root):
-    base = extract.SetConfig(backbone="mobilenetv2", weights="none", image_size=32)
+    base = extract.SetConfig(backbone="tiny", weights="none", image_size=32)
     run = FinetuneRun(start="fresh", base=base, unfreeze="none", epochs=1, imagenet_labels=2)
     tune(root, run, "labels")
     rows = read(root / "tuned/labels/imagenet.csv")
@@ -424,8 +444,8 @@ def test_a_model_that_differs_from_its_parts_is_refused(root):
         start.check(images.astype(np.float32))
 
 
-def test_a_tampered_model_is_refused(root):
-    tune(root, scratch(epochs=1), "tampered")
+def test_a_tampered_model_is_refused(root, whole):
+    copied(whole, "tampered")
     path = root / "tuned/tampered"
     (path / "model.keras").write_bytes((path / "start.keras").read_bytes()[:-1])
     with pytest.raises(DataError, match="SHA-256"):
@@ -462,7 +482,7 @@ def test_without_validation_images_the_last_epoch_is_kept_and_scored_on_others(
     after.write(tmp_path / "splits", [{"part": part, "images": 0} for part in PARTS])
     run = scratch(epochs=2, then=(Phase(epochs=1),), final=True)
     place = {"output": tmp_path / "tuned", "results": tmp_path / "results"}
-    document = tune(root, run, "unvalidated", splits=tmp_path / "splits", **place)
+    document = tune(root, run, "unvalidated", drawn=True, splits=tmp_path / "splits", **place)
     judged = {"train"} if "test" in empty else {"test"}
     assert set(document["tuned"]) == set(document["start"]) == judged
     assert document["phase_1"] == {}
