@@ -18,17 +18,18 @@ from tests.scale import RUN_ALL
 
 pytest.importorskip("openvino")
 
+BASE, LAST = ("mobilenetv2", 12) if RUN_ALL else ("tiny", 4)
 PARAMS = """
 download: {{source: folder, path: "{images}"}}
 extract:
-  sets: {{s: {{backbone: mobilenetv2, weights: none, image_size: 32, dtype: float32}}}}
+  sets: {{s: {{backbone: {base}, weights: none, image_size: 32, dtype: float32}}}}
 train:
   heads:
     linear: {{kind: linear, learning_rate: 0.01, epochs: 3}}
     mlp: {{kind: mlp, units: 16, dropout: 0.3, epochs: 2}}
     ridge: {{kind: ridge}}
 finetune:
-  runs: {{ft: {{set: s, head: linear, unfreeze: {{last: 12}}, epochs: 2, precision: float32}}}}
+  runs: {{ft: {{set: s, head: linear, unfreeze: {{last: {last}}}, epochs: 2, precision: float32}}}}
 """
 COMMANDS = (
     "download",
@@ -44,6 +45,9 @@ COMMANDS = (
 RUN = """
 import json, sys
 from cryobase.pipeline.cli import main
+from cryobase.stages.backbones.table import BACKBONES
+from tests.bases import TINY
+BACKBONES["tiny"] = TINY
 for words in json.loads(sys.argv[1]):
     sys.argv[1:] = words
     try:
@@ -117,7 +121,7 @@ def outcome(work: Path, images: Path, environ: dict[str, str], before: str) -> d
     home = work / "home"
     home.mkdir()
     (home / "keras.json").write_text(json.dumps(KERAS_JSON))
-    (work / "params.yaml").write_text(PARAMS.format(images=images))
+    (work / "params.yaml").write_text(PARAMS.format(images=images, base=BASE, last=LAST))
     commands = [words.format(images=images).split() for words in COMMANDS]
     clean = {name: value for name, value in os.environ.items() if name not in HOSTILE}
     done = subprocess.run(
@@ -125,6 +129,7 @@ def outcome(work: Path, images: Path, environ: dict[str, str], before: str) -> d
         cwd=work,
         env=clean
         | {"CRYOBASE_CACHE": str(work / "cache"), "CUDA_VISIBLE_DEVICES": "-1"}
+        | {"PYTHONPATH": str(Path(__file__).parents[2])}
         | {name: value.format(home=home) for name, value in environ.items()},
         capture_output=True,
         text=True,
