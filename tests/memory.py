@@ -27,6 +27,8 @@ def give_back() -> None:
     """Return to the system what nobody refers to any more; Keras' own session refers to much."""
     if "cryobase.stages.backbones.frameworks" in sys.modules and "keras" in sys.modules:
         sys.modules["cryobase.stages.backbones.frameworks"].forget_names()
+    gc.unfreeze()
     gc.collect()
+    gc.freeze()  # what is left are libraries: Keras collects garbage with every model, without them
     if TRIM:
         TRIM(0)
