@@ -11,7 +11,7 @@ import pytest
 
 from cryobase.store import FeatureSet, IntegrityError, StoreError, StoreNotFoundError
 from cryobase.store.manifest import load
-from tests.integration.store_forgery import replace_shard
+from tests.integration.store_forgery import replace_examples, replace_shard
 from tests.scale import rounds
 from tests.unit.store.samples import features, published
 
@@ -109,7 +109,7 @@ def test_altered_metadata_under_a_forged_manifest_is_safe(quick_path):
 
     def work():
         chance = random.Random(34)
-        for _ in range(rounds(50_000)):
+        for _ in range(rounds(100_000)):
             data = mutate(original, chance)
             path = replace_shard(directory, data)
             try:
@@ -128,7 +128,40 @@ def test_altered_metadata_under_a_forged_manifest_is_safe(quick_path):
     shard.path.unlink()
     shard.path.write_bytes(original)
     guarded(work)
-    print(f"{rounds(50_000)} mutants")
+    print(f"{rounds(100_000)} mutants")
+
+
+@pytest.mark.fault(37, 39)
+@pytest.mark.timeout(3600)
+def test_altered_examples_under_a_forged_manifest_are_safe(quick_path):
+    """Either they are refused, or they are what the manifest's digest of the set says."""
+    directory = published(quick_path)
+    expected = FeatureSet.open(directory, full=True)
+    ids, labels, path = expected.ids.tolist(), expected.labels().tolist(), expected._file.path
+    expected.close()
+    original, manifest = path.read_bytes(), (directory / "manifest-1.json").read_bytes()
+
+    def work():
+        chance = random.Random(37)
+        refused = 0
+        for _ in range(rounds(100_000)):
+            new = replace_examples(directory, mutate(original, chance))
+            try:
+                opened = within_ten_seconds(FeatureSet.open, directory, full=True)
+                assert opened.ids.tolist() == ids
+                assert opened.labels().tolist() == labels
+                opened.close()
+            except StoreError:
+                refused += 1
+            new.unlink()
+            path.write_bytes(original)
+            (directory / "manifest-1.json").unlink()
+            (directory / "manifest-1.json").write_bytes(manifest)
+        assert refused > rounds(100_000) // 2
+
+    path.unlink()
+    path.write_bytes(original)
+    guarded(work)
 
 
 @pytest.mark.fault(25)

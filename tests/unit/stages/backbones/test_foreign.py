@@ -146,7 +146,7 @@ def test_mutations_end_in_a_line_or_in_numbers(tmp_path, native):
     """In forked children, which are what HDF5 may crash."""
     whole = h5_good(native=native)
     random = np.random.default_rng(int(native))
-    count, at = rounds(20_000), 0
+    count, at = rounds(50_000), 0
     ends = {"read": 0, "refused": 0, "crashed": 0}
     while at < count:
         mutants = [mutated(whole, random) for _ in range(min(BATCH, count - at))]

@@ -81,7 +81,7 @@ def test_mutations_are_read_or_passed_over(tmp_path):
     whole = newest.read_bytes()
     random = np.random.default_rng(0)
     found = []
-    for _ in range(rounds(10_000)):
+    for _ in range(rounds(100_000)):
         newest.write_bytes(mutated(whole, random))
         found.append(saved.load() is None)
     assert any(found)
