@@ -27,6 +27,7 @@ from cryobase.stages.outputs import write_json, write_table
 from cryobase.stages.train import TrainConfig
 from cryobase.stages.tuning import pictures, starts
 from cryobase.stages.tuning.config import Network, NewHead
+from cryobase.stages.tuning.convnets import CONVNETS
 from cryobase.stages.tuning.freezing import unfreeze
 from cryobase.stages.tuning.phase import Images, OptimizerSettings, Phase, Plan
 from cryobase.store.errors import mended_by
@@ -129,11 +130,26 @@ def run(config: LadderConfig, *, raw: Path, splits: Path, work: Path, output: Pa
         "stored views": lambda: climb.head_on(config.views),
         "fine-tuned": lambda: climb.tuned(frozen.seconds),
     }
-    rungs = [makers[name]() for name in RUNGS if name in (*config.rungs, "frozen features")]
+    wanted = {*_possible(config), "frozen features"}
+    rungs = [makers[name]() for name in RUNGS if name in wanted]
     rungs = _with_gains(rungs)
     output.mkdir(parents=True, exist_ok=True)
     _write(output, rungs)
     return rungs
+
+
+def _possible(config: LadderConfig) -> tuple[str, ...]:
+    """The rungs without those whose network has no room in the set's images."""
+    smallest = CONVNETS[config.network].smallest
+    if config.base.size >= smallest:
+        return config.rungs
+    logger.warning(
+        "the network from nothing needs images of %d pixels, this set's have %d: its rungs are"
+        " left out",
+        smallest,
+        config.base.size,
+    )
+    return tuple(name for name in config.rungs if not name.startswith("scratch"))
 
 
 def _subset(images: RawImages, splits: Splits, count: int) -> Splits:

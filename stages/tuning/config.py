@@ -58,6 +58,9 @@ class Network:
     def __post_init__(self) -> None:
         if self.kind not in CONVNETS:
             raise ValueError(f"kind: one of {', '.join(CONVNETS)}")
+        if self.pixels.image_size < CONVNETS[self.kind].smallest:
+            smallest = CONVNETS[self.kind].smallest
+            raise ValueError(f"image_size: at least {smallest} for {self.kind}")
 
     @property
     def pixels(self) -> PixelSpec:

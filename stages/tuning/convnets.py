@@ -26,6 +26,14 @@ class Convnet:
     gray: bool = False
     dropout: float = 0.0
 
+    @property
+    def smallest(self) -> int:
+        """The smallest image size of which the last convolution leaves a pixel."""
+        size = 1
+        for number in range(len(self.filters), 0, -1):
+            size = (2 * size if number <= self.pools else size) + 2
+        return size
+
 
 CONVNETS: dict[str, Convnet] = {
     # a tutorial's cats and dogs: the head has 512 units
