@@ -1,4 +1,4 @@
-"""What the tests of backbones share: each base is built once."""
+"""What the tests of backbones share: each base is built once a file."""
 
 from collections.abc import Callable
 from functools import cache
@@ -11,7 +11,7 @@ from cryobase.stages.backbones.trunk import Trunk
 from cryobase.stages.backbones.weights import locate_weights
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def trunk_of() -> Callable[..., Trunk]:
     """A trunk of seeded weights by backbone and image size (the smallest by default)."""
 
@@ -28,7 +28,7 @@ def trunk_of() -> Callable[..., Trunk]:
     return make
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def model_of(trunk_of: Callable[..., Trunk]) -> Callable[..., Any]:
     """The Keras model of a seeded trunk with outputs, built once."""
 

@@ -11,6 +11,7 @@ from cryobase.stages.backbones.table import BACKBONES
 from cryobase.stages.backbones.trunk import Trunk
 from cryobase.stages.backbones.weights import locate_weights
 from tests.closeness import assert_close, rounding
+from tests.memory import give_back
 from tests.scale import RUN_ALL
 
 OUTPUTS = ["avg", "max"]
@@ -19,6 +20,13 @@ OUTPUTS = ["avg", "max"]
 def needs_installed(backbone):
     if BACKBONES[backbone].extra == "keras-hub" and importlib.util.find_spec("keras_hub") is None:
         pytest.skip("the extra keras-hub is not installed")
+
+
+@pytest.fixture(autouse=True)
+def _a_base_at_a_time():
+    """What one test has built goes before the next one builds more."""
+    yield
+    give_back()
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -31,6 +39,7 @@ def test_row(backbone, tmp_path):
     saved = tmp_path / "saved.weights.h5"
     seeded_model.save_weights(saved)
     expected = np.asarray(seeded_model(images)).reshape(6, -1, row.width)
+    del seeded_model
 
     weights = locate_weights(backbone, str(saved))
     trunk = Trunk(
