@@ -35,6 +35,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 # Files that take longest, so that no process begins one when the other has nothing left to do.
 LONG = (
     "integration/test_recipes_smoke",
+    "e2e/test_names",
     "e2e/test_pairs",
     "unit/stages/heads/test_export",
     "e2e/test_readme",
@@ -43,6 +44,9 @@ LONG = (
     "unit/stages/test_finetune",
     "integration/test_store_crash",
     "e2e/test_repro",
+    "e2e/test_wheel",
+    "integration/test_remedies",
+    "integration/test_environment",
     "integration/test_recipes_trunk",
     "e2e/test_dvc",
     "unit/stages/test_cluster",
