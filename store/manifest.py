@@ -1,7 +1,8 @@
 """The manifest: the one file that says which files a pool or a feature set consists of.
 
 A file that no manifest names does not exist for readers. Versions are published without clobbering,
-so that of two committers one wins and the other reads again (compare and swap).
+so that of two committers to a pool one wins and the other reads again (compare and swap). A feature
+set's manifest is published by `publish_set`.
 """
 
 import errno
@@ -290,7 +291,7 @@ def commit(directory: Path, change: Callable[[Manifest | None], Manifest]) -> tu
     """Publish the next version of a manifest, again if another committer was faster.
 
     Args:
-        directory: The pool or feature set.
+        directory: The pool; `publish_set` publishes the manifests of feature sets.
         change: Makes the new manifest from the newest one, or from None; called once for every try.
 
     Returns:

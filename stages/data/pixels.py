@@ -52,7 +52,9 @@ def decode(data: bytes) -> NDArray[np.uint8]:
 
 
 def load(data: bytes, spec: PixelSpec) -> NDArray[np.float32]:
-    """Decode and resize: float32 (size, size, 3), RGB, 0 to 255.
+    """Decode and resize: float32 (size, size, 3), RGB, 0 to 255, as a base's input takes them.
+
+    What a base subtracts or divides by is part of its model (`backbones.preprocessing`).
 
     With `bilinear` these are the pixels of `keras.utils.image_dataset_from_directory`, with
     `nearest` those of `keras.utils.load_img(target_size=…)`, the loader of `ImageDataGenerator`.

@@ -1,8 +1,8 @@
 """The compiled inner loop: many steps of a stack of heads on rows that are already in memory.
 
-The update steps have the formulas and defaults of `keras.optimizers`, on tensors. Each takes the
-weights, their gradient, their slots, the step (from 1) and the rate and momentum of the column, and
-gives new weights and slots. Weight decay is decoupled and the same for all of them.
+The optimizers' update steps have the formulas and defaults of `keras.optimizers`, on tensors. Each
+takes the weights, their gradient, their slots, the step (from 1) and the learning rate and momentum
+of the column, and gives new weights and slots. Weight decay is decoupled and the same for all.
 """
 
 from collections.abc import Callable, Sequence
