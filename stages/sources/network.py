@@ -41,9 +41,10 @@ def bounded() -> Iterator[None]:
 
     def send(adapter: Any, request: Any, **options: Any) -> Any:
         thread = threading.current_thread()
-        if over.is_set() and thread in theirs:
-            raise requests.ConnectionError("given up")
-        if thread is not threading.main_thread():
+        if over.is_set():
+            if thread in theirs:
+                raise requests.ConnectionError("given up")
+        elif thread is not threading.main_thread():
             theirs.add(thread)
         adapter.max_retries = RETRIES
         options["timeout"] = options.get("timeout") or (CONNECT, SILENCE)

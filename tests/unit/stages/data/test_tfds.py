@@ -1,6 +1,7 @@
 """TensorFlow Datasets as a source: really built ones, prepared directories, and mocked names."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -168,3 +169,6 @@ def test_requests_of_others_go_on_after_a_failure(server):  # noqa: F811
         raise ZeroDivisionError
     server.behaviours = [good]
     assert network.requests.get(server.url).status_code == 200
+    with ThreadPoolExecutor(1) as later:  # a thread that begins afterwards is nobody's
+        answers = list(later.map(network.requests.get, [server.url] * 3))
+    assert [answer.status_code for answer in answers] == [200] * 3
