@@ -26,7 +26,7 @@ repro: env ## run the pipeline: images, features, heads, report
 # Two processes, a file at a time, in the order that tests/conftest.py gives: the long ones first.
 PYTEST := pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --max-worker-restart=0
 
-test: env ## run the tests, two files at a time: each process may take 2 GB
+test: env ## run the tests, two files at a time: each process may take 3 GB
 	$(PYTEST)
 
 test-all: env ## run the tests with the long loops whole

@@ -136,15 +136,14 @@ def _answer(
 ) -> dict[str, Predictions]:
     """Predictions of every head for the named examples, plain view, in one reading."""
     logits: dict[str, list[NDArray[np.float32]]] = {name: [] for name in heads}
-    for start in range(0, len(ids), READ):
-        features, _ = rows.arrays(ids[start : start + READ])
+    positions = rows.examples.positions(ids) if len(ids) else np.empty(0, np.int64)
+    for features, _ in rows.read(positions, READ):
         for name, head in heads.items():
             logits[name].append(head.logits(features))
-    labels = rows.examples.labels[rows.examples.positions(ids)] if len(ids) else np.empty(0, "i4")
     return {
         name: Predictions.of(
             ids,
-            labels,
+            rows.examples.labels[positions],
             np.concatenate(parts or [np.empty((0, heads[name].outputs), np.float32)]),
             rows.classes,
         )

@@ -203,8 +203,11 @@ class FeatureSet:
             Pairs of (size, …) float32 features and (size,) int32 labels.
 
         Raises:
-            UnknownExampleError: an example is in quarantine.
+            UnknownExampleError: there is no such position or view, or an example is in quarantine.
         """
+        _check_within(positions, len(self._labels), f"{self.directory}: position")
+        if views is not None:
+            _check_within(views, self.views + 1, f"{self.directory}: view")
         self._check_live(positions)
         if size * self.table.row_bytes > _LARGE:
             return self._read_large(positions, size, views)
@@ -359,6 +362,13 @@ class FeatureSet:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.directory, self.manifest)
+
+
+def _check_within(numbers: Numbers, end: int, what: str) -> None:
+    """Refuse what numpy would count from the end."""
+    wrong = numbers[(numbers < 0) | (numbers >= end)]
+    if len(wrong):
+        raise UnknownExampleError(f"{what} {wrong[0]}: there are {end}, counted from 0")
 
 
 def mend_of(directory: Path) -> str:

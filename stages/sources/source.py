@@ -1,5 +1,6 @@
 """What every source of images is, and what one needs of params."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ class SourceConfig:
         """
 
 
-class Source:
+class Source(ABC):
     """Where a dataset comes from; a context, within which `examples` may be called.
 
     Attributes:
@@ -41,24 +42,24 @@ class Source:
     Config: ClassVar[type[SourceConfig]]
     left_out: Tally
 
+    @abstractmethod
     def __init__(self, config: Any, workspace: Path) -> None:
         """Take a `Config`, and a directory for what is needed on disk meanwhile."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: object) -> None:  # noqa: B027 (most leave nothing there)
         """Remove what lies in the workspace."""
 
     @property
+    @abstractmethod
     def classes(self) -> tuple[str, ...]:
         """Class names in order, known once `examples` is exhausted; one may have no image."""
-        raise NotImplementedError
 
+    @abstractmethod
     def examples(self) -> Iterator[SourceExample]:
         """All examples, in an order that is the same in every run."""
-        raise NotImplementedError
 
     @classmethod
     def identity(cls, config: Any) -> Mapping[str, str | None]:

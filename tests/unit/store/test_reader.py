@@ -11,6 +11,7 @@ from cryobase.store import (
     StorageError,
     StoreNotFoundError,
     UnknownExampleError,
+    reader,
 )
 from cryobase.store.rows import widened
 from tests.unit.store.samples import examples, features, fill, published, spec
@@ -169,3 +170,30 @@ def test_a_changed_value_is_found_by_whoever_opens_the_file(tmp_path):
             FeatureSet.open(directory, full=full)
     with pytest.raises(IntegrityError, match=shard.info.name):
         opened.verify()
+
+
+@pytest.mark.parametrize("large", [0, 1 << 40])
+def test_positions_are_read_with_a_view_of_each_whatever_the_size_of_a_batch(
+    tmp_path, monkeypatch, large
+):
+    monkeypatch.setattr(reader, "_LARGE", large)
+    pool = Pool(tmp_path / "pool", spec(dtype="float16"))
+    fill(pool, range(30), views=2)
+    pool.publish(tmp_path / "set", examples(range(30)), views=2)
+    opened = FeatureSet.open(tmp_path / "set")
+    random = np.random.default_rng(0)
+    positions, views = random.permutation(30)[:25], random.integers(0, 3, 25)
+    batches = list(opened.read(positions, 4, views))
+    assert [len(x) for x, _ in batches] == [4] * 6 + [1]
+    rows = [opened.arrays([opened.ids[p]], int(v)) for p, v in zip(positions, views, strict=True)]
+    assert (np.concatenate([x for x, _ in batches]) == np.concatenate([x for x, _ in rows])).all()
+    assert np.concatenate([y for _, y in batches]).tolist() == [int(y[0]) for _, y in rows]
+
+
+@pytest.mark.parametrize(
+    ("positions", "views"), [([-1], None), ([60], None), ([0, 1], [0, -1]), ([0, 1], [0, 1])]
+)
+def test_no_position_or_view_counts_from_the_end(opened, positions, views):
+    views = None if views is None else np.array(views)
+    with pytest.raises(UnknownExampleError, match="counted from 0"):
+        opened.read(np.array(positions), 4, views)
