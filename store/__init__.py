@@ -1,7 +1,9 @@
 """A batch feature store: rows computed once, found by content, read with numpy and h5py alone."""
 
 from cryobase.store.adopt import import_set
+from cryobase.store.arrays import export_npz, export_safetensors
 from cryobase.store.compare import Difference, compare
+from cryobase.store.elsewhere import create_set, foreign_spec, is_foreign
 from cryobase.store.errors import (
     ConflictError,
     ExamplesError,
@@ -16,7 +18,7 @@ from cryobase.store.errors import (
     UnknownExampleError,
 )
 from cryobase.store.examples import Examples, decode_id, encode_id
-from cryobase.store.export import export_csv, export_npz, export_projector
+from cryobase.store.export import export_csv, export_projector
 from cryobase.store.manifest import FileInfo, Manifest, Published, ShardInfo
 from cryobase.store.pool import Plan, Pool, find_pools
 from cryobase.store.reader import FeatureSet
@@ -50,13 +52,17 @@ __all__ = [
     "StoreNotFoundError",
     "UnknownExampleError",
     "compare",
+    "create_set",
     "damages",
     "decode_id",
     "encode_id",
     "export_csv",
     "export_npz",
     "export_projector",
+    "export_safetensors",
     "find_pools",
+    "foreign_spec",
     "import_set",
+    "is_foreign",
     "repair_set",
 ]

@@ -1,20 +1,16 @@
-"""A feature set in formats that other tools read."""
+"""A feature set as text that other tools read. Files of arrays: `cryobase.store.arrays`."""
 
 import re
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
+from cryobase.store.arrays import rows_at_once
 from cryobase.store.examples import decode_id, encode_id
 from cryobase.store.publish import replacing
 from cryobase.store.reader import FeatureSet
 from cryobase.store.text import csv_line
 
-_BATCH_BYTES = 1 << 22
 _PROJECTOR = """embeddings {{
   tensor_name: "{name}"
   tensor_shape: {rows}
@@ -23,27 +19,6 @@ _PROJECTOR = """embeddings {{
   metadata_path: "metadata.tsv"
 }}
 """
-
-
-def export_npz(feature_set: FeatureSet, path: Path) -> None:
-    """Write `features` (n, …), `labels` (n,), `ids` (n,) and `classes`, without compression.
-
-    The features are written in batches, so that memory does not grow with the set.
-    """
-    dtype, shape = feature_set.table.dtype, (len(feature_set), *feature_set.feature_shape)
-    ids, step = feature_set.ids, _rows_of_a_batch(feature_set)
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    small = {"labels": feature_set.labels(), "ids": ids}
-    small["classes"] = np.array(feature_set.classes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        with _member(archive, "features") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for start in range(0, len(ids), step):
-                file.write(feature_set.rows(ids[start : start + step]).data)
-        for name, values in small.items():
-            with _member(archive, name) as file:
-                np.lib.format.write_array(file, values, allow_pickle=False)
 
 
 def export_csv(feature_set: FeatureSet, path: Path) -> None:
@@ -60,7 +35,7 @@ def export_csv(feature_set: FeatureSet, path: Path) -> None:
     ):
         file.write(csv_line(["id", "class", *(f"feature_{column}" for column in range(width))]))
         start = 0
-        for features, labels in feature_set.batches(None, _rows_of_a_batch(feature_set)):
+        for features, labels in feature_set.batches(None, rows_at_once(feature_set)):
             names = ids[start : start + len(labels)]
             start += len(labels)
             for name, label, row in zip(names, labels, features, strict=True):
@@ -86,7 +61,7 @@ def export_projector(feature_set: FeatureSet, directory: Path) -> None:
         configured.write_text(config, encoding="utf-8")
         _write_metadata(feature_set, metadata)
         with tensors.open("w", encoding="ascii", newline="") as file:
-            for features, _ in feature_set.batches(None, _rows_of_a_batch(feature_set)):
+            for features, _ in feature_set.batches(None, rows_at_once(feature_set)):
                 rows = features.reshape(len(features), width).tolist()
                 file.writelines(line % tuple(row) for row in rows)
 
@@ -103,14 +78,3 @@ def _write_metadata(feature_set: FeatureSet, path: Path) -> None:
 def _cell(text: bytes) -> str:
     """An encoded id without control characters, which would end a cell or a line."""
     return re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text.decode())
-
-
-def _rows_of_a_batch(feature_set: FeatureSet) -> int:
-    return max(1, _BATCH_BYTES // max(1, feature_set.table.row_bytes))
-
-
-@contextmanager
-def _member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
-    info = zipfile.ZipInfo(f"{name}.npy")  # its date is 1980: equal sets give equal files
-    with archive.open(info, "w", force_zip64=True) as file:
-        yield file

@@ -14,6 +14,7 @@ from cryobase.store import (
     export_csv,
     export_npz,
     export_projector,
+    export_safetensors,
 )
 from tests.unit.store.samples import digests, examples, features, fill, spec
 
@@ -102,9 +103,9 @@ def test_the_projector_shows_each_value_whole(tmp_path, dtype):
 
 
 @pytest.mark.fault(62)
-@pytest.mark.parametrize("export", [export_npz, export_csv, export_projector])
+@pytest.mark.parametrize("export", [export_npz, export_safetensors, export_csv, export_projector])
 def test_memory_does_not_grow_with_the_set(tmp_path, monkeypatch, export):
-    monkeypatch.setattr("cryobase.store.export._BATCH_BYTES", 1 << 16)
+    monkeypatch.setattr("cryobase.store.arrays.BATCH_BYTES", 1 << 16)
     numbers = range(1500)
     pool = fill(Pool(tmp_path / "pool", spec()), numbers, (512,))
     pool.publish(tmp_path / "set", examples(numbers))
