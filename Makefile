@@ -47,7 +47,7 @@ format: env ## rewrite the code in the agreed style
 lock: env ## resolve requirements.lock anew
 	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --quiet --upgrade --universal \
 		--python-version 3.11 --generate-hashes --extra sample --extra openvino --extra onnx \
-		--extra heif --extra keras-hub --extra dev --output-file requirements.lock pyproject.toml
+		--extra heif --extra keras-hub --extra parquet --extra dev --output-file requirements.lock pyproject.toml
 
 clean: ## remove the environment and caches, never data, features or models
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info

@@ -32,7 +32,7 @@ MAX_DIRECTORY = 1 << 22  # bytes; a member takes about 60
 # https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html, version 1.0
 NPY = re.compile(
     rb"\x93NUMPY\x01\x00(..)"
-    rb"\{'descr': '([<|](?:[a-z]\d|S[1-9]\d{0,2}))', 'fortran_order': (True|False), "
+    rb"\{'descr': '([<|](?:[a-z]\d|[SU][1-9]\d{0,2}))', 'fortran_order': (True|False), "
     rb"'shape': \(((?:\d{1,18}, ?){0,31}(?:\d{1,18})?)\), \} *\n",
     re.DOTALL,
 )
@@ -144,8 +144,8 @@ def read_npz(file: BufferedIOBase, dtypes: Collection[str]) -> dict[str, NDArray
 
     Args:
         file: the archive.
-        dtypes: that its arrays may have, as numpy spells them in a file, such as `<f4`; `|S` is
-            byte strings of any width up to 999.
+        dtypes: that its arrays may have, as numpy spells them in a file, such as `<f4`; `|S` and
+            `<U` are bytes and text of any width up to 999.
 
     Raises:
         DataError: it is no such archive, or holds anything else.
@@ -184,7 +184,7 @@ def npy_header(name: str, beginning: bytes, size: int, dtypes: Collection[str]) 
     if header is None or header.end() != NPY_PREFIX + int.from_bytes(header[1], "little"):
         raise DataError(f"{name!r:.80} is no array")
     spelled, fortran, numbers = (group.decode("ascii") for group in header.group(2, 3, 4))
-    if spelled not in dtypes and not (spelled[1] == "S" and "|S" in dtypes):
+    if spelled not in dtypes and not (spelled[1] in "SU" and spelled[:2] in dtypes):
         raise DataError(f"{name!r:.80} has the type {spelled}, expected {', '.join(dtypes)}")
     dtype, shape = np.dtype(spelled), tuple(map(int, numbers.replace(",", " ").split()))
     if math.prod(shape) * dtype.itemsize != size - header.end() or max(shape, default=0) > size:

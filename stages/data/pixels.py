@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from cryobase.stages.data import decoding
 from cryobase.stages.data.decoding import UndecodableImageError
-from cryobase.store import FeatureSpec
+from cryobase.stages.errors import DataError
+from cryobase.store import FeatureSpec, is_foreign
+from cryobase.store.text import visible
 
 __all__ = ["PixelSpec", "UndecodableImageError", "decode", "load", "resize"]
 
@@ -30,7 +32,16 @@ class PixelSpec:
 
     @classmethod
     def of(cls, spec: FeatureSpec) -> "PixelSpec":
-        """The pixels that the features of a spec were computed from."""
+        """The pixels that the features of a spec were computed from.
+
+        Raises:
+            DataError: they were computed elsewhere, so that nobody knows.
+        """
+        if is_foreign(spec):
+            raise DataError(
+                f"features of {visible(spec.backbone)[:200]} were computed elsewhere: no base here"
+                " computes them of an image; take a head of another set"
+            )
         names = (field.name for field in fields(cls))
         return cls(**{name: getattr(spec, name) for name in names})
 

@@ -1,0 +1,406 @@
+"""Making a feature set of a received file: one that Cryobase wrote, or features of another program.
+
+A file of ours must give the very set that it was written from. Of foreign features the arrays are
+`features`, `ids` and, unless the images are here, `labels`; see docs/store.md.
+"""
+
+import hashlib
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryobase.stages.data.raw import RawImages
+from cryobase.stages.data.splits import PARTS, UNUSED
+from cryobase.stages.exchange.arrays import Arrays
+from cryobase.stages.exchange.parquet import class_texts, converted, is_parquet
+from cryobase.store import Examples, FeatureSet, FeatureSpec, create_set, foreign_spec
+from cryobase.store.arrays import BATCH_BYTES, FORMAT, HIDDEN, Description, feature_name
+from cryobase.store.elsewhere import Part
+from cryobase.store.errors import ExamplesError, IntegrityError, SpecError, UnknownExampleError
+from cryobase.store.manifest import EXAMPLE_BYTES, MAX_EXAMPLES
+from cryobase.store.shard import finite_rows, sum_of_rows
+from cryobase.store.text import parse_json, record, visible
+
+MAX_CLASSES = 1 << 16
+MAX_LENGTH = 512  # bytes of an id or of a class name
+MAX_ROW = 1 << 26  # bytes of one row
+_TEXTS = 1 << 16  # texts that are read together
+_NARROWED = {"<f2": "float16", "<f4": "float32", "<f8": "float32"}
+
+Digests = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """What a file became.
+
+    Attributes:
+        features: The set.
+        parts: (n,) along its `examples`, positions in `PARTS` or -1; None if the file has no
+            `split`.
+    """
+
+    features: FeatureSet
+    parts: NDArray[np.int8] | None
+
+
+def take_in(
+    path: Path,
+    directory: Path,
+    *,
+    origin: str | None = None,
+    column: str = "features",
+    raw: Path | None = None,
+) -> Taken:
+    """Make a feature set of a file: `.npz`, `.safetensors` or Parquet.
+
+    Args:
+        path: The file.
+        directory: Where the set goes; nothing is there yet.
+        origin: What computed the features, `MODEL@DIGEST`; None for a file that Cryobase wrote.
+        column: What foreign features are called in the file.
+        raw: `data/raw`, if the foreign features are of its images: it has labels and digests.
+
+    Raises:
+        DataError: the file is not what it should be; the message says what it lacks.
+        IntegrityError: a file of ours gives another set than it says; nothing is left of it.
+        ConflictError: there is a set already.
+        SpecError: the origin is not `MODEL@DIGEST`.
+    """
+    with _opened(path, column) as arrays:
+        if origin is None:
+            return _own(arrays, directory)
+        return _foreign(arrays, directory, origin, column, raw)
+
+
+@contextmanager
+def _opened(path: Path, column: str) -> Iterator[Arrays]:
+    """The arrays of a file; of a Parquet file, those that a child has found in it."""
+    if is_parquet(path):
+        with converted(path, column) as clean, Arrays.open(clean, shown=path) as arrays:
+            yield arrays
+    else:
+        with Arrays.open(path) as arrays:
+            yield arrays
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The rows of a file that become a set's: one for each image, the first where there are more.
+
+    Attributes:
+        arrays: The file.
+        names: Its arrays of features (n, …), one for each view.
+        digests: (n, 32) of the images.
+        kept: (n,) whether a row is taken.
+        dtype: As which it is stored.
+        shape: Of one row, as it is stored.
+    """
+
+    arrays: Arrays
+    names: Sequence[str]
+    digests: Digests
+    kept: NDArray[np.bool_]
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __iter__(self) -> Iterator[Part]:
+        for view, name in enumerate(self.names):
+            step = rows_at_once(self.arrays, name)
+            for start in range(0, len(self.digests), step):
+                part = slice(start, start + step)
+                kept = self.kept[part]
+                if kept.any():
+                    rows = _stored(self.arrays.read(name, start, start + step), self.dtype)
+                    numbers = np.full(int(kept.sum()), view, np.uint16)
+                    yield rows[kept].reshape(-1, *self.shape), self.digests[part][kept], numbers
+
+    def publish(
+        self, directory: Path, spec: FeatureSpec, examples: Examples, views: int = 0
+    ) -> FeatureSet:
+        """The set that they make."""
+        sizes = [math.prod(self.arrays.places[name].shape[1:]) for name in self.names]
+        needed = int(self.kept.sum()) * sum(sizes) * np.dtype(self.dtype).itemsize
+        there = next(one for one in directory.absolute().parents if one.is_dir())
+        if needed > (free := shutil.disk_usage(there).free):
+            raise self.arrays.wrong(
+                f"features of {needed:,} bytes, but {free:,} are free at {there}; make room"
+            )
+        return create_set(directory, spec, examples, self, views)
+
+
+def rows_at_once(arrays: Arrays, name: str) -> int:
+    """How many rows of an array are read together."""
+    dtype, shape, _ = arrays.places[name]
+    size = math.prod(shape[1:]) * dtype.itemsize
+    if not 0 < size <= MAX_ROW:
+        raise arrays.wrong(f"{visible(name)[:80]}: rows of {size:,} bytes, 1 to {MAX_ROW:,} taken")
+    return max(1, BATCH_BYTES // size)
+
+
+def _stored(rows: NDArray[np.floating], dtype: str) -> NDArray[np.floating]:
+    with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+        return rows.astype(dtype, copy=False)
+
+
+def _own(arrays: Arrays, directory: Path) -> Taken:
+    """The set that Cryobase wrote to a file."""
+    described = _description(arrays)
+    try:
+        spec = FeatureSpec.from_json(described.spec)
+    except SpecError as error:
+        raise arrays.wrong(str(error)) from None
+    names = [feature_name(view) for view in range(described.views + 1)]
+    ids, stored = _ids(arrays, "ids"), np.dtype(spec.dtype).newbyteorder("<").str
+    for name in names:
+        _, shape = _expect(arrays, name, (stored,))
+        if shape[:1] != (len(ids),) or math.prod(shape[1:]) != math.prod(described.feature_shape):
+            raise arrays.wrong(f"{name} has the shape {shape}, not {described.feature_shape} a row")
+    digests, labels = _digests(arrays, "digests", ids), _known(arrays, "labels", ids, described)
+    every, hidden = [*ids], np.zeros(len(ids), np.bool_)
+    if f"{HIDDEN}ids" in arrays.places:
+        more = _ids(arrays, f"{HIDDEN}ids")
+        every += more
+        hidden = np.arange(len(every)) >= len(ids)
+        labels = np.append(labels, _known(arrays, f"{HIDDEN}labels", more, described))
+        all_digests = np.concatenate([digests, _digests(arrays, f"{HIDDEN}digests", more)])
+    else:
+        all_digests = digests
+    of_own = {"labels": labels, "quarantined": hidden, "classes": described.classes}
+    examples = _examples(arrays, every, all_digests, **of_own)
+    rows = _Rows(arrays, names, digests, _firsts(digests), spec.dtype, described.feature_shape)
+    parts = _parts(arrays, ids, examples)
+    made = rows.publish(directory, spec, examples, described.views)
+    if made.digest != described.digest:
+        made.close()
+        shutil.rmtree(directory)
+        raise IntegrityError(
+            f"{arrays.path}: gives the set {made.digest[:12]}…, not {described.digest[:12]}… as it"
+            " says; get it from where it came again"
+        )
+    return Taken(made, parts)
+
+
+def _known(
+    arrays: Arrays, name: str, ids: Sequence[bytes], described: Description
+) -> NDArray[np.integer]:
+    """Labels (n,) of a file of ours: positions in its classes, or in a table their names."""
+    if len(_expect(arrays, name)[1]) == 1:
+        return _numbers(arrays, name, len(ids))
+    numbers = {text.encode(): number for number, text in enumerate(class_texts(described.classes))}
+    texts = _texts(arrays, name, len(ids))
+    if unknown := set(texts) - numbers.keys():
+        raise arrays.wrong(f"{name}: no class {min(unknown)[:40]!r} in its description")
+    return np.array([numbers[text] for text in texts], np.int32)
+
+
+def _description(arrays: Arrays) -> Description:
+    if arrays.description is None:
+        raise arrays.wrong(
+            "not from a store's export, which says what computed it; name that with --foreign"
+            " MODEL@DIGEST"
+        )
+    try:
+        found = record(Description, parse_json(arrays.description, floats=False))
+    except ValueError as error:
+        raise arrays.wrong(f"its description: {error}") from None
+    if (found.format, found.schema) != (FORMAT, 1):
+        raise arrays.wrong("its description is of another format or of a newer Cryobase")
+    if not 0 <= found.views <= 1000 or len(found.feature_shape) > 31:
+        raise arrays.wrong("its description has more views or dimensions than a set can have")
+    return found
+
+
+def _foreign(arrays: Arrays, directory: Path, origin: str, column: str, raw: Path | None) -> Taken:
+    """The set of features that another program computed."""
+    ids = _ids(arrays, "ids")
+    dtype, shape = _expect(arrays, column, tuple(_NARROWED))
+    if len(shape) < 2 or shape[0] != len(ids):
+        raise arrays.wrong(f"{column} has the shape {shape}, expected a row for {len(ids):,} ids")
+    stored = _NARROWED[dtype.str]
+    if raw is not None:
+        examples, digests = _of_images(arrays, ids, raw)
+    else:
+        digests = (
+            _digests(arrays, "digests", ids)
+            if "digests" in arrays.places
+            else _digests_of_rows(arrays, column, stored)
+        )
+        labels, classes = _labels(arrays, len(ids))
+        columns = {"labels": labels, "quarantined": None, "classes": classes}
+        examples = _examples(arrays, ids, digests, **columns)
+    rows = _Rows(arrays, [column], digests, _firsts(digests), stored, shape[1:])
+    parts = _parts(arrays, ids, examples)
+    spec = foreign_spec(origin, _content(rows, ids), stored)
+    return Taken(rows.publish(directory, spec, examples), parts)
+
+
+def _of_images(arrays: Arrays, ids: Sequence[bytes], raw: Path) -> tuple[Examples, Digests]:
+    """The examples of `data/raw`, in quarantine where the file lacks them; the rows' digests."""
+    known = RawImages.open(raw).examples
+    if len(set(ids)) != len(ids):
+        raise arrays.wrong("an id comes twice")
+    try:
+        positions = known.positions(np.array(ids, np.bytes_))
+    except UnknownExampleError as error:
+        raise arrays.wrong(f"{error} of {raw}; ids are those of `data/raw`") from None
+    absent = np.ones(len(known), np.bool_)
+    absent[positions] = False
+    if (known.quarantined | absent).all():
+        raise arrays.wrong(f"no id of an image of {raw} that can be used")
+    return replace(known, quarantined=known.quarantined | absent), known.digests[positions]
+
+
+def _content(rows: _Rows, ids: Sequence[bytes]) -> str:
+    """The digest of all rows; one that is not finite is refused by its id."""
+    total, name = 0, rows.names[0]
+    step = rows_at_once(rows.arrays, name)
+    for start in range(0, len(ids), step):
+        block = _stored(rows.arrays.read(name, start, start + step), rows.dtype)
+        if not (finite := finite_rows(block)).all():
+            wrong = visible(ids[start + int(finite.argmin())].decode())
+            raise rows.arrays.wrong(f"the features of {wrong[:80]} are not finite as {rows.dtype}")
+        kept = rows.kept[start : start + step]
+        digests = rows.digests[start : start + step][kept]
+        total += sum_of_rows(block[kept], digests, np.zeros(len(digests), np.uint16))
+    return f"{total % (1 << 256):064x}"
+
+
+def _digests_of_rows(arrays: Arrays, name: str, dtype: str) -> Digests:
+    """SHA-256 of each row, where nobody knows the images': equal rows then stay together."""
+    step, parts = rows_at_once(arrays, name), []
+    for start in range(0, arrays.places[name].shape[0], step):
+        block = _stored(arrays.read(name, start, start + step), dtype)
+        flat = np.ascontiguousarray(block).reshape(len(block), -1)
+        parts += [hashlib.sha256(row.tobytes()).digest() for row in flat]
+    return np.frombuffer(b"".join(parts), np.uint8).reshape(-1, 32)
+
+
+def _firsts(digests: Digests) -> NDArray[np.bool_]:
+    """(n,) whether a digest comes for the first time."""
+    keys = np.ascontiguousarray(digests).view("V32").ravel()
+    firsts = np.zeros(len(keys), np.bool_)
+    firsts[np.unique(keys, return_index=True)[1]] = True
+    return firsts
+
+
+def _examples(arrays: Arrays, ids: Sequence[bytes], digests: Digests, **columns: Any) -> Examples:
+    """Examples of the file's columns; see `Examples.create`."""
+    try:
+        return Examples.create(ids, digests, **columns)
+    except ExamplesError as error:
+        raise arrays.wrong(str(error)) from None
+
+
+def _labels(arrays: Arrays, count: int) -> tuple[NDArray[np.integer], tuple[str, ...]]:
+    """Positions (n,) in the classes, and their names: `classes`, or what the labels are."""
+    if "labels" not in arrays.places:
+        raise arrays.wrong(
+            "without `labels`; add them, or give --images if the ids are those of data/raw"
+        )
+    if arrays.places["labels"].dtype.kind in "SU" or len(arrays.places["labels"].shape) == 2:
+        texts = _texts(arrays, "labels", count)
+        names = tuple(sorted(set(texts)))
+        numbers = {text: number for number, text in enumerate(names)}
+        found = np.array([numbers[text] for text in texts], np.int32)
+        classes = tuple(_decoded(arrays, name) for name in names)
+    else:
+        values = _numbers(arrays, "labels", count)
+        if "classes" in arrays.places:
+            names = tuple(_texts(arrays, "classes", arrays.places["classes"].shape[0]))
+            return values, tuple(_decoded(arrays, name) for name in names)
+        present, found = np.unique(values, return_inverse=True)
+        classes = tuple(str(value) for value in present)
+    if len(classes) > MAX_CLASSES:
+        raise arrays.wrong(f"{len(classes):,} classes, at most {MAX_CLASSES:,}")
+    return found, classes
+
+
+def _decoded(arrays: Arrays, text: bytes) -> str:
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError:
+        raise arrays.wrong(f"the class {text[:40]!r} is not UTF-8") from None
+
+
+def _ids(arrays: Arrays, name: str) -> list[bytes]:
+    if name not in arrays.places:
+        raise arrays.wrong(f"without `{name}`; a row of features needs the id of its image")
+    count = (*arrays.places[name].shape, 0)[0]
+    if not 0 < count * EXAMPLE_BYTES <= MAX_EXAMPLES:
+        raise arrays.wrong(f"{count:,} ids, 1 to {MAX_EXAMPLES // EXAMPLE_BYTES:,} are taken")
+    return _texts(arrays, name, count)
+
+
+def _texts(arrays: Arrays, name: str, count: int) -> list[bytes]:
+    """Texts (n,) in UTF-8, which may be stored as rows of bytes; none of them is empty."""
+    dtype, shape = _expect(arrays, name)
+    of_bytes = dtype == np.uint8 and len(shape) == 2 and shape[1] > 0
+    if not (of_bytes or (dtype.kind in "SU" and len(shape) == 1)) or shape[0] != count:
+        raise arrays.wrong(f"{name} is {dtype.str}{shape}, expected {count:,} texts")
+    width = shape[1] if of_bytes else dtype.itemsize // (4 if dtype.kind == "U" else 1)
+    if width > MAX_LENGTH:
+        raise arrays.wrong(f"{name}: texts of {width:,} bytes, at most {MAX_LENGTH}")
+    texts: list[bytes] = []
+    for start in range(0, count, _TEXTS):
+        block = arrays.read(name, start, start + _TEXTS)
+        if of_bytes:
+            block = block.view(f"S{width}").reshape(-1)
+        try:
+            some = [one.encode() for one in block.tolist()] if dtype.kind == "U" else block.tolist()
+        except ValueError:  # half of a character, or a number that is none
+            raise arrays.wrong(f"{name}: a text is not Unicode") from None
+        if not all(some):
+            raise arrays.wrong(f"{name}: text {start + some.index(b''):,} is empty")
+        texts += some
+    return texts
+
+
+def _numbers(arrays: Arrays, name: str, count: int) -> NDArray[np.integer]:
+    dtype, shape = _expect(arrays, name)
+    if dtype.kind not in "iu" or shape != (count,):
+        raise arrays.wrong(f"{name} is {dtype.str}{shape}, expected {count:,} whole numbers")
+    return arrays.read(name)
+
+
+def _digests(arrays: Arrays, name: str, ids: Sequence[bytes]) -> Digests:
+    _expect(arrays, name, ("|u1",), (len(ids), 32))
+    return arrays.read(name)
+
+
+def _expect(
+    arrays: Arrays,
+    name: str,
+    dtypes: Sequence[str] | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> tuple[np.dtype, tuple[int, ...]]:
+    """Type and shape of an array that must be there."""
+    if name not in arrays.places:
+        known = ", ".join(visible(one)[:40] for one in list(arrays.places)[:20])
+        raise arrays.wrong(f"no array {visible(name)[:40]!r}; there are {known or 'none'}")
+    place = arrays.places[name]
+    if dtypes is not None and place.dtype.str not in dtypes:
+        raise arrays.wrong(f"{name} is {place.dtype.str}, expected {' or '.join(dtypes)}")
+    if shape is not None and place.shape != shape:
+        raise arrays.wrong(f"{name} has the shape {place.shape}, expected {shape}")
+    return place.dtype, place.shape
+
+
+def _parts(arrays: Arrays, ids: Sequence[bytes], examples: Examples) -> NDArray[np.int8] | None:
+    """The part of every example of the set, if the file has `split`."""
+    if "split" not in arrays.places:
+        return None
+    numbers = {name.encode(): number for number, name in enumerate(PARTS)} | {b"-": UNUSED}
+    texts = _texts(arrays, "split", len(ids))
+    if unknown := set(texts) - numbers.keys():
+        raise arrays.wrong(f"split {min(unknown)[:40]!r}: not one of {', '.join(PARTS)} or -")
+    parts = np.full(len(examples), UNUSED, np.int8)
+    parts[examples.positions(np.array(ids, np.bytes_))] = [numbers[text] for text in texts]
+    return parts
