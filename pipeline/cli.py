@@ -146,14 +146,14 @@ def train(
     dvc: OfDvc = False,
 ) -> None:
     """Train all heads of a feature set in one scan of its rows; on a cluster, `ridge` alone."""
-    from cryobase.pipeline.params import load, one_or_all
+    from cryobase.pipeline.params import INPUTS, load, one_or_all
     from cryobase.stages import train as stage
 
     name, layout = _named("train", name, dvc)
     params = load(layout.params, "train")
     insecure = params.extract.insecure
     with _executor(scheduler_address, scheduler_file, insecure=insecure) as executor:
-        for key in one_or_all(params.inputs, name, "extract.sets or train.pairs"):
+        for key in one_or_all(params.inputs, name, INPUTS):
             stage.run(
                 params.train,
                 key,
@@ -181,12 +181,12 @@ def _executor(address: str | None, file: str | None, *, insecure: bool) -> Itera
 @app.command()
 def evaluate(name: InputName = None, dvc: OfDvc = False) -> None:
     """Score the heads of a feature set and draw their curves."""
-    from cryobase.pipeline.params import load, one_or_all
+    from cryobase.pipeline.params import INPUTS, load, one_or_all
     from cryobase.stages import evaluate as stage
 
     name, layout = _named("evaluate", name, dvc)
     params = load(layout.params, "evaluate")
-    for key in one_or_all(params.inputs, name, "extract.sets or train.pairs"):
+    for key in one_or_all(params.inputs, name, INPUTS):
         stage.run(
             params.evaluate,
             key,

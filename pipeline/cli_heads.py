@@ -169,10 +169,11 @@ def export(
         raise ParamsError(f"heads export: no head {chosen!r} of {name}; known: {known}")
     split = Splits.open(layout.splits)
     images = next(ids for part in PARTS if len(ids := split.ids(part)))
+    sets = params.extract.sets
     for path in write(
         f"{name}/{chosen}",
         head=layout.head(name, chosen),
-        weights=[params.extract.sets[one].weights for one in params.inputs[name]],
+        weights=[sets[one].weights for one in params.inputs[name] if one in sets],
         features=features,
         raw=layout.raw,
         ids=list(images[:CHECKED]),
@@ -185,9 +186,9 @@ def export(
 
 def _features(layout: Layout, params: "Params", name: str) -> list[Path]:
     """Where the set, or the two of a pair, lie."""
-    from cryobase.pipeline.params import one_or_all
+    from cryobase.pipeline.params import INPUTS, one_or_all
 
-    one_or_all(params.inputs, name, "extract.sets or train.pairs")
+    one_or_all(params.inputs, name, INPUTS)
     return layout.features_of(params.inputs[name])
 
 

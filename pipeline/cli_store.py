@@ -155,6 +155,10 @@ def gc(
 def export(
     name: SetArgument,
     npz: Annotated[Path | None, typer.Option(help="Write one .npz file.")] = None,
+    safetensors: Annotated[Path | None, typer.Option(help="Write one .safetensors file.")] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Write one Parquet file; needs the extra `parquet`.")
+    ] = None,
     csv: Annotated[Path | None, typer.Option(help="Write one .csv file.")] = None,
     projector: Annotated[
         Path | None,
@@ -165,29 +169,60 @@ def export(
     ] = None,
 ) -> None:
     """Write a feature set in a format that other tools read."""
-    from cryobase.pipeline.params import ParamsError
-    from cryobase.store import export_csv, export_npz, export_projector
+    from cryobase.pipeline import exchange
 
-    if not (npz or csv or projector):
-        raise ParamsError("export: say where to: --npz FILE, --csv FILE or --projector FOLDER")
-    found = _opened(_directory(name))
-    writers = ((npz, export_npz), (csv, export_csv), (projector, export_projector))
-    for path, write in writers:
-        if path:
-            write(found, path)
-            tables.line(str(path))
+    asked = {
+        "npz": npz,
+        "safetensors": safetensors,
+        "parquet": parquet,
+        "csv": csv,
+        "projector": projector,
+    }
+    for path in exchange.write(Layout.here(), _opened(_directory(name)), asked):
+        tables.line(str(path))
 
 
 @app.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(help="A directory that somebody sent.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="A set, or a .npz, .safetensors or Parquet file, that somebody sent."),
+    ],
     name: Annotated[str | None, typer.Argument(help="Its name here.")] = None,
+    foreign: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL@DIGEST",
+            help="What computed the features of the file, if Cryobase did not.",
+        ),
+    ] = None,
+    images: Annotated[
+        bool,
+        typer.Option("--images", help="The file's ids are those of data/raw: take labels there."),
+    ] = False,
+    column: Annotated[
+        str, typer.Option(help="What the features are called in the file.")
+    ] = "features",
+    splits: Annotated[
+        bool,
+        typer.Option("--splits", help="Write data/splits too: as the file, or params.yaml, says."),
+    ] = False,
 ) -> None:
-    """Take in a received feature set, if every byte of it is right."""
-    from cryobase.store import import_set
+    """Take in a received feature set, or features computed elsewhere, if every byte is right."""
+    from cryobase.pipeline import exchange
 
-    found = import_set(source, Layout.here().features(name or source.resolve().name))
-    tables.line(f"{found.directory}: {len(found):,} images, every byte right")
+    layout = Layout.here()
+    if source.is_dir():
+        found = exchange.take_directory(layout, source, name, foreign=foreign)
+        tables.line(f"{found.directory}: {len(found):,} images, every byte right")
+        return
+    found = exchange.take_file(
+        layout, source, name, foreign=foreign, images=images, column=column, splits=splits
+    )
+    tables.line(f"{found.directory}: {len(found):,} images, digest {found.digest[:12]}…")
+    if foreign:
+        entry = f"train: {{foreign: {{{found.directory.name}: {foreign}}}}}"
+        tables.line(f"heads are trained on it once params.yaml has {entry}")
 
 
 def _opened(directory: Path, *, full: bool = False) -> "FeatureSet":

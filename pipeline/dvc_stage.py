@@ -24,7 +24,7 @@ def name_from_dvc(command: str) -> str:
     """
     address = os.environ.get("DVC_STAGE", "")
     stage, _, name = address.rpartition(":")[2].partition("@")
-    if stage not in (command, f"{command}_pair") or not name:
+    if stage not in (command, f"{command}_pair", f"{command}_foreign") or not name:
         raise ParamsError(
             f"{command} --dvc: for the stages of dvc.yaml alone, and DVC_STAGE is {address!r};"
             f" by hand run `cryobase {command}`"

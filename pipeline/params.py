@@ -28,7 +28,8 @@ from cryobase.store.text import visible
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 TAKEN = frozenset(("none", "tuned"))  # runs without a head; results/tuned
 DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])")  # no files on Windows' disks
-NAMED = ("extract.sets", "train.heads", "train.pairs", "finetune.runs")
+NAMED = ("extract.sets", "train.heads", "train.pairs", "train.foreign", "finetune.runs")
+INPUTS = "extract.sets, train.pairs or train.foreign"  # what has heads: `Params.inputs`
 NAMES_ARE = (
     "DVC takes letters, digits, _ and -, a letter first, at most 64 characters, and none of:"
     f" {', '.join(sorted(TAKEN))}"
@@ -64,7 +65,7 @@ class Params:
     @property
     def inputs(self) -> dict[str, tuple[str, ...]]:
         """What heads are trained on, by name: every feature set alone, and every pair of them."""
-        alone = {name: (name,) for name in self.extract.sets}
+        alone = {name: (name,) for name in (*self.extract.sets, *self.train.foreign)}
         return {**alone, **self.train.pairs}
 
 
@@ -214,7 +215,7 @@ def _check_sections(path: Path, document: Any, stages: Collection[str]) -> None:
     """
     if not isinstance(document, dict):
         raise ParamsError(f"{path}: sections are expected, not {str(document)[:60]!r}")
-    for key in ("extract.sets", "train.pairs", "finetune.runs", *document):
+    for key in ("extract.sets", "train.pairs", "train.foreign", "finetune.runs", *document):
         if _at(document, str(key)) is None and _has(document, str(key)):
             raise ParamsError(f"{path}: {key}: empty; write its keys, or leave it out")
     for table in NAMED:
@@ -254,6 +255,7 @@ def _check_names(path: Path, params: Params) -> None:
         "extract.sets": params.extract.sets,
         "train.heads": params.train.heads,
         "train.pairs": params.train.pairs,
+        "train.foreign": params.train.foreign,
         "finetune.runs": params.finetune.runs,
     }
     for key, table in tables.items():
@@ -286,11 +288,16 @@ def _check_runs(path: Path, params: Params) -> None:
 
 
 def _check_pairs(path: Path, params: Params) -> None:
-    sets = params.extract.sets
+    sets = {**dict.fromkeys(params.extract.sets), **dict.fromkeys(params.train.foreign)}
+    for name in params.train.foreign:
+        if name in params.extract.sets:
+            where = f"{path}: train.foreign.{name}"
+            raise ParamsError(f"{where}: extract.sets has this name too; rename one of them")
     for name, pair in params.train.pairs.items():
         where = f"{path}: train.pairs.{name}"
         if name in sets:
-            raise ParamsError(f"{where}: extract.sets has this name too; rename one of them")
+            other = "extract.sets" if name in params.extract.sets else "train.foreign"
+            raise ParamsError(f"{where}: {other} has this name too; rename one of them")
         if unknown := [one for one in pair if one not in sets]:
             known = ", ".join(sets) or "none"
             raise ParamsError(f"{where}: no set {visible(unknown[0])[:80]!r}; known: {known}")

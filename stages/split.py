@@ -12,6 +12,7 @@ from cryobase.stages.data import assignment, patterns
 from cryobase.stages.data.raw import RawImages
 from cryobase.stages.data.splits import PARTS, UNUSED, Splits
 from cryobase.stages.errors import ConfigError, DataError
+from cryobase.store import Examples
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,19 @@ def run(config: SplitConfig, *, raw: Path, output: Path) -> Splits:
         ConfigError: the source has no split of its own, or `group_by` does not fit.
     """
     images = RawImages.open(raw)
+    return divide(config, Divided(images.examples, images.index.parts - 1), output)
+
+
+@dataclass(frozen=True, eq=False)
+class Divided:
+    """What is divided: examples, and the part (n,) that their source has them in, or UNUSED."""
+
+    examples: Examples
+    own: NDArray[np.int8]
+
+
+def divide(config: SplitConfig, images: Divided, output: Path) -> Splits:
+    """Divide examples that are not quarantined, and write which is where; as `run`."""
     usable = np.flatnonzero(~images.examples.quarantined)
     _refuse_poor_classes(config, images, usable)
     part = assign(config, images, usable)
@@ -88,11 +102,11 @@ def run(config: SplitConfig, *, raw: Path, output: Path) -> Splits:
     return splits
 
 
-def assign(config: SplitConfig, images: RawImages, usable: NDArray[np.intp]) -> NDArray[np.int8]:
+def assign(config: SplitConfig, images: Divided, usable: NDArray[np.intp]) -> NDArray[np.int8]:
     """(n,) the part of every usable example, or UNUSED."""
     ids = images.examples.ids[usable]
     digests = images.examples.digests[usable]
-    own = images.index.parts[usable] - 1
+    own = images.own[usable]
     groups, keys = None, [digest.tobytes() for digest in digests]
     if config.group_by is not None:
         texts = [identifier.decode() for identifier in ids]
@@ -177,7 +191,7 @@ def _own(
     return part
 
 
-def _refuse_poor_classes(config: SplitConfig, images: RawImages, usable: NDArray[np.intp]) -> None:
+def _refuse_poor_classes(config: SplitConfig, images: Divided, usable: NDArray[np.intp]) -> None:
     classes = images.examples.classes
     if len(classes) < 2:
         raise DataError(f"data/raw: one class only, {classes[0]!r}; a classifier needs two")
@@ -198,7 +212,7 @@ def _refuse_poor_classes(config: SplitConfig, images: RawImages, usable: NDArray
 
 
 def _count(
-    images: RawImages, usable: NDArray[np.intp], part: NDArray[np.int8]
+    images: Divided, usable: NDArray[np.intp], part: NDArray[np.int8]
 ) -> list[dict[str, str | int]]:
     """The stratified report: a row per class."""
     classes = images.examples.classes
@@ -217,7 +231,7 @@ def _count(
 
 def _check_train(
     config: SplitConfig,
-    images: RawImages,
+    images: Divided,
     usable: NDArray[np.intp],
     counts: list[dict[str, str | int]],
 ) -> None:

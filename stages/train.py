@@ -16,6 +16,8 @@ from cryobase.stages.heads.head import Head, Trained
 from cryobase.stages.heads.kinds import train
 from cryobase.stages.heads.rows import Task, open_rows
 from cryobase.stages.heads.side_by_side import Paths, SideBySide
+from cryobase.store.elsewhere import FOREIGN, ORIGIN, ORIGIN_IS
+from cryobase.store.text import visible
 
 logger = logging.getLogger(__name__)
 
@@ -27,16 +29,21 @@ class TrainConfig:
     Attributes:
         heads: by name; a list as value of a key makes a grid, see `HeadConfig`.
         pairs: by name, two feature sets whose features stand side by side, as one input of heads.
+        foreign: by name, what computed a feature set elsewhere, as `store import --foreign` had it.
     """
 
     heads: Mapping[str, HeadConfig] = field(default_factory=lambda: {"linear": HeadConfig()})
     pairs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    foreign: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         expand(self.heads)
         for name, (first, second) in self.pairs.items():
             if first == second:
                 raise ValueError(f"pairs.{name}: two different feature sets make a pair")
+        for name, origin in self.foreign.items():
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(f"foreign.{name}: {ORIGIN_IS}")
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ def run(
         ConfigError: a head cannot be had for these classes or views.
     """
     rows, split = SideBySide.open(features), Splits.open(splits)
+    _check_origin(config, name, rows)
     heads = expand(config.heads)
     for head, params in heads.items():
         _check(f"train.heads: {head}", params, rows)
@@ -125,6 +133,16 @@ def task_of(
         )
     stored = open_rows(rows, views, stored=executor is not None)
     return Task(stored, train_rows, validation, executor)
+
+
+def _check_origin(config: TrainConfig, name: str, rows: SideBySide) -> None:
+    """Refuse features of another program than params name: they may be an older import."""
+    for part, spec in zip(config.pairs.get(name, (name,)), rows.specs, strict=True):
+        if part in config.foreign and spec.backbone != f"{FOREIGN}: {config.foreign[part]}":
+            raise ConfigError(
+                f"train.foreign.{part}: {config.foreign[part]}, but the set is of"
+                f" {visible(spec.backbone)[:200]}; import the features anew, or name that"
+            )
 
 
 def _check(where: str, params: HeadParams, rows: SideBySide) -> None:

@@ -87,5 +87,6 @@ def test_evidence_export_and_predictions_of_a_pair(paired):
 
 def test_an_unknown_pair_is_an_error_of_one_line(paired):
     output = paired.run("cryobase", "train", "both", check=False)
-    assert "extract.sets or train.pairs has no 'both'; known: small, early, other" in output
+    known = "known: small, early, other"
+    assert f"extract.sets, train.pairs or train.foreign has no 'both'; {known}" in output
     assert "Traceback" not in output

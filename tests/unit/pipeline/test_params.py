@@ -37,7 +37,9 @@ def test_an_empty_file_means_defaults(tmp_path):
 def test_every_section_is_a_stage():
     sections = [field.name for field in dataclasses.fields(Params)]
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-    assert ["watch", *sections] == [name for name in stages if not name.endswith("_pair")]
+    assert ["watch", *sections] == [
+        name for name in stages if not name.endswith(("_pair", "_foreign"))
+    ]
 
 
 @pytest.mark.fault(21)
@@ -105,19 +107,26 @@ def test_yaml_that_does_more_than_hold_values_is_refused(tmp_path, text, fact):
 def with_name(name: object, table: str) -> dict:
     """Params that are right but for a name of a set, pair, run or head."""
     sets = {"a": {"backbone": "vgg16"}, "b": {"backbone": "vgg19"}}
-    document = {"extract": {"sets": sets}, "train": {"pairs": {}}, "finetune": {"runs": {}}}
+    document = {
+        "extract": {"sets": sets},
+        "train": {"pairs": {}, "foreign": {}},
+        "finetune": {"runs": {}},
+    }
     section, key = table.split(".")
     entry = {
         "sets": {"backbone": "vgg16"},
         "heads": {"kind": "linear"},
         "pairs": ["a", "b"],
+        "foreign": "dino@1234567",
         "runs": {"set": "a", "head": "h"},
     }[key]
     document[section].setdefault(key, {})[name] = entry
     return document
 
 
-@pytest.mark.parametrize("table", ["extract.sets", "train.heads", "train.pairs", "finetune.runs"])
+@pytest.mark.parametrize(
+    "table", ["extract.sets", "train.heads", "train.pairs", "train.foreign", "finetune.runs"]
+)
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -141,7 +150,9 @@ def test_names_that_dvc_or_a_disk_cannot_take_are_refused(tmp_path, table, name,
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("table", ["extract.sets", "train.heads", "train.pairs", "finetune.runs"])
+@pytest.mark.parametrize(
+    "table", ["extract.sets", "train.heads", "train.pairs", "train.foreign", "finetune.runs"]
+)
 def test_two_names_that_differ_in_case_alone_are_refused(tmp_path, table):
     document = with_name("Name", table)
     section, key = table.split(".")
@@ -211,10 +222,26 @@ def test_a_run_of_an_unknown_set_is_refused(tmp_path):
         load(write(tmp_path, "finetune: {runs: {a: {set: s, head: h}}}"))
 
 
-def test_inputs_of_heads_are_sets_and_pairs(tmp_path):
+def test_inputs_of_heads_are_sets_foreign_ones_and_pairs(tmp_path):
     sets = "extract: {sets: {a: {backbone: vgg16}, b: {backbone: vgg19}}}"
-    params = load(write(tmp_path, f"{sets}\ntrain: {{pairs: {{c: [b, a]}}}}"))
-    assert params.inputs == {"a": ("a",), "b": ("b",), "c": ("b", "a")}
+    train = "train: {foreign: {d: dino@1234567}, pairs: {c: [b, d]}}"
+    params = load(write(tmp_path, f"{sets}\n{train}"))
+    assert params.inputs == {"a": ("a",), "b": ("b",), "d": ("d",), "c": ("b", "d")}
+
+
+@pytest.mark.parametrize(
+    ("foreign", "message"),
+    [
+        ("{a: dino@1234567}", "train.foreign.a: extract.sets has this name too"),
+        ("{d: dino}", "foreign.d: MODEL@DIGEST"),
+        ("{d: 'dino@12 34567'}", "foreign.d: MODEL@DIGEST"),
+        ("{../d: dino@1234567}", "train.foreign.../d: not a usable name"),
+    ],
+)
+def test_a_foreign_set_that_is_none_is_refused(tmp_path, foreign, message):
+    sets = "extract: {sets: {a: {backbone: vgg16}}}"
+    with pytest.raises(ParamsError, match=re.escape(message)):
+        load(write(tmp_path, f"{sets}\ntrain: {{foreign: {foreign}}}"))
 
 
 @pytest.mark.fault(21)
