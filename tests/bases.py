@@ -4,7 +4,10 @@ Where layers, their names and their number count, and what they compute does not
 in: channels are most of its time and memory.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,12 +84,20 @@ STAND_INS = {
 }
 
 
+@contextmanager
+def thinned(cache: Path) -> Iterator[None]:
+    """Within it `STAND_INS` stand in; their seeded weights and kept models lie in `cache`."""
+    cache.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRYOBASE_CACHE", str(cache))
+        for name, (constructor, width) in STAND_INS.items():
+            row = replace(BACKBONES[name], constructor=constructor, width=width)
+            patch.setitem(BACKBONES, name, row)
+        yield
+
+
 @pytest.fixture
-def thin_bases(tmp_path_factory, monkeypatch):
+def thin_bases(tmp_path_factory):
     """Rows of the recipes, small: with their own layers where these are named, else ten others."""
-    directory = tmp_path_factory.getbasetemp() / "thin"  # their seeded weights and kept models
-    directory.mkdir(exist_ok=True)
-    monkeypatch.setenv("CRYOBASE_CACHE", str(directory))
-    for name, (constructor, width) in STAND_INS.items():
-        row = replace(BACKBONES[name], constructor=constructor, width=width)
-        monkeypatch.setitem(BACKBONES, name, row)
+    with thinned(tmp_path_factory.getbasetemp() / "thin"):
+        yield

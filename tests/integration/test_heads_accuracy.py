@@ -20,9 +20,9 @@ from cryobase.stages.heads.head import forward
 from cryobase.stages.heads.resample import OutOfFold, cross_validate, folds, refit
 from cryobase.stages.heads.rows import Positions, Rows, open_rows
 from cryobase.stages.heads.side_by_side import SideBySide
-from tests.scale import RUN_ALL, rounds
+from tests.digits import one_digit_in
+from tests.scale import RUN_ALL
 
-DIGITS = rounds(5000)
 OUTER, INNER = (5, 5) if RUN_ALL else (2, 2)  # the inner ones as scikit-learn by default
 LINEAR = expand(
     {"linear": HeadConfig(learning_rate=(1e-4, 3e-4, 1e-3), weight_decay=(0.3, 1.0, 3.0))}
@@ -65,14 +65,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
     root = tmp_path_factory.mktemp("digits")
     stored = features_of(root)
     rows, examples = open_rows(stored), stored.examples
-    positions = np.random.default_rng(0).permutation(len(examples))[:DIGITS]
-    positions = np.sort(positions).astype(np.int64)
-    fold = folds(examples.labels[positions], examples.digests[positions], OUTER)
+    positions = np.arange(len(examples))
+    fold = folds(examples.labels, examples.digests, OUTER)
     return Digits(rows, examples.digests, positions, fold)
 
 
 def features_of(root: Path) -> SideBySide:
-    download.run(download.DownloadConfig(source="sample"), output=root / "raw")
+    with one_digit_in(1 if RUN_ALL else 10):
+        download.run(download.DownloadConfig(source="sample"), output=root / "raw")
     size = 160 if RUN_ALL else 64
     config = extract.SetConfig(backbone="efficientnet_lite0", image_size=size)
     extract.run(

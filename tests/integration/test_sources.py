@@ -11,8 +11,8 @@ from cryobase.stages import download, evaluate, extract, split, train
 from cryobase.stages.data.raw import RawImages
 from cryobase.stages.download import DownloadConfig
 from cryobase.stages.heads.config import HeadConfig
-from cryobase.stages.sources.table import SOURCES
 from cryobase.store import FeatureSet
+from tests.digits import one_digit_in
 from tests.images import CLASSES, write_folder
 from tests.unit.stages.data.test_fetch import good, server  # noqa: F401 - a fixture
 from tests.unit.stages.data.test_unpack import tar_of
@@ -108,15 +108,9 @@ def test_a_built_tfds_dataset_runs_to_the_end(tmp_path, pool):
     assert set(raw.parts.tolist()) == {b"train", b"test"}
 
 
-def test_the_sample_runs_to_the_end(tmp_path, pool, monkeypatch):
-    """With one of 25 digits: the rest would only take time."""
-    whole = SOURCES["sample"].examples
-    monkeypatch.setattr(
-        SOURCES["sample"],
-        "examples",
-        lambda self: (example for n, example in enumerate(whole(self)) if n % 25 == 0),
-    )
-    metrics = run_all(DownloadConfig(), tmp_path, pool)
+def test_the_sample_runs_to_the_end(tmp_path, pool):
+    with one_digit_in(25):
+        metrics = run_all(DownloadConfig(), tmp_path, pool)
     assert "accuracy" in metrics["heads"]["ridge"]["test"]  # too few digits to learn from
     rows = FeatureSet.open(tmp_path / "features")
     assert rows.classes == tuple("0123456789")

@@ -20,6 +20,7 @@ from cryobase.stages.backbones.plan import Pass, Target
 from cryobase.stages.backbones.tensorflow_engine import TensorFlowEngine
 from cryobase.stages.errors import ConfigError
 from cryobase.store import Pool
+from tests.bases import tiny_base  # noqa: F401 - a fixture
 from tests.scale import RUN_ALL
 from tests.unit.stages.heads.sets import SPEC
 
@@ -28,7 +29,7 @@ pytest.importorskip("openvino")
 
 @pytest.fixture(scope="module")
 def trunk(trunk_of):
-    return trunk_of("mobilenet")
+    return trunk_of("tiny")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def expected(trunk, images):
-    return TensorFlowEngine(trunk, ["avg", "conv_pw_3_relu"], 16)(images)
+    return TensorFlowEngine(trunk, ["avg", "block_1_relu"], 16)(images)
 
 
 def check(engine, images, expected):
@@ -49,9 +50,9 @@ def check(engine, images, expected):
 
 def test_auto_takes_openvino_on_processors(trunk, images, expected, monkeypatch):
     monkeypatch.setattr(engines, "has_accelerator", lambda: False)
-    engine = start_engine("auto", trunk, ["avg", "conv_pw_3_relu"], 16)
+    engine = start_engine("auto", trunk, ["avg", "block_1_relu"], 16)
     assert engine.name == "openvino"
-    assert engine.shapes == [(1024,), (16, 16, 128)]
+    assert engine.shapes == [(24,), (31, 31, 8)]
     check(engine, images, expected)
 
 
@@ -69,7 +70,7 @@ def test_an_engine_that_does_not_reproduce_the_reference_is_not_taken(
     trunk, monkeypatch, caplog, drifting
 ):
     """As if OpenVINO computed one output in half precision: it drifts, so TensorFlow runs."""
-    outputs, original = ["avg", "conv_pw_3_relu"], OpenVinoEngine.__call__
+    outputs, original = ["avg", "block_1_relu"], OpenVinoEngine.__call__
 
     def drifts(self, batch):
         found = original(self, batch)
@@ -78,7 +79,7 @@ def test_an_engine_that_does_not_reproduce_the_reference_is_not_taken(
 
     monkeypatch.setattr(OpenVinoEngine, "__call__", drifts)
     monkeypatch.setattr(engines, "has_accelerator", lambda: False)
-    with pytest.raises(canary.DriftError, match=r"mobilenet with openvino: .* those of TensorFlow"):
+    with pytest.raises(canary.DriftError, match=r"tiny with openvino: .* those of TensorFlow"):
         start_engine("openvino", trunk, outputs, 16)
     assert start_engine("auto", trunk, outputs, 16).name == "tensorflow"
     assert "OpenVINO cannot stand in" in caplog.text
@@ -132,7 +133,7 @@ def test_a_kept_model_needs_neither_keras_nor_tensorflow_where_the_pool_has_cana
     "damage", ["weights", "card", "model", "missing"] if RUN_ALL else ["weights", "card"]
 )
 def test_a_damaged_kept_model_is_made_again(trunk, images, expected, damage):
-    outputs = ["avg", "conv_pw_3_relu"]
+    outputs = ["avg", "block_1_relu"]
     start_engine("openvino", trunk, outputs, 16)
     kept = openvino_engine.kept_directory(trunk, outputs)
     path = kept / {"weights": "model.bin", "model": "model.xml"}.get(damage, "kept.json")
@@ -168,7 +169,7 @@ def test_a_kept_model_that_was_replaced_writes_no_row(
     trunk, images, expected, tmp_path, monkeypatch, pool
 ):
     """A pool's canary rows tell, or TensorFlow's of now; whoever writes to a cache has neither."""
-    each = pass_of(tmp_path, trunk, "avg", "conv_pw_3_relu")
+    each = pass_of(tmp_path, trunk, "avg", "block_1_relu")
     if pool == "old":
         checked_engine(each, trunk.weights, "tensorflow", 16)
     forge(trunk, each.outputs, monkeypatch)
@@ -194,9 +195,9 @@ def test_a_first_writer_whose_engine_is_wrong_defines_nothing(trunk, tmp_path, m
     assert checked_engine(each, trunk.weights, "auto", 16).name == "tensorflow"
 
 
-@pytest.mark.parametrize("drifting", ["avg", "conv_pw_3_relu"])
+@pytest.mark.parametrize("drifting", ["avg", "block_1_relu"])
 def test_canary_rows_of_every_output_are_held_against_those_recorded(trunk, tmp_path, drifting):
-    each = pass_of(tmp_path, trunk, "avg", "conv_pw_3_relu")
+    each = pass_of(tmp_path, trunk, "avg", "block_1_relu")
     rows = TensorFlowEngine(trunk, each.outputs, 16)(canary.canary_images(64))
     for target in each.targets:
         found = rows[each.outputs.index(target.spec.output)]
@@ -229,7 +230,8 @@ def test_what_is_kept_is_full_precision(trunk):
     """OpenVINO halves weights on saving unless told not to."""
     start_engine("openvino", trunk, ["avg"], 16)
     kept = openvino_engine.kept_directory(trunk, ["avg"]) / "model.bin"
-    assert kept.stat().st_size > 3_200_000 * 4, "3.2 million weights of 4 bytes"
+    kernels = 3 * 3 * (3 * 8 + 8 + 8 * 24)
+    assert kept.stat().st_size > 4 * kernels, "four bytes a weight"
 
 
 @pytest.mark.parametrize("engine", [TensorFlowEngine, OpenVinoEngine])
@@ -272,4 +274,4 @@ def test_an_inference_that_fails_is_raised_and_loses_no_request(trunk, images):
     for _ in range(5 * openvino_engine.REQUESTS_PER_STREAM * engine.streams):
         with pytest.raises(RuntimeError):
             engine(images[:, :32])
-    assert engine(images)[0].shape == (11, 1024)
+    assert engine(images)[0].shape == (11, 24)

@@ -1,0 +1,21 @@
+"""Some of the sample's digits, for tests that would only take longer with all of them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from cryobase.stages.sources.table import SOURCES
+
+
+@contextmanager
+def one_digit_in(count: int) -> Iterator[None]:
+    """Within it the source `sample` has one of `count` digits of each class."""
+    whole = SOURCES["sample"].examples
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            SOURCES["sample"],
+            "examples",
+            lambda self: (example for n, example in enumerate(whole(self)) if n % count == 0),
+        )
+        yield
