@@ -58,18 +58,8 @@ def parts_of(layout: Layout, features: FeatureSet) -> NDArray[np.int8] | None:
     """The part of every example by this checkout's splits; None if these are of other images."""
     if not (layout.splits / FILE).exists():
         return None
-    splits = Splits.open(layout.splits)
-    ids = features.examples.ids
-    width = max(ids.itemsize, splits.all_ids.itemsize)
-    wide = np.dtype(f"S{width}")
-    _, mine, theirs = np.intersect1d(
-        ids.astype(wide), splits.all_ids.astype(wide), assume_unique=True, return_indices=True
-    )
-    if not len(mine):
-        return None
-    parts = np.full(len(ids), UNUSED, np.int8)
-    parts[mine] = splits.part[theirs]
-    return parts
+    parts = Splits.open(layout.splits).along(features.examples)
+    return parts if np.any(parts != UNUSED) else None
 
 
 def take_directory(

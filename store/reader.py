@@ -79,7 +79,7 @@ class FeatureSet:
             raise IntegrityError(f"{self.directory}: {absent} rows of its examples are missing")
 
     @classmethod
-    def open(cls, directory: Path, *, full: bool = False) -> "FeatureSet":
+    def open(cls, directory: Path, *, full: bool = False) -> Self:
         """Open the newest version.
 
         Args:
@@ -149,9 +149,25 @@ class FeatureSet:
         Raises:
             UnknownExampleError: an id is not in the set, or in quarantine.
         """
-        chosen = self.positions(ids)
-        features = self._widened(self._rows[self._view(view), chosen])
-        return features, self._labels[chosen].astype(np.int32)
+        return self.take(self.positions(ids), view)
+
+    def take(self, positions: Numbers, view: int = 0) -> tuple[Features, Labels]:
+        """Examples by their positions, all at once and in this thread; see `read`.
+
+        Args:
+            positions: (n,) along `examples`, in any order; see `positions`.
+            view: 0 for the plain image.
+
+        Returns:
+            (n, …) float32 features and (n,) int32 labels, positions in `classes`.
+
+        Raises:
+            UnknownExampleError: there is no such position or view, or an example is in quarantine.
+        """
+        _check_within(positions, len(self._labels), f"{self.directory}: position")
+        self._check_live(positions)
+        features = self._widened(self._rows[self._view(view), positions])
+        return features, self._labels[positions].astype(np.int32)
 
     def batches(
         self,
@@ -183,11 +199,27 @@ class FeatureSet:
         Raises:
             UnknownExampleError: an id is not in the set, or in quarantine.
         """
-        chosen, highest = self.positions(ids), self._view(views)
+        order, drawn = self.epoch(
+            self.positions(ids), shuffle=shuffle, block=block, seed=seed, epoch=epoch, views=views
+        )
+        return self.read(order, size, drawn)
+
+    def epoch(
+        self,
+        positions: Numbers,
+        *,
+        shuffle: bool = True,
+        block: int = 1,
+        seed: int = 0,
+        epoch: int = 0,
+        views: int = 0,
+    ) -> tuple[Numbers, Numbers | None]:
+        """The order of a pass over positions (n,), and the view of each or None; see `batches`."""
+        highest = self._view(views)
         if shuffle:
-            chosen = self._shuffled(chosen, block, seed, epoch)
-        drawn = drawn_views(len(chosen), seed, epoch, range(highest + 1)) if highest else None
-        return self.read(chosen, size, drawn)
+            positions = self._shuffled(positions, block, seed, epoch)
+        drawn = drawn_views(len(positions), seed, epoch, range(highest + 1)) if highest else None
+        return positions, drawn
 
     def read(
         self, positions: Numbers, size: int, views: Numbers | None = None
@@ -361,7 +393,7 @@ class FeatureSet:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.directory, self.manifest)
+        return type(self), (self.directory, self.manifest)
 
 
 def _check_within(numbers: Numbers, end: int, what: str) -> None:
@@ -374,10 +406,6 @@ def _check_within(numbers: Numbers, end: int, what: str) -> None:
 def mend_of(directory: Path) -> str:
     """What mends a feature set of this checkout."""
     return f"run `cryobase store repair {shlex.quote(os.path.abspath(directory))}`"
-
-
-def _reopen(directory: Path, manifest: Manifest) -> FeatureSet:
-    return FeatureSet(directory, manifest)
 
 
 def _slices(count: int, size: int) -> Iterator[slice]:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cryobase.store import FeatureSet
+    from cryobase.pipeline.features import Features
 
 __all__ = ["open"]
 
 
-def open(path: "str | Path", *, full: bool = False) -> "FeatureSet":
+def open(path: "str | Path", *, full: bool = False) -> "Features":
     """Open a feature set, as `cryobase extract` or a colleague published it.
 
     Args:
@@ -25,6 +25,6 @@ def open(path: "str | Path", *, full: bool = False) -> "FeatureSet":
         StoreNotFoundError: no feature set is there.
         StorageError: it is damaged, or its files are not what its manifest says.
     """
-    from cryobase.store import FeatureSet
+    from cryobase.pipeline.features import Features
 
-    return FeatureSet.open(Path(path).expanduser(), full=full)
+    return Features.open(Path(path).expanduser(), full=full)

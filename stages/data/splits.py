@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cryobase.stages.data.columns import Columns
 from cryobase.stages.errors import DataError
 from cryobase.stages.outputs import replace, write_table
+from cryobase.store import Examples
 
 FILE = "splits.npz"
 COLUMNS = {"ids": "|S", "part": "|i1"}
@@ -48,6 +49,19 @@ class Splits:
         """The ids of "train", "validation" or "test", sorted; none where there is no such part."""
         found: NDArray[np.bytes_] = self.all_ids[self.part == PARTS.index(part)]
         return found
+
+    def along(self, examples: Examples) -> NDArray[np.int8]:
+        """(n,) the part of each of some examples, -1 of those that are not in these splits."""
+        wide = np.dtype(f"S{max(examples.ids.itemsize, self.all_ids.itemsize)}")
+        _, there, here = np.intersect1d(
+            examples.ids.astype(wide),
+            self.all_ids.astype(wide),
+            assume_unique=True,
+            return_indices=True,
+        )
+        parts = np.full(len(examples), UNUSED, np.int8)
+        parts[there] = self.part[here]
+        return parts
 
     @property
     def digest(self) -> str:

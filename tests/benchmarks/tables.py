@@ -13,6 +13,7 @@ MARKED = re.compile(r"(<!-- performance -->\n).*?(<!-- /performance -->)", flags
 
 TUTORIAL = "`image_dataset_from_directory`, `predict` per batch of 32, concatenate, `np.save`"
 SIDES = {  # key -> what is measured, against what
+    "api.torch_vs_batches": ("PyTorch's loader, shuffled runs of 16 rows", "`batches` alone"),
     "dask.two_vs_one": ("VGG16 on two single-threaded workers", "one worker"),
     "extract.mobilenet_v2_160.vs_tutorial": ("MobileNetV2, 160 pixels", TUTORIAL),
     "extract.efficientnet_lite0_224.vs_tutorial": ("EfficientNet-Lite0, 224 pixels", TUTORIAL),
@@ -44,6 +45,7 @@ SIDES = {  # key -> what is measured, against what
     "trunk.vgg16_block5": ("epoch on a cached trunk, VGG16 block 5", "end to end"),
 }
 AT_LEAST = {  # what a measurement must reach, on any machine
+    "api.torch_vs_batches": 0.7,
     "read.block_vs_memmap": 0.7,
     "read.random_vs_h5py": 3.0,
     "extract.fast_decode_12mp": 1.4,

@@ -1,0 +1,172 @@
+"""Feature sets as PyTorch's `DataLoader` takes them; PyTorch itself is no dependency.
+
+Both classes are plain objects that follow `torch.utils.data`. They may be forked and pickled: a
+forked process reads the parent's open files, by position, so that no offset is shared; a spawned
+one opens them anew.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cryobase.store import FeatureSet
+
+Batch = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+_LARGEST = (1 << 64) - 1
+
+
+class Samples(list[tuple[NDArray[np.float32], int]]):
+    """Examples one by one, as any `collate_fn` takes them, and as the arrays that they came in."""
+
+    def __init__(self, features: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+        super().__init__(zip(features, labels.tolist(), strict=True))
+        self.features, self.labels = features, labels
+
+
+class TorchDataset:
+    """A map-style dataset: item k is the feature (…) float32 and the label of the k-th example.
+
+    Give `collate` to the loader: it hands a batch on as it was read, instead of stacking rows.
+
+    Args:
+        features: The set.
+        ids: Which examples, in which order; all that have features, by id, if None.
+        view: 0 for the plain image.
+
+    Raises:
+        UnknownExampleError: an id is not in the set, or in quarantine.
+    """
+
+    def __init__(self, features: FeatureSet, ids: ArrayLike | None = None, view: int = 0) -> None:
+        self.features, self.view = features, view
+        self._positions = features.positions(ids)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], int]:
+        """One example.
+
+        Raises:
+            IndexError: there is none at this place.
+        """
+        rows, labels = self.features.take(self._positions[np.array([index])], self.view)
+        return rows[0], int(labels[0])
+
+    def __getitems__(self, indices: Sequence[int]) -> Samples:
+        """A batch in one reading, which the loader asks for if it knows how."""
+        chosen = self._positions[np.asarray(indices, np.int64)]
+        rows, labels = self.features.take(chosen, self.view)
+        return Samples(rows, labels.astype(np.int64))
+
+    @staticmethod
+    def collate(samples: Samples) -> Any:
+        """The features (n, …) and labels (n,) of a batch, as tensors where PyTorch is loaded."""
+        return tensors(samples.features, samples.labels)
+
+
+def tensors(features: NDArray[np.float32], labels: NDArray[np.int64]) -> Any:
+    """Arrays, or tensors that share their memory where PyTorch is loaded."""
+    if torch := sys.modules.get("torch"):
+        return torch.from_numpy(features), torch.from_numpy(labels)
+    return features, labels
+
+
+class TorchBatches:
+    """An iterable dataset of whole batches, for `DataLoader(batches, batch_size=None)`.
+
+    The workers of a loader share the batches of an epoch out among themselves, and so do the
+    processes of a distributed run. Each pass has another order; after `set_epoch` it has that
+    epoch's, whatever the workers. With `ranks` call it before each epoch, so that all agree.
+
+    Args:
+        features: The set.
+        ids: Which examples; all that have features, by id, if None.
+        size: Examples in a batch; the last one may have fewer.
+        shuffle: Whether to go in random order, else in that of `ids`.
+        block: With `shuffle`, the longest run of rows that lie side by side on disk and stay
+            together; see `FeatureSet.batches`.
+        seed: Of the order and the views.
+        views: For each example, a view from 0 to this one is drawn.
+        rank: Which of `ranks` processes this is.
+        ranks: How many processes share the batches.
+
+    Raises:
+        UnknownExampleError: an id or view is not in the set, or an example is in quarantine.
+        ValueError: a size below 1, or a rank that is none.
+    """
+
+    def __init__(
+        self,
+        features: FeatureSet,
+        ids: ArrayLike | None = None,
+        *,
+        size: int = 256,
+        shuffle: bool = False,
+        block: int = 16,
+        seed: int = 0,
+        views: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        if size < 1 or not 0 <= rank < ranks:
+            raise ValueError(f"size {size}, rank {rank} of {ranks}: 1 or more, and 0 to ranks - 1")
+        self.features, self.size, self.shuffle, self.block = features, size, shuffle, block
+        self.seed, self.views, self.rank, self.ranks = seed, views, rank, ranks
+        self._positions = features.positions(ids)
+        self._epoch: int | None = None  # that was set
+        self._passes = 0
+
+    def __len__(self) -> int:
+        """Batches of an epoch that this rank gets, with all of its workers."""
+        every = -(-len(self._positions) // self.size)
+        return len(range(self.rank, every, self.ranks))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Have the next passes in the order of an epoch; call it before each of them."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker, workers, base = _worker()
+        own = base if self.ranks == 1 else 0  # each process has drawn another one
+        epoch, seed = self._passes, (self.seed + own) & _LARGEST
+        self._passes += 1
+        if self._epoch is not None:
+            epoch, seed = self._epoch, self.seed
+        order, drawn = self.features.epoch(
+            self._positions, shuffle=self.shuffle, block=self.block, seed=seed, epoch=epoch,
+            views=self.views,
+        )  # fmt: skip
+        first, step = self.rank + worker * self.ranks, self.ranks * workers
+        mine = _strided(len(order), self.size, first, step)
+        chosen = order if step == 1 else order[mine]
+        views = drawn if drawn is None or step == 1 else drawn[mine]
+        for rows, labels in self.features.read(chosen, self.size, views):
+            yield rows, labels.astype(np.int64)
+
+
+def _strided(count: int, size: int, first: int, step: int) -> NDArray[np.int64]:
+    """The places of every `step`-th batch of `count` examples, from batch `first` on."""
+    starts = np.arange(first * size, count, step * size, dtype=np.int64)
+    places = (starts[:, None] + np.arange(size)).ravel()
+    return places[places < count]
+
+
+def _worker() -> tuple[int, int, int]:
+    """Which worker of a loader this is, of how many, and the seed that the loader drew for all."""
+    data = sys.modules.get("torch.utils.data")
+    found = data.get_worker_info() if data else None
+    return (found.id, found.num_workers, found.seed - found.id) if found else (0, 1, 0)
+
+
+def register() -> None:
+    """Let a loader see that `TorchBatches` is iterable, which it asks by class."""
+    try:
+        import torch.utils.data
+    except ImportError:
+        return
+    torch.utils.data.IterableDataset.register(TorchBatches)
