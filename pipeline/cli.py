@@ -15,6 +15,7 @@ import typer
 
 from cryobase.pipeline import cli_heads, cli_recipe, cli_store, logs, tables
 from cryobase.pipeline.layout import Layout
+from cryobase.stages.backbones import frameworks
 
 LONGEST = 900  # characters of an error
 
@@ -328,6 +329,7 @@ def main() -> NoReturn:
     if "error" in os.environ.get("PYTHONWARNINGS", ""):  # a library's warning would end the run
         del os.environ["PYTHONWARNINGS"]
         warnings.simplefilter("ignore")
+    frameworks.import_lean()
     try:
         app()
     except Exception as error:  # noqa: BLE001 the one place that catches

@@ -45,12 +45,17 @@ HARMLESS = re.compile(
 # what `tf.config.optimizer.get_experimental_options` names where nothing was set; all are False
 OPTIONS = {"disable_model_pruning", "disable_meta_optimizer"}
 
+# Keras imports these where they are installed, for wrappers, tables and pictures that no command
+# asks for: a third of the seconds that its import takes.
+UNASKED = ("matplotlib", "pandas", "sklearn")
+
 logger = logging.getLogger(__name__)
 
 _clean: set[str] = set()  # modules that were loaded while none of their variables was set
 _taken: list[str] = []  # variables that nobody was told of yet
 _late: list[str] = []  # variables that a module had read before they could be taken away
 _policy = "float32"
+_lean = False  # whether Keras is imported without `UNASKED`
 
 
 def pin_environment(environ: MutableMapping[str, str] = os.environ) -> list[str]:
@@ -106,7 +111,7 @@ def load_keras() -> Any:
         ConfigError: this process has settings that cannot be taken back.
     """
     check_pinned()
-    with _without_greeting(), _without_settings():
+    with _without_greeting(), _without_settings(), _without_unasked():
         import keras
         import tensorflow as tf
     if keras.config.backend() != "tensorflow":
@@ -117,6 +122,16 @@ def load_keras() -> Any:
     _pin_keras(keras)
     _pin_tensorflow(tf)
     return keras
+
+
+def import_lean() -> None:
+    """Have Keras imported without libraries that no command needs Keras to know.
+
+    For processes that run one command. In a notebook Keras belongs to the user, who may want its
+    wrappers for scikit-learn, say.
+    """
+    global _lean  # noqa: PLW0603 (one process has one Keras)
+    _lean = True
 
 
 def load_tensorflow() -> Any:
@@ -197,6 +212,21 @@ def _without_settings() -> Iterator[None]:
                 os.environ["KERAS_HOME"] = before
     # `get_file` asks this; there is no public way to say it
     sys.modules["keras.src.backend.config"]._KERAS_DIR = str(keras_home())  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _without_unasked() -> Iterator[None]:
+    """After `import_lean`, have Keras find none of `UNASKED`; whoever imports them later does."""
+    unasked = [name for name in UNASKED if name not in sys.modules]
+    if not _lean or "keras" in sys.modules:
+        unasked = []
+    for name in unasked:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for name in unasked:
+            del sys.modules[name]
 
 
 @contextlib.contextmanager

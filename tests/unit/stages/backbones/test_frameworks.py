@@ -120,6 +120,21 @@ def test_keras_never_sees_its_file_but_finds_weights_beside_it(tmp_path, text):
     assert (tmp_path / "keras.json").read_text() == text, "nor writes it"
 
 
+@pytest.mark.parametrize("lean", [True, False])
+def test_keras_imports_what_no_command_asks_for_only_for_others(lean):
+    """And whoever imports such a library later on has it whole."""
+    code = (
+        "import sys; from cryobase.stages.backbones import frameworks;"
+        f"{lean} and frameworks.import_lean(); keras = frameworks.load_keras();"
+        "print([name for name in frameworks.UNASKED if name in sys.modules]);"
+        "import matplotlib.pyplot, pandas, sklearn.metrics; frameworks.load_keras();"
+        "print(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).count_params())"
+    )
+    done = run(code)
+    found = [] if lean else list(frameworks.UNASKED)
+    assert done.stdout.split("\n")[:2] == [str(found), "3"], done.stderr
+
+
 @pytest.mark.parametrize(
     ("before", "environ", "message"),
     [
