@@ -204,14 +204,18 @@ def finetune(
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say where the base can be cut, and what it costs.")
     ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
     dvc: OfDvc = False,
 ) -> None:
     """Train end to end: a head grafted onto its backbone, or a new network."""
+    if json and not plan:
+        raise typer.BadParameter("--json goes with --plan")
     from cryobase.pipeline.params import load, one_or_all
     from cryobase.stages import finetune as stage
 
     name, layout = _named("finetune", name, dvc)
     params = load(layout.params)
+    places: list[dict[str, Any]] = []
     for key in one_or_all(params.finetune.runs, name, "finetune.runs"):
         run = params.finetune.runs[key]
         one = params.extract.sets.get(run.set)  # none for a run that starts from no head
@@ -220,7 +224,8 @@ def finetune(
             "head": layout.head(run.set, run.head) if one else None,
         }
         if plan:
-            tables.show(stage.plan(run, raw=layout.raw, splits=layout.splits, **start))
+            found = stage.plan(run, raw=layout.raw, splits=layout.splits, **start)
+            places += [{"run": key, **place} for place in found]
             continue
         stage.run(
             run,
@@ -233,6 +238,8 @@ def finetune(
             cache=layout.epoch_cache,
             pool=layout.pool,
         )
+    if plan:
+        tables.show(places, as_json=json)
 
 
 @app.command()
@@ -290,6 +297,7 @@ def ladder(
     name: Annotated[str, typer.Argument(metavar="SET", help="The set whose base is climbed with.")],
     train_images: Annotated[int, typer.Option(min=0, help="Training images; 0 is all.")] = 0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Compare training from nothing, frozen features, stored views and fine-tuning."""
     from dataclasses import asdict
@@ -308,7 +316,7 @@ def ladder(
         work=layout.shared / "ladder",
         output=output,
     )
-    tables.show([asdict(rung) for rung in rungs])
+    tables.show([asdict(rung) for rung in rungs], as_json=json)
     tables.line(f"picture: {output / 'ladder.svg'}", error=True)
 
 

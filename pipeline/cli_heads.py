@@ -63,7 +63,7 @@ def ls(
 
 
 @app.command()
-def best() -> None:
+def best(json: Json = False) -> None:
     """Say which head of all sets is the best, how good it is, and where to look."""
     from cryobase.pipeline.params import load
     from cryobase.stages.heads import standing
@@ -71,16 +71,23 @@ def best() -> None:
     layout = Layout.here()
     params = load(layout.params)
     if not params.inputs:
+        if json:
+            tables.print_json(None)
+            return
         tables.line(f"no feature set, so no head; report: {layout.report / 'index.html'}")
         return
     found = {name: _standing(layout, name) for name in params.inputs}
     parts = {(name, one.best): one.heads[one.best].parts for name, one in found.items()}
     chosen = min(parts, key=lambda pair: standing.rank(parts[pair], params.evaluate.select, *pair))
+    heads = sum(len(one.heads) for one in found.values())
+    if json:
+        name, head = chosen
+        tables.print_json({"set": name, "head": head, "heads": heads, "scores": parts[chosen]})
+        return
     for part, scores in parts[chosen].items():
         interval = f"{scores.get('accuracy_low')} to {scores.get('accuracy_high')}"
         told = f"accuracy {scores.get('accuracy')} on {part}, 95 % interval {interval}"
         tables.line(f"{'/'.join(chosen)}: {told}")
-    heads = sum(len(one.heads) for one in found.values())
     tables.line(f"the best of {heads:,} heads; run `cryobase heads ls` to see all")
     tables.line(f"models: {layout.root / 'models'}, report: {layout.report / 'index.html'}")
 
@@ -123,8 +130,13 @@ def evidence(
     name: SetName,
     folds: Annotated[int, typer.Option(min=2)] = 5,
     repeats: Annotated[int, typer.Option(min=1)] = 1,
+    json: Json = False,
 ) -> None:
-    """Fold, vary the amount of data, list doubtful labels, near-duplicates and leaks."""
+    """Fold, vary the amount of data, list doubtful labels, near-duplicates and leaks.
+
+    The summary is one JSON document, with and without --json.
+    """
+    del json
     from cryobase.pipeline.params import load
     from cryobase.stages.heads.evidence import Evidence, investigate
 

@@ -23,12 +23,14 @@ SetArgument = Annotated[str, typer.Argument(metavar="SET", help="A feature set's
 @app.command()
 def ls(json: Json = False) -> None:
     """List the feature sets of this checkout and the pools of their rows."""
-    tables.show([*_sets(Layout.here()), *_pools(Layout.here())], as_json=json)
+    found = [*_sets(Layout.here()), *_pools(Layout.here())]
+    tables.show(found if json else _with_sizes(found), as_json=json)
 
 
 @app.command()
-def show(name: SetArgument) -> None:
-    """Print all that is known of a feature set, as one JSON document."""
+def show(name: SetArgument, json: Json = False) -> None:
+    """Print all that is known of a feature set, as one JSON document with and without --json."""
+    del json
 
     found = _opened(_directory(name))
     tables.print_json(
@@ -54,13 +56,18 @@ def show(name: SetArgument) -> None:
 def verify(
     name: Annotated[str | None, typer.Argument(metavar="SET", help="All by default.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Check every byte.")] = False,
+    json: Json = False,
 ) -> None:
     """Check feature sets against their manifests."""
-
+    checked = "every byte" if full else "structure"
+    rows = []
     for directory in [_directory(name)] if name else _directories(Layout.here()):
-        found = _opened(directory, full=full)
-        checked = "every byte" if full else "structure"
-        tables.line(f"{directory.name}: {len(found):,} images, {checked} right")
+        images = len(_opened(directory, full=full))
+        rows.append({"set": directory.name, "images": images, "checked": checked})
+        if not json:  # each as soon as it is checked, since every byte of many sets takes a while
+            tables.line(f"{directory.name}: {images:,} images, {checked} right")
+    if json:
+        tables.print_json(rows)
 
 
 @app.command()
@@ -94,7 +101,10 @@ def diff(a: SetArgument, b: SetArgument, json: Json = False) -> None:
 
 
 @app.command()
-def why(name: Annotated[str, typer.Argument(metavar="SET", help="A set in params.yaml.")]) -> None:
+def why(
+    name: Annotated[str, typer.Argument(metavar="SET", help="A set in params.yaml.")],
+    json: Json = False,
+) -> None:
     """Name the part of the spec that makes a published feature set stale."""
     from cryobase.pipeline.params import load, one_or_all
     from cryobase.stages import extract
@@ -104,8 +114,8 @@ def why(name: Annotated[str, typer.Argument(metavar="SET", help="A set in params
     (key,) = one_or_all(sets, name, "extract.sets")
     published = _opened(layout.features(key)).spec
     changes = published.differences(extract.spec_of(sets[key]))
-    if changes:
-        tables.show(_changes(changes, "published", "params.yaml"))
+    if changes or json:
+        tables.show(_changes(changes, "published", "params.yaml"), as_json=json)
     else:
         tables.line(f"{key}: nothing; the published features are those that params.yaml asks for")
 
@@ -141,14 +151,19 @@ def plan(json: Json = False) -> None:
 @app.command()
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    json: Json = False,
 ) -> None:
     """Remove files of the pools that no manifest names and nobody has touched for an hour."""
     from cryobase.store import Pool
 
+    pools = Pool.all(Layout.here().pool)
+    swept = [str(path) for pool in pools for path in pool.sweep(dry_run=dry_run)]
+    if json:
+        tables.print_json([{"path": path, "removed": not dry_run} for path in swept])
+        return
     verb = "would remove" if dry_run else "removed"
-    for pool in Pool.all(Layout.here().pool):
-        for path in pool.sweep(dry_run=dry_run):
-            tables.line(f"{verb} {path}")
+    for path in swept:
+        tables.line(f"{verb} {path}")
 
 
 @app.command()
@@ -269,8 +284,12 @@ def _line(name: str, spec: Any, rows: int, manifest: Any) -> dict[str, Any]:
         "dtype": spec.dtype,
         "rows": rows,
         "shards": len(manifest.shards),
-        "bytes": tables.size(sum(shard.size for shard in manifest.shards)),
+        "bytes": sum(shard.size for shard in manifest.shards),
     }
+
+
+def _with_sizes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**row, "bytes": tables.size(row["bytes"])} for row in rows]
 
 
 def _changes(

@@ -6,6 +6,7 @@ with it.
 """
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,13 +34,28 @@ def line(text: str, *, error: bool = False) -> None:
 
 
 def print_json(document: Any) -> None:
-    """Print one document; its values are exact, and what a terminal would obey is escaped."""
+    """Print one document; its values are exact, and what a terminal would obey is escaped.
+
+    JSON has no number for infinity or for what is not a number: both are null.
+    """
+    document = _finite(document)
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     if text.encode(encoding, "replace").decode(encoding) != text:
         text = json.dumps(document, indent=2, allow_nan=False)
     lines = ("".join(map(_shown, line)) for line in text.split("\n"))
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """A document with null in place of each number that JSON lacks."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return value
 
 
 def _shown(character: str) -> str:
