@@ -3,6 +3,8 @@
 import io
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 PACKAGE = "cryobase"
 
@@ -31,6 +33,24 @@ def configure(*, quiet: bool = False, debug: bool = False) -> None:
     logger.handlers = [handler]
     logger.setLevel(level)
     logger.propagate = False
+
+
+@contextmanager
+def narrated() -> Iterator[None]:
+    """Show the package's log lines on stderr for a while, in a program that shows none itself."""
+    logger = logging.getLogger(PACKAGE)
+    if logger.hasHandlers():
+        yield
+        return
+    handler, level = logging.StreamHandler(sys.stderr), logger.level
+    handler.setFormatter(_Line("%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def debugging() -> bool:

@@ -80,7 +80,32 @@ def load(path: Path, *stages: str) -> Params:
         ParamsError: no such file, no YAML, an unknown key, a wrong type or value; the message gives
             the key's path.
     """
-    document = _read(path)
+    return _checked(path, _read(path), stages)
+
+
+def of(sections: Params | Mapping[str, Any]) -> Params:
+    """Check params that a program has: sections as in params.yaml, or of config objects.
+
+    Raises:
+        ParamsError: as `load`.
+    """
+    sections = vars(sections) if isinstance(sections, Params) else sections
+    document = {key: _plain(section) for key, section in sections.items()}
+    return _checked(Path("params"), document, ())
+
+
+def _plain(section: Any) -> Any:
+    """A section as YAML would give it, of its own: what is checked is changed."""
+    if dataclasses.is_dataclass(section) and not isinstance(section, type):
+        return dataclasses.asdict(section)
+    if isinstance(section, Mapping):
+        return {key: _plain(value) for key, value in section.items()}
+    if isinstance(section, list | tuple):
+        return [_plain(value) for value in section]
+    return os.fspath(section) if isinstance(section, os.PathLike) else section
+
+
+def _checked(path: Path, document: Any, stages: Collection[str]) -> Params:
     _check_sections(path, document, stages)
     _expand_homes(path, document)
     try:

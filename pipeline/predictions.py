@@ -29,14 +29,21 @@ class Answers:
     rows: list[dict[str, Any]]
 
 
-def of_head(layout: Layout, paths: Sequence[Path], *, model: Path | None, top: int) -> Answers:
+def of_head(
+    layout: Layout,
+    paths: Sequence[Path],
+    *,
+    model: Path | None,
+    top: int,
+    params: Params | None = None,
+) -> Answers:
     """The likeliest classes by a trained head, by default the best one, see `evaluate.select`.
 
     Raises:
         DataError: no file, or no head.
     """
     files = _files(paths)
-    params = load(layout.params)
+    params = params or load(layout.params)
     head = model or _best_head(layout, params)
     weights = [one.weights for one in params.extract.sets.values()]
     classifier = Classifier.open(head, [*weights, "imagenet", "none"])
@@ -84,7 +91,7 @@ def show(answers: Answers, *, as_json: bool, as_csv: bool) -> None:
     if as_json:
         tables.print_json({"model": answers.model, "predictions": answers.rows})
     else:
-        tables.show([line for row in answers.rows for line in _lines(row)], as_csv=as_csv)
+        tables.show([line for row in answers.rows for line in lines(row)], as_csv=as_csv)
     if all("reason" in row for row in answers.rows):
         raise DataError("predict: no answer for any of the files; their reasons stand above")
 
@@ -119,7 +126,7 @@ def _row(path: Path, found: Sequence[tuple[str, float]]) -> dict[str, Any]:
     return {"file": str(path), "classes": classes}
 
 
-def _lines(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def lines(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """One line per class of a file, or one with the reason why there is none."""
     for rank, one in enumerate(row.get("classes", ()), 1):
         yield {"file": row["file"], "rank": rank, **one, "reason": ""}

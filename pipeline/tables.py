@@ -9,6 +9,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -88,17 +89,30 @@ def _print_csv(rows: Sequence[Row]) -> None:
 
 
 def _print_table(rows: Sequence[Row]) -> None:
+    if rows:
+        sys.stdout.write(text(rows) + "\n")
+
+
+def text(rows: Sequence[Row]) -> str:
+    """Rows that have the same keys as a table for a terminal, without the last line feed."""
     from cryobase.store.text import width
 
-    if not rows:
-        return
-    lines = [list(map(_cell, rows[0])), *(list(map(_cell, row.values())) for row in rows)]
+    lines = [list(map(_cell, row)) for row in rows[:1]]
+    lines += [list(map(_cell, row.values())) for row in rows]
     widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
-    for cells in lines:
-        padded = (
-            one + " " * (whole - width(one)) for one, whole in zip(cells, widths, strict=True)
-        )
-        sys.stdout.write("  ".join(padded).rstrip() + "\n")
+    padded = (
+        (one + " " * (whole - width(one)) for one, whole in zip(cells, widths, strict=True))
+        for cells in lines
+    )
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
+
+
+def html(rows: Sequence[Row]) -> str:
+    """The same table for a notebook: what a name holds is shown, and never does anything."""
+    lines = [f"<th>{escape(_cell(name))}</th>" for row in rows[:1] for name in row]
+    cells = ("".join(f"<td>{escape(_cell(one))}</td>" for one in row.values()) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in cells)
+    return f"<table><thead><tr>{''.join(lines)}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _cell(value: Any) -> str:

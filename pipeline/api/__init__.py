@@ -1,16 +1,17 @@
 """Freeze the base once, reuse its features everywhere: what `import cryobase` offers.
 
 The names here are the ones that stay: `docs/stability.md`. To import this module costs nothing;
-each function imports what it needs.
+each name imports what it needs when it is used.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cryobase.pipeline.calls import extract, predict, train
     from cryobase.pipeline.features import Features
 
-__all__ = ["open"]
+__all__ = ["extract", "open", "predict", "train"]
 
 
 def open(path: "str | Path", *, full: bool = False) -> "Features":
@@ -28,3 +29,16 @@ def open(path: "str | Path", *, full: bool = False) -> "Features":
     from cryobase.pipeline.features import Features
 
     return Features.open(Path(path).expanduser(), full=full)
+
+
+def __getattr__(name: str) -> Any:
+    """`extract`, `train` and `predict`, which load what the stages are configured by."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from cryobase.pipeline import calls
+
+    return getattr(calls, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
