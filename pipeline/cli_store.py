@@ -174,6 +174,13 @@ def export(
     parquet: Annotated[
         Path | None, typer.Option(help="Write one Parquet file; needs the extra `parquet`.")
     ] = None,
+    croissant: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write a folder of a Parquet file and its Croissant metadata.",
+        ),
+    ] = None,
     csv: Annotated[Path | None, typer.Option(help="Write one .csv file.")] = None,
     projector: Annotated[
         Path | None,
@@ -190,6 +197,7 @@ def export(
         "npz": npz,
         "safetensors": safetensors,
         "parquet": parquet,
+        "croissant": croissant,
         "csv": csv,
         "projector": projector,
     }

@@ -11,6 +11,7 @@ from cryobase.pipeline.layout import Layout
 from cryobase.pipeline.params import NAME, NAMES_ARE, TAKEN, ParamsError, load
 from cryobase.stages import split
 from cryobase.stages.data.splits import FILE, PARTS, UNUSED, Splits
+from cryobase.stages.exchange.croissant import export_croissant
 from cryobase.stages.exchange.parquet import export_parquet
 from cryobase.stages.exchange.taken import Taken, take_in
 from cryobase.store import (
@@ -47,6 +48,8 @@ def write(layout: Layout, features: FeatureSet, asked: Mapping[str, Path | None]
             export_safetensors(features, path, more)
         elif kind == "parquet":
             export_parquet(features, path, parts)
+        elif kind == "croissant":
+            export_croissant(features, path, features.directory.absolute().name, parts)
         elif kind == "csv":
             export_csv(features, path)
         else:

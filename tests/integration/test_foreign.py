@@ -109,6 +109,8 @@ def test_a_set_goes_out_with_its_splits_and_comes_back(place):
             FeatureSet.open(place / "features" / name) for name in ("small", f"from-{suffix}")
         )
         assert one.digest == other.digest
+    run("store", "export", "small", "--croissant", "published")
+    assert json.loads((place / "published/croissant.json").read_text())["name"] == "small"
     before = (place / "data/splits/splits.npz").read_bytes()
     (place / "data/splits/splits.npz").unlink()
     run("store", "import", "out/small.parquet", "again", "--splits")
