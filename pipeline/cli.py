@@ -172,7 +172,7 @@ def _executor(address: str | None, file: str | None, *, insecure: bool) -> Itera
     if not address and not file:
         yield None
         return
-    from cryobase.stages.cluster import Cluster, connect
+    from cryobase.stages.extraction.cluster import Cluster, connect
 
     named = Cluster(scheduler_address=address or "", scheduler_file=file or "", insecure=insecure)
     with connect(named) as client:

@@ -126,8 +126,8 @@ def plan(json: Json = False) -> None:
     from dataclasses import asdict
 
     from cryobase.pipeline.params import load
-    from cryobase.stages.backbones.estimate import estimate
     from cryobase.stages.extract import spec_of
+    from cryobase.stages.extraction.plan import estimate
 
     layout = Layout.here()
     sets = load(layout.params).extract.sets

@@ -1,8 +1,13 @@
 """Exit codes: what went wrong, for scripts (README, "Exit codes")."""
 
 from cryobase.pipeline.params import ParamsError
-from cryobase.stages.backbones.canary import DriftError
-from cryobase.stages.errors import ConfigError, MissingWeightsError, NetworkError, StageError
+from cryobase.stages.errors import (
+    ConfigError,
+    DriftError,
+    MissingWeightsError,
+    NetworkError,
+    StageError,
+)
 from cryobase.store.errors import StoreError
 
 EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (

@@ -19,3 +19,7 @@ class NetworkError(StageError):
 
 class ConfigError(StageError, ValueError):
     """A stage was asked for something that its params cannot mean (exit code 2)."""
+
+
+class DriftError(StageError, ArithmeticError):
+    """An engine does not reproduce the features that it is compared with (exit code 4)."""

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cryobase.stages.backbones import estimate
 from cryobase.stages.backbones.table import BACKBONES, EXTRACTOR_VERSION
 from cryobase.stages.backbones.weights import WeightsFile, locate_weights
 from cryobase.stages.data.augment import Augmentation
 from cryobase.stages.errors import DataError
+from cryobase.stages.extraction.plan import Images, Target, remember_rate
 from cryobase.store import Examples, FeatureSpec, Pool
 from cryobase.store.errors import IntegrityError, MissingFileError, mended_by
 
 if TYPE_CHECKING:
-    from cryobase.stages.backbones.passes import Computed
-    from cryobase.stages.backbones.plan import Images, Target
+    from cryobase.stages.extraction.passes import Computed
 
 Preprocessing = Literal["own", "caffe", "torch", "symmetric", "unit", "lite", "identity"]
 
@@ -176,8 +175,6 @@ def run(
         DriftError: the features of the canary images changed.
         DataError: images are missing or changed since they were downloaded.
     """
-    from cryobase.stages.backbones.plan import Images, Target
-
     images = Images(raw)
     if not len(images):
         raise DataError(f"{raw}: no image that can be decoded; run `cryobase download`")
@@ -190,7 +187,7 @@ def run(
     started = time.monotonic()
     computed = _computed(config, targets, images, weights)
     if total := computed.rows.total():
-        estimate.remember(pool, own[0].fingerprint, total, time.monotonic() - started)
+        remember_rate(pool, own[0].fingerprint, total, time.monotonic() - started)
     examples = _quarantined(images.raw.examples, computed.failures)
     targets[0].pool.publish(output, examples, config.sets[name].views)
     mine = computed.rows[own[0].fingerprint]
@@ -209,7 +206,7 @@ def run(
     return summary
 
 
-def _adopted(target: "Target", images: "Images", before: Path) -> int:
+def _adopted(target: Target, images: Images, before: Path) -> int:
     """Take over the rows of a set's last version; a damaged one matters where rows are missing."""
     try:
         return target.pool.adopt(before)
@@ -221,7 +218,7 @@ def _adopted(target: "Target", images: "Images", before: Path) -> int:
         return 0
 
 
-def _borrowed(targets: "list[Target]", images: "Images", lender: Path | None) -> int:
+def _borrowed(targets: list[Target], images: Images, lender: Path | None) -> int:
     """Take over from somebody's pools what the targets lack; how many rows the first one got."""
     if lender is None:
         return 0
@@ -256,7 +253,7 @@ def _spec(config: SetConfig, weights_sha256: str) -> FeatureSpec:
 
 
 def _computed(
-    config: ExtractConfig, targets: "list[Target]", images: "Images", weights: WeightsFile
+    config: ExtractConfig, targets: list[Target], images: Images, weights: WeightsFile
 ) -> "Computed":
     """What the targets lack, computed here or on a cluster."""
     settings: dict[str, Any] = {
@@ -265,7 +262,7 @@ def _computed(
         "max_bytes": config.max_bytes,
     }
     if config.workers or config.scheduler_address or config.scheduler_file:
-        from cryobase.stages import cluster
+        from cryobase.stages.extraction import cluster
 
         where = cluster.Cluster(
             workers=config.workers,
@@ -274,7 +271,7 @@ def _computed(
             insecure=config.insecure,
         )
         return cluster.compute(targets, images, weights, cluster=where, **settings)
-    from cryobase.stages.backbones.passes import compute
+    from cryobase.stages.extraction.passes import compute
 
     return compute(targets, images, weights, **settings)
 

@@ -1,1 +1,1 @@
-"""The table of frozen bases, the files that hold their weights, and the engines that run them."""
+"""The table of frozen bases: building them, their weights and preprocessing."""

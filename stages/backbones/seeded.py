@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryobase.stages.backbones.build import build
-from cryobase.stages.backbones.canary import canary_images, probes
 from cryobase.stages.backbones.frameworks import load_keras
+from cryobase.stages.backbones.probes import canary_images, probes
 from cryobase.stages.backbones.table import BACKBONES
 from cryobase.stages.errors import MissingWeightsError
 from cryobase.store.publish import free_name

@@ -5,12 +5,12 @@ From the moment that the workers are up and have their engine loaded until all r
 
 from statistics import median
 
-from cryobase.stages import cluster
-from cryobase.stages.backbones.parts import Part, parts_of
-from cryobase.stages.backbones.passes import Computed
-from cryobase.stages.backbones.plan import Images, Target, plan
 from cryobase.stages.backbones.weights import locate_weights
 from cryobase.stages.extract import SetConfig, spec_of
+from cryobase.stages.extraction import cluster
+from cryobase.stages.extraction.cluster import Part, parts_of
+from cryobase.stages.extraction.passes import Computed
+from cryobase.stages.extraction.plan import Images, Target, plan
 from cryobase.store import Pool
 from tests.benchmarks import extract
 

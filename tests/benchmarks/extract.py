@@ -23,16 +23,16 @@ import cv2
 import numpy as np
 
 from cryobase.stages import download
-from cryobase.stages.backbones import canary, passes
 from cryobase.stages.backbones.build import build
-from cryobase.stages.backbones.engines import start_engine
-from cryobase.stages.backbones.machine import cores
-from cryobase.stages.backbones.plan import Images, Target
+from cryobase.stages.backbones.probes import probes
 from cryobase.stages.backbones.table import BACKBONES
-from cryobase.stages.backbones.trunk import Engine, Trunk
 from cryobase.stages.backbones.weights import locate_weights
 from cryobase.stages.data.pixels import PixelSpec, load
 from cryobase.stages.extract import SetConfig, spec_of
+from cryobase.stages.extraction import passes
+from cryobase.stages.extraction.engines import start_engine
+from cryobase.stages.extraction.plan import Images, Target
+from cryobase.stages.extraction.trunk import Engine, Trunk, cores
 from cryobase.store import Pool
 
 BATCH = 32
@@ -64,7 +64,7 @@ def _photographs(number: int, width: int = 500, height: int = 375) -> Path:
     """A folder of two classes of JPEG files with a photograph's detail."""
     folder = _fresh()
     random = np.random.default_rng(0)
-    smooth = [cv2.resize(image, (width, height)) for image in canary.probes(8, 96)]
+    smooth = [cv2.resize(image, (width, height)) for image in probes(8, 96)]
     grain = random.normal(0, 28, (height + 64, width + 64)).astype(np.float32)
     grain = cv2.GaussianBlur(grain, (0, 0), 1)[..., None]  # as sensors give it; about 8 levels
     places = random.permutation(64 * 64)  # no two alike: what is equal would be computed once
@@ -165,7 +165,7 @@ def _decode_rate(images: Images, pixels: PixelSpec) -> float:
 
 def _forward_rate(backbone: str, size: int, number: int) -> float:
     engine = _engine(backbone, size)
-    batch = canary.probes(BATCH, size)
+    batch = probes(BATCH, size)
     with ThreadPoolExecutor(engine.streams) as pool:
         work = range(number // BATCH)
         return number / _seconds(lambda: list(pool.map(lambda _: engine(batch)[0].shape, work)))

@@ -46,7 +46,7 @@ TABLES = (
 )  # fmt: skip
 PRELOADED = (  # below `cryobase`
     "pipeline.cli", "pipeline.exits", "pipeline.mending", "pipeline.params",
-    "pipeline.predictions", "stages.backbones.build", "stages.backbones.estimate",
+    "pipeline.predictions", "stages.backbones.build", "stages.extraction.plan",
     "stages.backbones.lite0", "stages.download", "stages.evaluate", "stages.extract",
     "stages.report", "stages.split", "stages.train",
 )  # fmt: skip

@@ -15,10 +15,10 @@ import numpy as np
 from cryobase.pipeline.dvc_cache import last_version
 from cryobase.pipeline.dvc_stage import was_run
 from cryobase.pipeline.params import load
-from cryobase.stages.backbones import openvino_engine as engine
 from cryobase.stages.data.raw import RawImages
 from cryobase.stages.data.splits import Splits
 from cryobase.stages.errors import DataError
+from cryobase.stages.extraction import openvino_engine as engine
 from cryobase.stages.heads import finished
 from cryobase.stages.heads.config import expand
 from cryobase.stages.heads.side_by_side import SideBySide

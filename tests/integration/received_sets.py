@@ -425,20 +425,23 @@ def a_pool_of_another_spec(place):
 @attack(0, fifo="fifo", sparse="sparse", device="device", folder="folder")
 def rates_of_a_pool_that_are_no_file(place, kind):
     """They only say how long it will take."""
-    from cryobase.stages.backbones.estimate import seconds
+    from cryobase.stages.extraction.plan import seconds_for
 
     _, directory = pooled(place)
     special(place / "shared" / "rates.json", kind)
-    return lambda: seconds(place / "shared", directory.name, 10)
+    return lambda: seconds_for(place / "shared", directory.name, 10)
 
 
 @attack(0, text='{"a": "x"}', list="[]", nan='{"a": NaN}', zero='{"a": 0}', deep="[" * 10**5)
 def rates_of_a_pool(place, text):
-    from cryobase.stages.backbones.estimate import remember, seconds
+    from cryobase.stages.extraction.plan import remember_rate, seconds_for
 
     pooled(place)
     (place / "shared" / "rates.json").write_text(text)
-    return lambda: (seconds(place / "shared", "a", 10), remember(place / "shared", "b", 1, 1.0))
+    return lambda: (
+        seconds_for(place / "shared", "a", 10),
+        remember_rate(place / "shared", "b", 1, 1.0),
+    )
 
 
 @attack(2, fifo="fifo", circle="circle", device="device", file="file")

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from cryobase.pipeline.cli import app
 from cryobase.pipeline.exits import exit_code
 from cryobase.stages import download, extract
-from cryobase.stages.backbones.passes import Computed
 from cryobase.stages.data.raw import RawImages
+from cryobase.stages.extraction.passes import Computed
 from cryobase.store import Pool
 from tests.images import write_folder
 

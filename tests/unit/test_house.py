@@ -31,13 +31,13 @@ HOMES = {  # a library -> the only modules that import it
         "stages/backbones/h5reader.py",  # in a child alone
         "stages/backbones/foreign.py",
     },
-    "dask": {"store/reader.py", "stages/cluster.py"},
-    "distributed": {"stages/cluster.py"},
+    "dask": {"store/reader.py", "stages/extraction/cluster.py"},
+    "distributed": {"stages/extraction/cluster.py"},
     "keras": {"stages/backbones/frameworks.py"},  # which pins all that changes values
     "tensorflow": {"stages/backbones/frameworks.py"},
     "keras_hub": {"stages/backbones/hub.py"},
     "pillow_heif": {"stages/data/decoding.py"},
-    "openvino": {"stages/backbones/openvino_engine.py", "stages/heads/export.py"},
+    "openvino": {"stages/extraction/openvino_engine.py", "stages/heads/export.py"},
     "tensorflow_datasets": {"stages/sources/tfds.py"},
     "pyarrow": {"stages/exchange/parquet_reader.py"},  # in a child; for writing, by `load_arrow`
 }

@@ -12,9 +12,10 @@ import pytest
 from cryobase.pipeline.layout import Layout
 from cryobase.pipeline.params import load
 from cryobase.stages import extract as extract_stage
-from cryobase.stages.backbones import canary, kept
+from cryobase.stages.backbones import kept
 from cryobase.stages.data.raw import RawImages
 from cryobase.stages.data.splits import Splits
+from cryobase.stages.extraction.engines import check_features
 from cryobase.stages.heads.graft import weights_of
 from cryobase.stages.heads.head import Head
 from cryobase.stages.tuning.starts import check_stored
@@ -439,7 +440,7 @@ def drift() -> None:
     pool = Pool(Path(".cryobase/pool"), spec_now())
     found = pool.canary()
     if found is not None:
-        canary.check(found + 1, found, "features")
+        check_features(found + 1, found, "features")
 
 
 def raise_version(said: str) -> None:
@@ -466,7 +467,7 @@ ROOM = (
 
 
 def scheduler() -> None:
-    from cryobase.stages.cluster import check_address
+    from cryobase.stages.extraction.cluster import check_address
 
     one = load(Path("params.yaml")).extract
     check_address(one.scheduler_address, insecure=one.insecure)

@@ -4,10 +4,10 @@ import pytest
 
 from cryobase.pipeline.exits import exit_code
 from cryobase.pipeline.params import ParamsError
-from cryobase.stages.backbones.canary import DriftError
 from cryobase.stages.errors import (
     ConfigError,
     DataError,
+    DriftError,
     MissingWeightsError,
     NetworkError,
     StageError,

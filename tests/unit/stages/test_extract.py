@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from cryobase.stages import download, extract
-from cryobase.stages.backbones import canary, engines, passes
-from cryobase.stages.backbones.plan import Images, Pass, Target
+from cryobase.stages.backbones.probes import CANARIES
 from cryobase.stages.backbones.weights import WeightsFile
 from cryobase.stages.data.augment import Augmentation, augment
 from cryobase.stages.data.pixels import PixelSpec, load
-from cryobase.stages.errors import DataError
+from cryobase.stages.errors import DataError, DriftError
 from cryobase.stages.extract import ExtractConfig, SetConfig
+from cryobase.stages.extraction import engines, passes
+from cryobase.stages.extraction.plan import Images, Pass, Target
 from cryobase.store import FeatureSet, Pool
 from tests.closeness import assert_close, rounding
 from tests.images import picture, write_folder
@@ -130,7 +131,7 @@ def test_only_new_images_are_computed(work):
     fetch(work)
     summary = run(work, "a", sets(a={}))
     assert (summary.computed, summary.reused) == (6, 18)
-    assert Means.seen - seen == 6 + canary.COUNT
+    assert Means.seen - seen == 6 + CANARIES
     check(work, "a")
 
 
@@ -149,7 +150,7 @@ def test_siblings_share_a_pass_and_publish_only_their_own(work):
     config = sets(a={}, b={"output": "max"}, c={"dtype": "float32"}, d={"image_size": 64})
     summary = run(work, "a", config)
     assert (summary.computed, summary.siblings, Means.started) == (18, 36, 1)
-    assert Means.seen == 18 + canary.COUNT
+    assert Means.seen == 18 + CANARIES
     assert [path.name for path in (work / "features").iterdir()] == ["a"]
     assert run(work, "b", config).computed == 0
     assert run(work, "c", config).computed == 0
@@ -273,7 +274,7 @@ def test_plain_rows_are_shared_by_policies_but_views_are_not(work):
     config = sets(a={"views": 1, "augmentation": POLICY}, b={"views": 1, "augmentation": other})
     summary = run(work, "a", config)
     assert (summary.computed, summary.siblings) == (36, 36)
-    assert Means.seen - Means.started * canary.COUNT == 18 + 18 + 18
+    assert Means.seen - Means.started * CANARIES == 18 + 18 + 18
     run(work, "b", config)
     one, two = (FeatureSet.open(work / "features" / name) for name in "ab")
     assert np.array_equal(one.arrays()[0], two.arrays()[0])
@@ -334,9 +335,7 @@ def test_drift_of_the_canary_rows_stops_the_run(work, monkeypatch):
     write_folder(work / "images", 1, first=6)
     fetch(work)
     monkeypatch.setattr(Means, "scale", 1.05)
-    with pytest.raises(
-        canary.DriftError, match=r"with tensorflow: the canary images' features differ by"
-    ):
+    with pytest.raises(DriftError, match=r"with tensorflow: the canary images' features differ by"):
         run(work, "a", sets(a={}))
 
 
@@ -345,7 +344,9 @@ def test_drift_of_the_canary_rows_stops_the_run(work, monkeypatch):
 def test_rows_without_room_are_refused_before_decoding(work, monkeypatch, limit):
     fetch(work)
     monkeypatch.setattr(passes, "load", lambda *_: pytest.fail("decoded"))
-    monkeypatch.setattr("cryobase.stages.cluster.connect", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(
+        "cryobase.stages.extraction.cluster.connect", lambda *_: pytest.fail("started")
+    )
     two = sets(a={"views": 1, "augmentation": POLICY}, b={"output": "max", "dtype": "float32"})
     needed = 18 * 1280 * (2 * 2 + 4)
     kwargs = {"max_bytes": needed - 1} if limit == "max_bytes" else {}

@@ -5,11 +5,12 @@ import sys
 import numpy as np
 import pytest
 
-from cryobase.stages.backbones import canary
 from cryobase.stages.backbones.build import build
 from cryobase.stages.backbones.efficientnet import IMAGENET_DEVIATIONS, IMAGENET_MEANS
+from cryobase.stages.backbones.probes import probes
 from cryobase.stages.backbones.weights import locate_weights
 from cryobase.stages.errors import ConfigError, MissingWeightsError
+from cryobase.stages.extraction.engines import deviation
 from tests.closeness import assert_close, rounding
 
 OUTPUTS = [
@@ -24,7 +25,7 @@ OUTPUTS = [
 
 def test_outputs(model_of):
     model = model_of("mobilenet", *OUTPUTS)
-    images = canary.probes(2, 64)
+    images = probes(2, 64)
     average, largest, flat, layer, pooled, unrolled = map(np.asarray, model(images))
     grid = flat.reshape(2, 2, 2, 1024)
     assert_close(average, grid.mean(axis=(1, 2)), within=rounding(2 * 2))
@@ -36,7 +37,7 @@ def test_outputs(model_of):
 
 
 def test_a_second_build_gives_the_same(model_of, trunk_of):
-    images = canary.probes(2, 64)
+    images = probes(2, 64)
     first = np.asarray(model_of("mobilenet", *OUTPUTS)(images)[0])
     assert np.array_equal(np.asarray(trunk_of("mobilenet").model(["avg"])(images)), first)
 
@@ -46,7 +47,7 @@ def test_efficientnetb0_by_its_path_is_that_of_imagenet(tmp_path, monkeypatch):
     import keras
 
     path = tmp_path / "notop.weights.h5"
-    images = canary.probes(2, 64)
+    images = probes(2, 64)
     plain = keras.applications.EfficientNetB0(
         weights=None, include_top=False, input_shape=(64, 64, 3)
     )
@@ -59,7 +60,7 @@ def test_efficientnetb0_by_its_path_is_that_of_imagenet(tmp_path, monkeypatch):
     official = keras.applications.EfficientNetB0(include_top=False, input_shape=(64, 64, 3))
     wanted = np.asarray(official(images)).mean(axis=(1, 2))
     ours = build("efficientnetb0", path, image_size=64, preprocessing="identity", outputs=["avg"])
-    assert canary.deviation(np.asarray(ours(images)), wanted) < 1e-4
+    assert deviation(np.asarray(ours(images)), wanted) < 1e-4
 
 
 @pytest.mark.parametrize(

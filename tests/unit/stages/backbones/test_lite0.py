@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from cryobase.stages.backbones import canary, lite0
+from cryobase.stages.backbones import lite0
 from cryobase.stages.backbones.checkpoint import read_checkpoint
-from cryobase.stages.backbones.engines import ENGINES, start_engine
 from cryobase.stages.backbones.labels import classifier, imagenet_labels, top_labels
-from cryobase.stages.backbones.trunk import Trunk
+from cryobase.stages.backbones.probes import probes
 from cryobase.stages.backbones.weights import locate_weights
+from cryobase.stages.extraction.engines import ENGINES, TOLERANCE, deviation, start_engine
+from cryobase.stages.extraction.trunk import Trunk
 from tests.closeness import BETWEEN_ENGINES, assert_close, rounding
 
 pytest.importorskip(lite0.PACKAGE)
@@ -32,17 +33,17 @@ def trunk():
 
 @pytest.fixture(scope="module")
 def features(trunk):
-    return np.asarray(trunk.model(["avg"])(canary.probes(2, 96, seed=1)))
+    return np.asarray(trunk.model(["avg"])(probes(2, 96, seed=1)))
 
 
 @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "tensorflow"])
 def test_engines_agree_on_the_real_weights(engine, trunk, features):
     """Halved by OpenVINO on saving, they would err by a tenth of the features' spread."""
     for _ in ("kept", "loaded"):
-        found = start_engine(engine, trunk, ["avg"], 8)(canary.probes(2, 96, seed=1))[0]
-        measured = canary.deviation(found, features)
+        found = start_engine(engine, trunk, ["avg"], 8)(probes(2, 96, seed=1))[0]
+        measured = deviation(found, features)
         print(f"\nefficientnet_lite0, real weights {measured:.1e}")
-        assert measured < canary.TOLERANCE
+        assert measured < TOLERANCE
 
 
 def test_golden_features(features):
@@ -75,7 +76,7 @@ def test_labels_are_the_thousand_classes():
 def test_the_classifier_gives_probabilities_and_names():
     import cv2
 
-    images = canary.probes(2, 64, seed=4)
+    images = probes(2, 64, seed=4)
     encoded = [cv2.imencode(".png", image)[1].tobytes() for image in images]
     rows = top_labels("efficientnet_lite0", encoded, top=1000)
     for labels in rows:

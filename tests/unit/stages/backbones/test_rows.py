@@ -5,11 +5,12 @@ import importlib.util
 import numpy as np
 import pytest
 
-from cryobase.stages.backbones import canary, seeded
-from cryobase.stages.backbones.engines import ENGINES, start_engine
+from cryobase.stages.backbones import seeded
+from cryobase.stages.backbones.probes import probes
 from cryobase.stages.backbones.table import BACKBONES
-from cryobase.stages.backbones.trunk import Trunk
 from cryobase.stages.backbones.weights import locate_weights
+from cryobase.stages.extraction.engines import ENGINES, TOLERANCE, deviation, start_engine
+from cryobase.stages.extraction.trunk import Trunk
 from tests.closeness import assert_close, rounding
 from tests.memory import give_back
 from tests.scale import RUN_ALL
@@ -35,7 +36,7 @@ def test_row(backbone, tmp_path):
     needs_installed(backbone)
     row = BACKBONES[backbone]
     seeded_model = seeded.seeded_base(backbone)
-    images = canary.probes(6, seeded_model.inputs[0].shape[1], seed=5)
+    images = probes(6, seeded_model.inputs[0].shape[1], seed=5)
     saved = tmp_path / "saved.weights.h5"
     seeded_model.save_weights(saved)
     expected = np.asarray(seeded_model(images)).reshape(6, -1, row.width)
@@ -71,11 +72,11 @@ def test_engines_agree_within_the_tolerance(backbone, engine, trunk_of, model_of
     """
     needs_installed(backbone)
     trunk = trunk_of(backbone)
-    images = canary.probes(6, trunk.image_size, seed=6)
+    images = probes(6, trunk.image_size, seed=6)
     expected = [np.asarray(one) for one in model_of(backbone, *OUTPUTS)(images)]
     deviations = []
     for _ in range(2):
         found = start_engine(engine, trunk, OUTPUTS, 8)(images)
-        deviations += [canary.deviation(*pair) for pair in zip(found, expected, strict=True)]
+        deviations += [deviation(*pair) for pair in zip(found, expected, strict=True)]
     print(f"\n{backbone} {trunk.image_size} {max(deviations):.1e}")
-    assert max(deviations) < canary.TOLERANCE
+    assert max(deviations) < TOLERANCE

@@ -18,7 +18,7 @@ ISSUE = (
 
 def test_reading_the_table_and_the_config_loads_nothing_slow():
     code = (
-        "import sys, cryobase.pipeline.params, cryobase.stages.backbones.plan;"
+        "import sys, cryobase.pipeline.params, cryobase.stages.extraction.plan;"
         "slow = {'keras', 'tensorflow', 'openvino', 'dask', 'cv2', 'numpy.random', 'numpy.ma'};"
         "loaded = slow & set(sys.modules);"
         "assert not loaded, loaded"

@@ -1,5 +1,7 @@
-"""A trunk, and what an engine is to it."""
+"""A trunk, what an engine is to it, and the processors that engines and decoding share."""
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 
 from cryobase.stages.backbones.build import build
 from cryobase.stages.backbones.weights import WeightsFile
+from cryobase.stages.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,3 +61,17 @@ def padded(batch: NDArray[np.float32], batch_size: int) -> NDArray[np.float32]:
     whole = np.zeros((batch_size, *batch.shape[1:]), np.float32)
     whole[: len(batch)] = batch
     return whole
+
+
+def cores() -> int:
+    """The processors that this process may use; `$CRYOBASE_THREADS` sets another number.
+
+    Raises:
+        ConfigError: its value is not a number from 1 to 9999.
+    """
+    if own := os.environ.get("CRYOBASE_THREADS"):
+        if not re.fullmatch(r"[1-9]\d{0,3}", own, re.ASCII):
+            raise ConfigError(f"CRYOBASE_THREADS is {own!r:.40}, expected a number from 1 to 9999")
+        return int(own)
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

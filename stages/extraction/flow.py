@@ -18,9 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cryobase.stages.backbones.machine import cores
-from cryobase.stages.backbones.trunk import Engine
 from cryobase.stages.data.decoding import UndecodableImageError
+from cryobase.stages.extraction.trunk import Engine, cores
 
 logger = logging.getLogger(__name__)
 

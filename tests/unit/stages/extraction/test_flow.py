@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryobase.stages.backbones import flow as flow_module
-from cryobase.stages.backbones.flow import DEPTH, Flow, Times
 from cryobase.stages.data.decoding import UndecodableImageError
+from cryobase.stages.extraction import flow as flow_module
+from cryobase.stages.extraction.flow import DEPTH, Flow, Times
 
 
 class Sums:

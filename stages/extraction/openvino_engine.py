@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryobase.stages.backbones import canary
 from cryobase.stages.backbones.foreign import MAX_FILE
 from cryobase.stages.backbones.kept import kept
-from cryobase.stages.backbones.machine import cores
-from cryobase.stages.backbones.trunk import Trunk, padded
+from cryobase.stages.backbones.probes import canary_images
+from cryobase.stages.errors import DriftError
+from cryobase.stages.extraction.trunk import Trunk, cores, padded
 from cryobase.stages.received import opened
 from cryobase.store.text import read_json
 
@@ -41,7 +41,7 @@ SETTINGS = {
     "ENABLE_CPU_PINNING": "NO",  # workers of one machine would all take its first core
 }
 
-DAMAGE = (OSError, RuntimeError, ValueError, KeyError, canary.DriftError)
+DAMAGE = (OSError, RuntimeError, ValueError, KeyError, DriftError)
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def _convert(trunk: Trunk, outputs: Sequence[str], directory: Path) -> list[NDAr
 
     logger.info("%s: converting for OpenVINO, once", trunk.backbone)
     model = trunk.model(outputs)
-    found = model(canary.canary_images(trunk.image_size), training=False)
+    found = model(canary_images(trunk.image_size), training=False)
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
         model.export(f"{scratch}/saved", verbose=False)
         converted = openvino.Core().read_model(f"{scratch}/saved")

@@ -14,11 +14,11 @@ from unittest.mock import patch
 
 import numpy as np
 
-from cryobase.stages import cluster
-from cryobase.stages.backbones.parts import Part, parts_of
-from cryobase.stages.backbones.passes import Computed
-from cryobase.stages.backbones.plan import Images, Target, plan
 from cryobase.stages.data import index
+from cryobase.stages.extraction import cluster
+from cryobase.stages.extraction.cluster import Part, parts_of
+from cryobase.stages.extraction.passes import Computed
+from cryobase.stages.extraction.plan import Images, Target, plan
 from cryobase.store import Pool
 from tests.memory import peak_bytes
 from tests.unit.stages.heads.sets import SPEC

@@ -10,15 +10,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cryobase.stages.backbones import canary, engines, openvino_engine
-from cryobase.stages.backbones.engines import start_engine
 from cryobase.stages.backbones.kept import kept
-from cryobase.stages.backbones.machine import cores
-from cryobase.stages.backbones.openvino_engine import OpenVinoEngine
-from cryobase.stages.backbones.passes import checked_engine
-from cryobase.stages.backbones.plan import Pass, Target
-from cryobase.stages.backbones.tensorflow_engine import TensorFlowEngine
-from cryobase.stages.errors import ConfigError
+from cryobase.stages.backbones.probes import canary_images, probes
+from cryobase.stages.errors import ConfigError, DriftError
+from cryobase.stages.extraction import engines, openvino_engine
+from cryobase.stages.extraction.engines import TOLERANCE, TensorFlowEngine, deviation, start_engine
+from cryobase.stages.extraction.openvino_engine import OpenVinoEngine
+from cryobase.stages.extraction.passes import checked_engine
+from cryobase.stages.extraction.plan import Pass, Target
+from cryobase.stages.extraction.trunk import cores
 from cryobase.store import Pool
 from tests.bases import tiny_base  # noqa: F401 - a fixture
 from tests.scale import RUN_ALL
@@ -34,7 +34,7 @@ def trunk(trunk_of):
 
 @pytest.fixture(scope="module")
 def images():
-    return canary.probes(11, 64, seed=8)
+    return probes(11, 64, seed=8)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def expected(trunk, images):
 def check(engine, images, expected):
     for found, wanted in zip(engine(images), expected, strict=True):
         assert found.dtype == np.float32
-        assert canary.deviation(found, wanted) < canary.TOLERANCE
+        assert deviation(found, wanted) < TOLERANCE
 
 
 def test_auto_takes_openvino_on_processors(trunk, images, expected, monkeypatch):
@@ -79,7 +79,7 @@ def test_an_engine_that_does_not_reproduce_the_reference_is_not_taken(
 
     monkeypatch.setattr(OpenVinoEngine, "__call__", drifts)
     monkeypatch.setattr(engines, "has_accelerator", lambda: False)
-    with pytest.raises(canary.DriftError, match=r"tiny with openvino: .* those of TensorFlow"):
+    with pytest.raises(DriftError, match=r"tiny with openvino: .* those of TensorFlow"):
         start_engine("openvino", trunk, outputs, 16)
     assert start_engine("auto", trunk, outputs, 16).name == "tensorflow"
     assert "OpenVINO cannot stand in" in caplog.text
@@ -114,9 +114,9 @@ def test_a_kept_model_needs_neither_keras_nor_tensorflow_where_the_pool_has_cana
     checked_engine(each, trunk.weights, "openvino", 16)
     code = (
         "import json, sys; from pathlib import Path; import numpy as np;"
-        "from cryobase.stages.backbones.canary import canary_images;"
-        "from cryobase.stages.backbones.passes import checked_engine;"
-        "from cryobase.stages.backbones.plan import Pass, Target;"
+        "from cryobase.stages.backbones.probes import canary_images;"
+        "from cryobase.stages.extraction.passes import checked_engine;"
+        "from cryobase.stages.extraction.plan import Pass, Target;"
         "from cryobase.stages.backbones.weights import WeightsFile;"
         "from cryobase.store import FeatureSpec, Pool;"
         f"spec = FeatureSpec.from_json({each.targets[0].spec.to_json()});"
@@ -176,10 +176,10 @@ def test_a_kept_model_that_was_replaced_writes_no_row(
     engine = checked_engine(each, trunk.weights, "openvino", 16)
     assert engine.name == "openvino"
     check(engine, images, expected)
-    reference = TensorFlowEngine(trunk, each.outputs, 16)(canary.canary_images(64))
+    reference = TensorFlowEngine(trunk, each.outputs, 16)(canary_images(64))
     for target in each.targets:
         rows = reference[each.outputs.index(target.spec.output)]
-        assert canary.deviation(target.pool.canary(), rows) < 1e-5, "TensorFlow's, not OpenVINO's"
+        assert deviation(target.pool.canary(), rows) < 1e-5, "TensorFlow's, not OpenVINO's"
 
 
 def test_a_first_writer_whose_engine_is_wrong_defines_nothing(trunk, tmp_path, monkeypatch):
@@ -189,7 +189,7 @@ def test_a_first_writer_whose_engine_is_wrong_defines_nothing(trunk, tmp_path, m
     )
     monkeypatch.setattr(engines, "has_accelerator", lambda: False)
     each = pass_of(tmp_path, trunk, "avg")
-    with pytest.raises(canary.DriftError, match=r"set extract\.engine: tensorflow"):
+    with pytest.raises(DriftError, match=r"set extract\.engine: tensorflow"):
         checked_engine(each, trunk.weights, "openvino", 16)
     assert each.targets[0].pool.canary() is None
     assert checked_engine(each, trunk.weights, "auto", 16).name == "tensorflow"
@@ -198,13 +198,13 @@ def test_a_first_writer_whose_engine_is_wrong_defines_nothing(trunk, tmp_path, m
 @pytest.mark.parametrize("drifting", ["avg", "block_1_relu"])
 def test_canary_rows_of_every_output_are_held_against_those_recorded(trunk, tmp_path, drifting):
     each = pass_of(tmp_path, trunk, "avg", "block_1_relu")
-    rows = TensorFlowEngine(trunk, each.outputs, 16)(canary.canary_images(64))
+    rows = TensorFlowEngine(trunk, each.outputs, 16)(canary_images(64))
     for target in each.targets:
         found = rows[each.outputs.index(target.spec.output)]
         target.pool.record_canary(found * 1.01 if target.spec.output == drifting else found)
     wrong = next(target.pool for target in each.targets if target.spec.output == drifting)
     for engine in ("tensorflow", "openvino"):
-        with pytest.raises(canary.DriftError, match=f"{wrong.directory} with {engine}"):
+        with pytest.raises(DriftError, match=f"{wrong.directory} with {engine}"):
             checked_engine(each, trunk.weights, engine, 16)
 
 
@@ -239,7 +239,7 @@ def test_a_row_does_not_depend_on_its_batch(engine, trunk, images):
     engine = engine(trunk, ["avg"], 8)
     whole = engine(images[:8])[0]
     for count in (1, 3):
-        assert canary.deviation(engine(images[:count])[0], whole[:count]) < 1e-4
+        assert deviation(engine(images[:count])[0], whole[:count]) < 1e-4
 
 
 @pytest.mark.parametrize("text", ["abc", "0", "-1", "1.5", "99999"])

@@ -1,4 +1,4 @@
-"""What a plan names, whatever the listing holds, and how much memory that takes."""
+"""What a plan names, whatever the listing holds, how much memory that takes, and estimates."""
 
 import tracemalloc
 from dataclasses import replace
@@ -6,11 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cryobase.stages.backbones import plan as planning
-from cryobase.stages.backbones.plan import Images, Target, plan
+from cryobase.stages import download
+from cryobase.stages.extract import SetConfig, spec_of
+from cryobase.stages.extraction import plan as planning
+from cryobase.stages.extraction.plan import Images, Target, plan
 from cryobase.store import Pool
+from tests.images import write_folder
+from tests.unit.stages.extraction.listing import write_listing
 from tests.unit.stages.heads.sets import SPEC
-from tests.unit.stages.listing import write_listing
 
 COUNT = 5000
 
@@ -83,3 +86,33 @@ def test_planning_takes_less_than_a_hundred_bytes_per_image(images, tmp_path, mo
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 90 * count
+
+
+def test_a_rate_is_kept_per_spec(tmp_path):
+    assert planning.seconds_for(tmp_path, "a", 10) is None
+    planning.remember_rate(tmp_path, "a", 100, 4.0)
+    planning.remember_rate(tmp_path, "b", 10, 1.0)
+    assert planning.seconds_for(tmp_path, "a", 50) == 2.0
+    assert planning.seconds_for(tmp_path, "b", 50) == 5.0
+
+
+def test_damage_costs_an_estimate_and_nothing_else(tmp_path):
+    (tmp_path / planning.RATES).write_text("[")
+    assert planning.seconds_for(tmp_path, "a", 10) is None
+    planning.remember_rate(tmp_path / "nowhere", "a", 1, 1.0)
+
+
+@pytest.mark.parametrize(("output", "expected"), [("avg", 1280 * 2), ("flatten", None)])
+def test_bytes_of_pooled_rows_are_known_before_any_is_computed(
+    tmp_path, monkeypatch, output, expected
+):
+    monkeypatch.setattr(planning, "BLOCK", 4)
+    write_folder(tmp_path / "images", 3)
+    source = download.DownloadConfig(source="folder", path=str(tmp_path / "images"))
+    download.run(source, output=tmp_path / "raw")
+    config = SetConfig(backbone="efficientnet_lite0", weights="none", output=output)
+    found = planning.estimate(spec_of(config), 0, raw=tmp_path / "raw", pool=tmp_path / "pool")
+    assert found.existing == 0
+    assert found.missing == 9
+    assert found.bytes == (expected and expected * found.missing)
+    assert found.seconds is None

@@ -1,11 +1,16 @@
-"""Which rows the pools lack, and in how few passes they can be computed."""
+"""Which rows the pools lack, in how few passes they can be computed, and how long that takes.
 
+Reads pools and the index of `data/raw`; computes no feature and loads no Keras.
+"""
+
+import json
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +18,13 @@ from numpy.typing import NDArray
 from cryobase.stages.backbones.table import BACKBONES
 from cryobase.stages.data.raw import RawImages
 from cryobase.store.pool import Pool
+from cryobase.store.publish import replacing, write
 from cryobase.store.spec import FeatureSpec
+from cryobase.store.text import read_json
 
 BLOCK = 1 << 19  # images
+RATES = "rates.json"  # in the directory of all pools
+MAX_RATES, MAX_RATES_BYTES = 1000, 1 << 20
 
 Digests = NDArray[np.uint8]
 Positions = NDArray[np.int64]
@@ -138,3 +147,62 @@ def _pass(targets: Sequence[Target], keys: NDArray[np.int64], mask: int) -> Pass
 def _texts(digests: Digests) -> NDArray[np.bytes_]:
     """Digests as strings, which numpy sorts by their bytes."""
     return np.ascontiguousarray(digests).view("S32").ravel()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What `extract` would do.
+
+    Attributes:
+        existing: rows that the pool has.
+        missing: rows to compute.
+        bytes: that they take; None where neither a row nor the table says how wide one is.
+        seconds: that they take; None where none of the spec was ever computed here.
+    """
+
+    existing: int
+    missing: int
+    bytes: int | None
+    seconds: float | None
+
+
+def estimate(
+    spec: FeatureSpec, views: int, *, raw: Path, pool: Path, lender: Path | None = None
+) -> Estimate:
+    """What a set of the images of `raw` needs; nothing is computed, and no Keras is loaded."""
+    images, rows = Images(raw), Pool(pool, spec)
+    other = Pool(lender, spec) if lender else None
+    plans = [rows.plan(images.raw.digests(block), views, other) for block in images.blocks()]
+    row_bytes = plans[0].row_bytes or pooled_bytes(spec)
+    missing = sum(plan.missing for plan in plans)
+    return Estimate(
+        existing=sum(plan.existing for plan in plans),
+        missing=missing,
+        bytes=None if row_bytes is None else row_bytes * missing,
+        seconds=seconds_for(pool, spec.fingerprint, missing),
+    )
+
+
+def remember_rate(pool: Path, fingerprint: str, rows: int, seconds: float) -> None:
+    """Keep the rows per second of a run, start-up included, if the pool can be written."""
+    newest = {fingerprint: round(rows / max(seconds, 1e-3), 3)}
+    rates = dict([*_rates(pool).items()][-MAX_RATES:]) | newest
+    with suppress(OSError), replacing(pool / RATES) as partial:
+        write(partial, json.dumps(rates).encode(), mode=0o666)
+
+
+def seconds_for(pool: Path, fingerprint: str, rows: int) -> float | None:
+    """An estimate for some rows; None where none of the spec was ever computed here."""
+    rate = _rates(pool).get(fingerprint)
+    if not isinstance(rate, int | float) or not 1e-6 < rate < 1e9:
+        return None
+    return rows / rate
+
+
+def _rates(pool: Path) -> dict[str, Any]:
+    """The rates that are kept; whoever shares the pool may have written anything."""
+    try:
+        found = read_json(pool / RATES, MAX_RATES_BYTES)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

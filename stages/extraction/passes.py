@@ -12,16 +12,28 @@ from functools import cache, lru_cache, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from cryobase.stages.backbones import canary
-from cryobase.stages.backbones.engines import check_reference, reference, start_engine
-from cryobase.stages.backbones.flow import Batch, Flow
-from cryobase.stages.backbones.machine import cores
-from cryobase.stages.backbones.plan import Digests, Images, Pass, Target, Views, plan, pooled_bytes
-from cryobase.stages.backbones.trunk import Engine, Trunk
+from cryobase.stages.backbones.probes import canary_images
 from cryobase.stages.backbones.weights import WeightsFile
 from cryobase.stages.data.augment import Augmentation, augment
 from cryobase.stages.data.pixels import PixelSpec, load
 from cryobase.stages.errors import ConfigError
+from cryobase.stages.extraction.engines import (
+    check_features,
+    check_reference,
+    reference,
+    start_engine,
+)
+from cryobase.stages.extraction.flow import Batch, Flow
+from cryobase.stages.extraction.plan import (
+    Digests,
+    Images,
+    Pass,
+    Target,
+    Views,
+    plan,
+    pooled_bytes,
+)
+from cryobase.stages.extraction.trunk import Engine, Trunk, cores
 from cryobase.store.errors import ConflictError
 from cryobase.store.writer import FeatureWriter
 
@@ -154,12 +166,12 @@ def checked_engine(each: Pass, weights: WeightsFile, name: str, batch_size: int)
     expected: list[NDArray[np.float32]] = []  # the reference's, once they are needed
 
     def check(engine: Engine) -> None:
-        found = engine(canary.canary_images(spec.image_size))
+        found = engine(canary_images(spec.image_size))
         for target in each.targets:
             recorded = target.pool.canary()
             if recorded is not None:
                 rows = found[each.outputs.index(target.spec.output)]
-                canary.check(rows, recorded, f"{target.pool.directory} with {engine.name}")
+                check_features(rows, recorded, f"{target.pool.directory} with {engine.name}")
             elif not expected:
                 expected.extend(reference(engine, found, trunk, each.outputs))
         if expected:

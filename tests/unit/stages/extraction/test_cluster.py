@@ -1,6 +1,7 @@
 """Extraction on Dask workers: the same rows, whoever dies meanwhile."""
 
 import contextlib
+import copy
 import hashlib
 import json
 import random
@@ -15,14 +16,23 @@ import numpy as np
 import psutil
 import pytest
 
-from cryobase.stages import cluster, download
-from cryobase.stages.backbones import canary, parts
-from cryobase.stages.errors import ConfigError, StageError
+from cryobase.stages import download
+from cryobase.stages.errors import (
+    ConfigError,
+    DataError,
+    DriftError,
+    MissingWeightsError,
+    StageError,
+)
 from cryobase.stages.extract import ExtractConfig, SetConfig, run
+from cryobase.stages.extraction import cluster
+from cryobase.stages.extraction.engines import TOLERANCE, deviation
+from cryobase.stages.extraction.plan import Pass
 from cryobase.store import FeatureSet
+from cryobase.store.errors import IntegrityError
 from tests.images import write_folder
 from tests.scale import RUN_ALL
-from tests.unit.stages import listing
+from tests.unit.stages.extraction import listing
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # processes that die warn in many voices
 
@@ -38,7 +48,7 @@ def work(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(parts, "ROWS_PER_PART", 16)
+    monkeypatch.setattr(cluster, "ROWS_PER_PART", 16)
 
 
 KILLS_PER_RUN = 10
@@ -61,7 +71,7 @@ def test_workers_give_the_rows_of_one_process(work, alone):
     for workers in (1, 2, 4) if RUN_ALL else (1, 2):
         summary, found = extract(work, f"workers{workers}", workers=workers)
         assert summary.computed == 180
-        assert canary.deviation(found.arrays()[0], alone.arrays()[0]) < canary.TOLERANCE
+        assert deviation(found.arrays()[0], alone.arrays()[0]) < TOLERANCE
         digests.add(found.digest)
     assert len(digests) == 1
 
@@ -81,7 +91,7 @@ def test_killed_workers_lose_and_change_nothing(work, alone):
             stop.set()
             killer.join()
         assert not found.examples.quarantined.any()
-        assert canary.deviation(found.arrays()[0], alone.arrays()[0]) < canary.TOLERANCE
+        assert deviation(found.arrays()[0], alone.arrays()[0]) < TOLERANCE
 
 
 def kill(kills, enough, stop, pool):
@@ -121,7 +131,7 @@ def test_a_worker_that_dies_while_it_starts_is_replaced(work):
 
 POISON = """
 import hashlib, os
-from cryobase.stages.backbones import passes
+from cryobase.stages.extraction import passes
 from cryobase.stages.data.pixels import load as original  # a preload may run twice
 def load(data, spec):
     if hashlib.sha256(data).hexdigest() == {digest!r}:
@@ -178,7 +188,7 @@ def test_a_scheduler_is_refused_before_it_is_spoken_to(tmp_path, monkeypatch, wh
 
 @pytest.mark.fault(54)
 def test_workers_of_other_versions_are_refused(work, monkeypatch):
-    monkeypatch.setattr(parts, "ALIKE", ("numpy", "pytest"))
+    monkeypatch.setattr(cluster, "ALIKE", ("numpy", "pytest"))
     with pytest.raises(ConfigError, match="pytest None instead of"):
         extract(work, "skew", workers=1)
 
@@ -190,9 +200,9 @@ def test_workers_of_other_versions_are_refused(work, monkeypatch):
      "simplejpeg", "tensorflow"],
 )  # fmt: skip
 def test_all_that_decides_features_must_be_of_one_version(name):
-    settings = SimpleNamespace(versions=parts.versions() | {name: "0"}, nonce=".")
+    settings = SimpleNamespace(versions=cluster.versions() | {name: "0"}, nonce=".")
     with pytest.raises(ConfigError, match=f"a worker has {name} (?!None).* instead of 0; install"):
-        parts.Computer(settings)
+        cluster.Computer(settings)
 
 
 WORKERS = {  # what a worker's own environment did before Cryobase came
@@ -208,10 +218,10 @@ WORKERS = {  # what a worker's own environment did before Cryobase came
         "imported while OPENCV_IPP was set",
     ),
     "values": (
-        "from cryobase.stages.backbones.openvino_engine import OpenVinoEngine as engine\n"
+        "from cryobase.stages.extraction.openvino_engine import OpenVinoEngine as engine\n"
         "def drift(self, batch, was=engine.__call__): return [1.01 * x for x in was(self, batch)]\n"
         "engine.__call__ = drift",
-        canary.DriftError,
+        DriftError,
         "with openvino: the canary images' features differ",
     ),
 }
@@ -253,7 +263,7 @@ def test_a_scheduler_file_that_is_none_is_refused(work, tmp_path):
 
 
 POISONED_CODE = """
-from cryobase.stages.backbones import passes
+from cryobase.stages.extraction import passes
 class OddError(Exception):
     def __init__(self, first, second):  # pickle makes it anew from one argument, and fails
         super().__init__(f"{first} and {second}")
@@ -278,7 +288,7 @@ def test_an_error_that_cannot_be_sent_ends_the_run_in_words(work, tmp_path):
 def test_an_engine_that_does_not_load_ends_the_run_in_words(work, tmp_path):
     preload = tmp_path / "engine.py"
     preload.write_text(
-        "from cryobase.stages.backbones import passes\n"
+        "from cryobase.stages.extraction import passes\n"
         "passes.start_engine = lambda *_: [][0]  # as a library that is broken\n"
     )
     with (
@@ -297,3 +307,44 @@ def test_millions_of_images_are_planned_and_scheduled_in_little_memory(tmp_path)
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["rows"] == rows
     assert answer["peak"] < 1 << 30
+
+
+def test_parts_and_halves_cover_every_row_once(monkeypatch):
+    monkeypatch.setattr(cluster, "ROWS_PER_PART", 3)
+    passes = [Pass((), np.arange(n), np.arange(n).astype("u2")) for n in (7, 1, 0, 3)]
+    found = list(cluster.parts_of(passes))
+    assert [(p.number, len(p.views)) for p in found] == [(0, 3), (0, 3), (0, 1), (1, 1), (3, 3)]
+    for number, each in enumerate(passes):
+        mine = [part for part in found if part.number == number]
+        rows = [row for part in mine for half in part.halves() for row in half.positions]
+        assert rows == each.positions.tolist()
+    assert [half.number for half in cluster.Part(3, np.arange(2), np.zeros(2, "u2")).halves()] == [
+        3,
+        3,
+    ]
+
+
+class OddError(DataError):
+    """Made of two arguments: pickle has one."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} {second}")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (DataError("a.jpg: has changed"), DataError),
+        (IntegrityError("a shard"), IntegrityError),
+        (MissingWeightsError("no weights"), MissingWeightsError),
+        (OddError("a", "b"), StageError),
+        (OSError(28, "No space left", "/pool"), StageError),
+        (ValueError(lambda: 0), StageError),
+    ],
+)
+def test_an_error_becomes_one_that_can_be_sent(error, kind):
+    error.__cause__ = OddError("no", "pickle")
+    sent = copy.copy(cluster.portable(error))  # by the steps that pickle takes
+    assert type(sent) is kind
+    assert str(error) in str(sent)
+    assert sent.__cause__ is None

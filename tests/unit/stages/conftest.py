@@ -1,4 +1,4 @@
-"""What the tests of backbones share: each base is built once a file."""
+"""What tests of bases and of engines share: each base is built once a file."""
 
 from collections.abc import Callable
 from functools import cache
@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cryobase.stages.backbones.table import BACKBONES
-from cryobase.stages.backbones.trunk import Trunk
 from cryobase.stages.backbones.weights import locate_weights
+from cryobase.stages.extraction.trunk import Trunk
 
 
 @pytest.fixture(scope="module")
