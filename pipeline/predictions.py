@@ -17,8 +17,8 @@ from cryobase.stages.data.isolation import IsolatedDecoder
 from cryobase.stages.data.packs import read_image
 from cryobase.stages.errors import DataError
 from cryobase.stages.heads import standing
-from cryobase.stages.heads.predict import Classifier, image_files
 from cryobase.stages.heads.standing import MissingResultsError
+from cryobase.stages.predict import Classifier, image_files
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 
 from cryobase.stages.data import doubts, index
 from cryobase.stages.data.decoding import is_outdated
-from cryobase.stages.data.ingest import Ingest, is_whole
 from cryobase.stages.errors import DataError
 from cryobase.stages.outputs import write_table
+from cryobase.stages.sources.ingest import Ingest, is_whole
 from cryobase.stages.sources.left_out import MAY_BE_IMAGES, Tally
 from cryobase.stages.sources.table import SOURCES, DownloadConfig, open_source
 from cryobase.store.publish import make_directory

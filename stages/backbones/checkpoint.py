@@ -18,9 +18,9 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from cryobase.stages.archives import members, read_member
 from cryobase.stages.errors import DataError
 from cryobase.stages.received import opened
+from cryobase.stages.stored_zip import members, read_member
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
 PROTOCOL = 2

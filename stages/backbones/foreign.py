@@ -19,12 +19,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cryobase.stages.archives import copy_member, members
 from cryobase.stages.backbones.h5reader import DTYPES, LENGTH
 from cryobase.stages.backbones.table import BACKBONES
 from cryobase.stages.children import run_module
 from cryobase.stages.errors import DataError
 from cryobase.stages.received import opened
+from cryobase.stages.stored_zip import copy_member, members
 from cryobase.store.text import parse_json
 from cryobase.store.verified import Algorithm, cache_directory, digest
 

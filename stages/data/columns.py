@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryobase.stages.archives import MAX_NPY_HEADER, Member, members, npy_header, read_member
 from cryobase.stages.errors import DataError
 from cryobase.stages.received import open_data
+from cryobase.stages.stored_zip import MAX_NPY_HEADER, Member, members, npy_header, read_member
 from cryobase.store.errors import ExamplesError
 from cryobase.store.examples import check_text
 

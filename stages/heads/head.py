@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryobase.stages.archives import read_npz
 from cryobase.stages.errors import DataError
 from cryobase.stages.heads.config import HeadParams
 from cryobase.stages.heads.history import History
 from cryobase.stages.received import opened
+from cryobase.stages.stored_zip import read_npz
 from cryobase.store import FeatureSpec
 from cryobase.store.errors import StoreError
 from cryobase.store.files import read_file

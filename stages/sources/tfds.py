@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from cryobase.stages.data.digests import DigestTable
 from cryobase.stages.data.png import encode_png
 from cryobase.stages.errors import ConfigError, DataError, NetworkError
+from cryobase.stages.sources.digests import DigestTable
 from cryobase.stages.sources.folder import PART_NAMES
 from cryobase.stages.sources.left_out import NO_LABEL, Tally
 from cryobase.stages.sources.network import bounded, is_outage

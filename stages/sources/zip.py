@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from cryobase.stages.archives import END, ENTRY, LOCAL
 from cryobase.stages.sources.formats import UnsupportedArchiveError, joined, refuse_folders
+from cryobase.stages.stored_zip import END, ENTRY, LOCAL
 
 MAX_DIRECTORY = 256 << 20  # bytes
 MAX_DICTIONARY = 64 << 20  # bytes that LZMA looks back

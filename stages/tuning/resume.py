@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryobase.stages.archives import read_npz
 from cryobase.stages.errors import DataError
 from cryobase.stages.received import opened
+from cryobase.stages.stored_zip import read_npz
 from cryobase.store.publish import publish_bytes, remove
 from cryobase.store.text import parse_json
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.conftest import SMALL, Project, clone
 from tests.images import write_folder
-from tests.unit.stages.data.test_unpack import tar_of
+from tests.unit.stages.sources.test_unpack import tar_of
 
 pytestmark = pytest.mark.e2e
 

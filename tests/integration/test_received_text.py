@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from cryobase.pipeline import cli
+from cryobase.stages import predict
 from cryobase.stages.backbones.weights import locate_weights
-from cryobase.stages.heads import predict
 from cryobase.stages.heads.graft import graft_onto
 from tests.integration.received_text import COMPUTED, PREDICT, SENT, SHOWN, workspace
 from tests.unit.test_texts import harmless

@@ -28,7 +28,7 @@ from tests.integration.remedies.source import COMMAND, pattern
 from tests.integration.remedies.sources import archive, pin
 from tests.integration.store_checkout import compute, make
 from tests.scale import RUN_ALL
-from tests.unit.stages.data.test_fetch import breaking_at, good, server  # noqa: F401 - a fixture
+from tests.unit.stages.sources.test_fetch import breaking_at, good, server  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).parents[2]
 AREAS = (images, sources, features, params)  # whose import fills SITUATIONS

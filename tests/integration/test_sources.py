@@ -14,8 +14,8 @@ from cryobase.stages.heads.config import HeadConfig
 from cryobase.store import FeatureSet
 from tests.digits import one_digit_in
 from tests.images import CLASSES, write_folder
-from tests.unit.stages.data.test_fetch import good, server  # noqa: F401 - a fixture
-from tests.unit.stages.data.test_unpack import tar_of
+from tests.unit.stages.sources.test_fetch import good, server  # noqa: F401 - a fixture
+from tests.unit.stages.sources.test_unpack import tar_of
 
 SHARES = split.SplitConfig(train=0.6, validation=0.2, test=0.2)
 
@@ -97,7 +97,7 @@ def test_an_archive_from_a_faulty_server_runs_to_the_end(tmp_path, pool, server)
 
 @pytest.mark.filterwarnings("ignore:::etils.*", "ignore::DeprecationWarning")
 def test_a_built_tfds_dataset_runs_to_the_end(tmp_path, pool):
-    from tests.unit.stages.data.flowers_dataset import MadePictures
+    from tests.unit.stages.sources.flowers_dataset import MadePictures
 
     builder = MadePictures(data_dir=tmp_path / "tfds")
     builder.download_and_prepare()

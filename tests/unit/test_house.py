@@ -95,6 +95,22 @@ def test_no_module_imports_what_imports_it():
     assert circles({name: NAMES.keys() & imports(path) for name, path in NAMES.items()}) == []
 
 
+def folder(name: str) -> str:
+    """`stages/data` of a module in it, or of that package; "" of what lies in no folder there."""
+    parts = NAMES[name].relative_to(ROOT).parts
+    return "/".join(parts[:2]) if parts[0] == "stages" and parts[2:] else ""
+
+
+def test_no_folder_of_stages_imports_what_imports_it():
+    graph: dict[str, set[str]] = {}
+    for name, path in NAMES.items():
+        others = {folder(other) for other in NAMES.keys() & imports(path)}
+        graph.setdefault(folder(name), set()).update(others - {folder(name)})
+    del graph[""]  # the stages, which import all of them, and what all of them import
+    assert circles({name: others - {""} for name, others in graph.items()}) == []
+    assert "stages/backbones" in graph["stages/extraction"]
+
+
 def test_a_circle_is_seen():
     graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"e"}}
     assert circles(graph) == [["b", "c"], ["e"]]

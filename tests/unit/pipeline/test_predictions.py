@@ -9,8 +9,8 @@ from ruamel.yaml import YAML
 from cryobase.pipeline.layout import Layout
 from cryobase.pipeline.predictions import of_head
 from cryobase.stages.errors import DataError
-from cryobase.stages.heads.predict import Classifier, Prediction
 from cryobase.stages.heads.standing import ranked
+from cryobase.stages.predict import Classifier, Prediction
 
 BASE = {"backbone": "efficientnet_lite0", "weights": "none", "image_size": 32}
 

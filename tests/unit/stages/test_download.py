@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 
 from cryobase.stages import download
-from cryobase.stages.data import index, ingest, packs
+from cryobase.stages.data import index, packs
 from cryobase.stages.data.pixels import decode
 from cryobase.stages.data.png import encode_png
 from cryobase.stages.data.raw import RawImages
 from cryobase.stages.download import DownloadConfig, run
 from cryobase.stages.errors import DataError
+from cryobase.stages.sources import ingest
 from cryobase.stages.sources.source import SourceExample
 from cryobase.stages.sources.table import SOURCES
 from tests.unit.stages.data.test_decoding import encoded, photo
-from tests.unit.stages.data.test_unpack import full
+from tests.unit.stages.sources.test_unpack import full
 
 
 @pytest.fixture

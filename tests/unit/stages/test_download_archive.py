@@ -10,8 +10,8 @@ from cryobase.stages.data.raw import RawImages
 from cryobase.stages.download import DownloadConfig, DownloadSummary, run
 from cryobase.stages.errors import DataError
 from tests.unit.stages.data.test_decoding import encoded, photo
-from tests.unit.stages.data.test_fetch import Handler, good, server  # noqa: F401 - a fixture
-from tests.unit.stages.data.test_unpack import tar_of, zip_of
+from tests.unit.stages.sources.test_fetch import Handler, good, server  # noqa: F401 - a fixture
+from tests.unit.stages.sources.test_unpack import tar_of, zip_of
 
 FLOWERS = [
     (f"flower_photos/{label}/{number}.jpg", encoded(photo(20, 24, seed=number), "JPEG"))

@@ -7,7 +7,7 @@ import pytest
 
 from cryobase.stages.data.raw import RawImages
 from cryobase.stages.download import DownloadConfig, run
-from tests.unit.stages.data.test_unpack import tar_of
+from tests.unit.stages.sources.test_unpack import tar_of
 from tests.unit.stages.test_download_left_out import archive, jpeg
 
 CAFE = "café"

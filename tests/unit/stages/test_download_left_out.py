@@ -12,11 +12,11 @@ import pytest
 from cryobase.stages.data.raw import RawImages
 from cryobase.stages.download import DownloadConfig, run
 from cryobase.stages.errors import DataError
-from cryobase.stages.heads.predict import image_files
+from cryobase.stages.predict import image_files
 from cryobase.stages.sources import left_out
 from cryobase.stages.sources.table import SOURCES
 from tests.unit.stages.data.test_decoding import encoded, photo
-from tests.unit.stages.data.test_unpack import tar_of, zip_of
+from tests.unit.stages.sources.test_unpack import tar_of, zip_of
 
 JPEG = encoded(photo(8, 9), "JPEG")
 

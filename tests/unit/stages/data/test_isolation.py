@@ -11,11 +11,11 @@ import psutil
 import pytest
 
 from cryobase.stages.data import decoding, isolation
-from cryobase.stages.data import ingest as ingest_module
-from cryobase.stages.data.ingest import Ingest
 from cryobase.stages.data.isolation import IsolatedDecoder
 from cryobase.stages.data.png import encode_png
 from cryobase.stages.errors import StageError
+from cryobase.stages.sources import ingest as ingest_module
+from cryobase.stages.sources.ingest import Ingest
 from cryobase.stages.sources.source import SourceExample
 from tests.unit.stages.data import faulty_decoder
 
@@ -176,7 +176,8 @@ def test_an_interrupted_run_waits_for_no_decoder(tmp_path, monkeypatch, started,
 PROGRAM = """
 import signal, sys
 from pathlib import Path
-from cryobase.stages.data import decoding, ingest, isolation
+from cryobase.stages.data import decoding, isolation
+from cryobase.stages.sources import ingest
 from tests.unit.stages.data import faulty_decoder, test_isolation
 decoding.examine = faulty_decoder.examine
 isolation.SECONDS = 6.0

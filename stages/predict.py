@@ -1,4 +1,4 @@
-"""Classifying image files with a head grafted onto its backbone."""
+"""`cryobase predict`: image files classified by a head on its backbone, or by a tuned model."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence

@@ -12,7 +12,7 @@ from cryobase.stages.data.raw import RawImages
 from cryobase.stages.download import DownloadConfig, run
 from cryobase.stages.errors import ConfigError, DataError, NetworkError
 from cryobase.stages.sources import network
-from tests.unit.stages.data.test_fetch import good, server, silent  # noqa: F401 - fixtures
+from tests.unit.stages.sources.test_fetch import good, server, silent  # noqa: F401 - fixtures
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -26,7 +26,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """(data_dir, directory of one version) of both datasets, by name."""
-    from tests.unit.stages.data.flowers_dataset import MadeArrays, MadeFlowers
+    from tests.unit.stages.sources.flowers_dataset import MadeArrays, MadeFlowers
 
     data_dir = tmp_path_factory.mktemp("tfds")
     builders = [made(data_dir=data_dir) for made in (MadeFlowers, MadeArrays)]
@@ -41,7 +41,7 @@ def fetch(output, **options):
 
 
 def test_a_built_dataset_by_name_keeps_bytes_names_labels_and_parts(prepared, tmp_path):
-    from tests.unit.stages.data.flowers_dataset import PER_SPLIT, jpeg
+    from tests.unit.stages.sources.flowers_dataset import PER_SPLIT, jpeg
 
     images = fetch(tmp_path, name="made_flowers", data_dir=str(prepared[0]))
     assert images.examples.classes == ("tulip", "daisy"), "in the dataset's order"
@@ -135,7 +135,7 @@ def test_datasets_that_people_use_by_name(tmp_path, name, classes):
 def test_a_server_or_network_that_fails_is_one_line(
     server, silent, tmp_path, monkeypatch, answer, kind  # noqa: F811
 ):  # fmt: skip
-    from tests.unit.stages.data.flowers_dataset import MadeRemote
+    from tests.unit.stages.sources.flowers_dataset import MadeRemote
 
     monkeypatch.setattr(network, "SILENCE", 0.2)
     monkeypatch.setattr(network, "RETRIES", network.RETRIES.new(backoff_factor=0))

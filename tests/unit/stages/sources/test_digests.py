@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from cryobase.stages.data.digests import DigestTable
+from cryobase.stages.sources.digests import DigestTable
 
 
 def digest(number):

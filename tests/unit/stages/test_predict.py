@@ -11,7 +11,7 @@ from cryobase.stages.data import decoding
 from cryobase.stages.data.pixels import PixelSpec
 from cryobase.stages.data.png import encode_png
 from cryobase.stages.errors import DataError
-from cryobase.stages.heads.predict import Classifier
+from cryobase.stages.predict import Classifier
 from tests.unit.stages.data import faulty_decoder
 
 REASON = f"the decoder crashed (signal {signal.SIGSEGV.value})"

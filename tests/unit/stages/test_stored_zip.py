@@ -7,9 +7,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from cryobase.stages.archives import read_npz
 from cryobase.stages.errors import DataError
 from cryobase.stages.received import opened
+from cryobase.stages.stored_zip import read_npz
 from tests.integration.received_models import NPZ, header, mutated, npy, saved
 from tests.memory import peak_bytes
 from tests.scale import rounds

@@ -1,4 +1,7 @@
-"""From a source to data/raw: every new image is hashed, tried out and packed once."""
+"""From a source to `data/raw`: every new image is hashed, tried out and packed once.
+
+The way is the same for all sources; what a source is, `source.py` says.
+"""
 
 import hashlib
 import logging
@@ -16,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryobase.stages.data import decoding, headers, index, packs
-from cryobase.stages.data.digests import DigestTable
 from cryobase.stages.data.index import Index
 from cryobase.stages.data.isolation import IsolatedDecoder
 from cryobase.stages.data.packs import Pack, PackWriter
 from cryobase.stages.errors import DataError
 from cryobase.stages.received import open_data
+from cryobase.stages.sources.digests import DigestTable
 from cryobase.stages.sources.left_out import Tally
 from cryobase.stages.sources.source import Source, SourceExample
 from cryobase.store.parallel import ordered_map
