@@ -23,7 +23,7 @@ from cryobase.store.errors import (
     mended_by,
 )
 from cryobase.store.files import allow_open_files
-from cryobase.store.index import Index, Words, words_of_rows
+from cryobase.store.keys import KeyIndex, Words, words_of_rows
 from cryobase.store.manifest import FileInfo, Manifest, ShardInfo, load, manifest_path, versions
 from cryobase.store.pool_files import PoolFiles
 from cryobase.store.publish import (
@@ -112,7 +112,7 @@ def lendable(pool: PoolFiles, lender: PoolFiles, digests: Digests, views: int) -
     found = np.zeros(len(words), np.bool_)
     try:
         for _, keys in _keys_of(lender.directory, lender.manifest()):
-            found |= Index(keys).find(words) >= 0
+            found |= KeyIndex(keys).find(words) >= 0
     except StoreError as error:
         log.warning("%s: nothing of it is used (%s)", lender.directory, error)
         return 0
@@ -123,12 +123,12 @@ def distinct(shards: Sequence[Shard]) -> list[Shard]:
     """Shards without those that have a row which one before them has."""
     words = [words_of_rows(*shard.keys()) for shard in shards]
     with suppress(IntegrityError):
-        Index(np.concatenate([_NO_KEYS, *words]))
+        KeyIndex(np.concatenate([_NO_KEYS, *words]))
         return list(shards)
     kept, known = [], _NO_KEYS
     for shard, mine in zip(shards, words, strict=True):
         try:
-            Index(more := np.concatenate([known, mine]))
+            KeyIndex(more := np.concatenate([known, mine]))
         except IntegrityError as error:
             log.warning("%s: left out: %s", shard.path, error)
         else:
@@ -159,7 +159,7 @@ def take(
     Returns:
         How many rows are new.
     """
-    count, asked = 0, None if wanted is None else Index(wanted)
+    count, asked = 0, None if wanted is None else KeyIndex(wanted)
     with FeatureWriter(pool) as writer:
         _adopt_canary(pool, directory, canary)
         index, whole = pool.snapshot().index, []
@@ -240,7 +240,7 @@ def _keys_of(directory: Path, manifest: Manifest) -> Iterator[tuple[ShardInfo, W
 
 def _useful(lender: PoolFiles, manifest: Manifest, wanted: Words) -> Iterator[Shard]:
     """The sound shards of a pool that have rows which are wanted."""
-    index, shape = Index(wanted), manifest.feature_shape or ()
+    index, shape = KeyIndex(wanted), manifest.feature_shape or ()
     for info in manifest.shards:
         try:
             shard = Shard(lender.directory, info, manifest.spec.dtype, shape)

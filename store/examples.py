@@ -15,7 +15,7 @@ from cryobase.store import verified
 from cryobase.store.columns import MAX_STRING, build, inspect
 from cryobase.store.errors import ExamplesError, IntegrityError, StoreError, UnknownExampleError
 from cryobase.store.files import bytes_of, open_regular, read_into
-from cryobase.store.index import BLOCK, Index, Positions, words_of_strings
+from cryobase.store.keys import BLOCK, KeyIndex, Positions, words_of_strings
 from cryobase.store.manifest import FileInfo
 from cryobase.store.spec import canonical_json
 
@@ -151,13 +151,13 @@ class Examples:
             raise UnknownExampleError(f"id {bytes(first)!r}: not among the {len(self)} examples")
         return found
 
-    def _index(self, width: int) -> Index:
+    def _index(self, width: int) -> KeyIndex:
         if width not in self._indices:
-            self._indices[width] = Index(words_of_strings(self.ids, width))
+            self._indices[width] = KeyIndex(words_of_strings(self.ids, width))
         return self._indices[width]
 
     @cached_property
-    def _indices(self) -> dict[int, Index]:
+    def _indices(self) -> dict[int, KeyIndex]:
         return {}
 
     def to_bytes(self) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 from cryobase.store import adopt, repair
 from cryobase.store.errors import NewerSchemaError
 from cryobase.store.examples import Examples
-from cryobase.store.index import words_of_rows
+from cryobase.store.keys import words_of_rows
 from cryobase.store.manifest import Manifest, versions
 from cryobase.store.pool_files import PoolFiles
 from cryobase.store.publish_set import publish_set

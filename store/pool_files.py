@@ -28,7 +28,7 @@ from cryobase.store.errors import (
     mended_by,
 )
 from cryobase.store.files import read_file
-from cryobase.store.index import Index, words_of_rows
+from cryobase.store.keys import KeyIndex, words_of_rows
 from cryobase.store.manifest import FileInfo, Manifest, commit, load, manifest_path, versions
 from cryobase.store.publish import (
     TEMPORARY_PREFIX,
@@ -60,7 +60,7 @@ class Snapshot:
 
     manifest: Manifest
     rows: Rows
-    index: Index
+    index: KeyIndex
 
 
 class PoolFiles:

@@ -16,7 +16,7 @@ from cryobase.store.errors import (
     mended_by,
 )
 from cryobase.store.examples import Examples
-from cryobase.store.index import Positions, words_of_rows
+from cryobase.store.keys import Positions, words_of_rows
 from cryobase.store.manifest import (
     KEY_BYTES,
     MAX_SHARED,

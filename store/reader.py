@@ -16,7 +16,7 @@ from cryobase.store.canary import load_canary
 from cryobase.store.epochs import drawn_views, shuffled
 from cryobase.store.errors import IntegrityError, StoreNotFoundError, UnknownExampleError, mended_by
 from cryobase.store.examples import Examples, ExamplesFile
-from cryobase.store.index import BLOCK, Index, Positions, words_of_rows
+from cryobase.store.keys import BLOCK, KeyIndex, Positions, words_of_rows
 from cryobase.store.manifest import Manifest, Published, load, set_digest
 from cryobase.store.parallel import ordered_map
 from cryobase.store.rows import Numbers, Rows, sum_of_live, widened
@@ -461,11 +461,11 @@ def _bounds(table: Rows, parts: int) -> NDArray[np.int64]:
 
 def _index(
     table: Rows, bounds: NDArray[np.int64], part: int, parts: int
-) -> tuple[Index, Positions]:
+) -> tuple[KeyIndex, Positions]:
     """The index of one part of all keys, and the numbers of their rows."""
     keys, numbers = [np.empty((0, 5), np.uint64)], [np.empty(0, np.int64)]
     for start, digests, views in table.key_blocks(bounds):
         places = np.flatnonzero(_part_of(digests, parts) == part)
         keys.append(words_of_rows(digests[places], views[places]))
         numbers.append(start + places)
-    return Index(np.concatenate(keys)), np.concatenate(numbers)
+    return KeyIndex(np.concatenate(keys)), np.concatenate(numbers)

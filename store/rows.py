@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cryobase.store import verified
 from cryobase.store.errors import StorageError, mended_by
 from cryobase.store.files import allow_open_files, bytes_of, read_into
-from cryobase.store.index import Index, Positions, words_of_rows
+from cryobase.store.keys import KeyIndex, Positions, words_of_rows
 from cryobase.store.manifest import Manifest
 from cryobase.store.parallel import ordered_map
 from cryobase.store.shard import Digests, Shard, Views, sum_of_rows
@@ -100,12 +100,12 @@ class Rows:
                 stop = min(first + _KEYS, end)
                 yield first, *shard.keys(first - start, stop - start)
 
-    def index(self) -> Index:
+    def index(self) -> KeyIndex:
         """The index of all keys; find with `words_of_rows`."""
         words = np.empty((len(self), 5), np.uint64)
         for first, digests, views in self.key_blocks():
             words[first : first + len(views)] = words_of_rows(digests, views)
-        return Index(words)
+        return KeyIndex(words)
 
     def take(self, positions: Numbers, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """(m, …) rows as they are stored, in the order of `positions`; into `out` if given."""

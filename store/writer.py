@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryobase.store.errors import FeaturesError, IntegrityError, SpecMismatchError
-from cryobase.store.index import words_of_rows
+from cryobase.store.keys import words_of_rows
 from cryobase.store.manifest import KEY_BYTES, Manifest, ShardInfo
 from cryobase.store.pool_files import LEASE, PoolFiles, sweep
 from cryobase.store.publish import publish_bytes

@@ -14,7 +14,7 @@ Words = NDArray[np.uint64]
 BLOCK = 1 << 16  # keys that are looked up at once: what they need stays in the cache
 
 
-class Index:
+class KeyIndex:
     """Positions of keys.
 
     Keys are looked up by a 64-bit hash with random coefficients, so that nobody can prepare keys
