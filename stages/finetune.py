@@ -14,10 +14,10 @@ from cryobase.stages.data.raw import RawImages
 from cryobase.stages.data.splits import Splits
 from cryobase.stages.errors import ConfigError, DataError
 from cryobase.stages.tuning import cached_trunk, course, outcome, saved, starts
-from cryobase.stages.tuning.config import NONE, FinetuneRun, Phase
+from cryobase.stages.tuning.config import NONE, FinetuneRun, PhaseConfig
 from cryobase.stages.tuning.starts import Start, precision
 
-__all__ = ["FinetuneConfig", "FinetuneRun", "Phase", "plan", "run"]
+__all__ = ["FinetuneConfig", "FinetuneRun", "PhaseConfig", "plan", "run"]
 
 FINETUNE_VERSION = 1  # raise by hand when an unchanged run gives other weights
 

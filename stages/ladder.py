@@ -29,7 +29,7 @@ from cryobase.stages.tuning import pictures, starts
 from cryobase.stages.tuning.config import Network, NewHead
 from cryobase.stages.tuning.convnets import CONVNETS
 from cryobase.stages.tuning.freezing import unfreeze
-from cryobase.stages.tuning.phase import Images, OptimizerSettings, Phase, Plan
+from cryobase.stages.tuning.phase import ImageExamples, OptimizerSettings, Phase, PhaseSettings
 from cryobase.store.errors import mended_by
 
 logger = logging.getLogger(__name__)
@@ -322,19 +322,19 @@ def from_nothing(
     stream = ImageStream(
         images=images, pixels=start.pixels, batch_size=BATCH, augmentation=augmentation, seed=seed
     )
-    examples = Images(
+    examples = ImageExamples(
         stream=stream,
         train_ids=split.ids("train"),
         validation_ids=split.ids("validation"),
         seed=seed,
     )
-    plan = Plan(
+    settings = PhaseSettings(
         optimizer=OptimizerSettings(name="adam", learning_rate=RATE),
         epochs=epochs,
         keep="last",
         seed=seed,
     )
-    phase = Phase(start.model, start.base, examples, plan)
+    phase = Phase(start.model, start.base, examples, settings)
     row = phase.judged(0, math.nan, math.nan)
     found = [(time.perf_counter() - begin, row["val_accuracy"])]
     while len(found) <= epochs or found[-1][0] < seconds:

@@ -113,9 +113,9 @@ def assign(config: SplitConfig, images: Divided, usable: NDArray[np.intp]) -> ND
         groups, group_names = assignment.group_numbers(texts, config.group_by)
         keys = [group_names[number].encode() for number in groups]
     units = assignment.units_of(digests, groups)
-    place = assignment.unit_places(units, assignment.places(keys, config.seed))
+    draw = assignment.least_per_unit(units, assignment.draws(keys, config.seed))
     if config.by == "counts":
-        order = _order(config, ids, units, place)
+        order = _order(config, ids, units, draw)
         labels = images.examples.labels[usable]
         counts = [int(config.train), int(config.validation), int(config.test)]
         classes = images.examples.classes
@@ -124,7 +124,7 @@ def assign(config: SplitConfig, images: Divided, usable: NDArray[np.intp]) -> ND
     if config.by == "source" and not published:
         raise ConfigError("split.by: this source has no split of its own; set split.by: fractions")
     labels = images.examples.labels[usable]
-    divide = _Division(config.stratify, place, units, labels)
+    divide = _Division(config.stratify, draw, units, labels)
     if config.by == "fractions" or not published:
         return divide(np.ones(len(ids), np.bool_), config.validation, config.test)
     return _own(config, own, units, divide, ids)
@@ -135,7 +135,7 @@ class _Division:
     """Divides some of the examples by hash, in every class or on the whole."""
 
     stratify: bool
-    place: NDArray[np.uint64]
+    draw: NDArray[np.uint64]
     units: NDArray[np.int64]
     labels: NDArray[np.int32]
 
@@ -147,9 +147,9 @@ class _Division:
         if self.stratify and len(units):
             there, units = np.unique(units, return_inverse=True)
             labels = self.labels[chosen]
-            parts = assignment.stratified(self.place[there], units, labels, validation, test)
+            parts = assignment.stratified(self.draw[there], units, labels, validation, test)
         else:
-            parts = assignment.by_fractions(self.place, validation, test)
+            parts = assignment.by_fractions(self.draw, validation, test)
         return parts[units]
 
 
@@ -157,13 +157,13 @@ def _order(
     config: SplitConfig,
     ids: NDArray[np.bytes_],
     units: NDArray[np.int64],
-    place: NDArray[np.uint64],
+    draw: NDArray[np.uint64],
 ) -> NDArray[np.intp]:
     """Unit numbers in the order in which counts take them."""
     if config.order == "hash":
-        return np.argsort(place, kind="stable")
+        return np.argsort(draw, kind="stable")
     numbers = np.array([assignment.number_in(identifier.decode()) for identifier in ids], np.uint64)
-    return np.lexsort((place, assignment.unit_places(units, numbers)))
+    return np.lexsort((draw, assignment.least_per_unit(units, numbers)))
 
 
 def _own(

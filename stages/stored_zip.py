@@ -40,7 +40,7 @@ NPY_PREFIX = 10  # bytes before the header's text
 MAX_NPY_HEADER = 1 << 10
 
 
-class Member(NamedTuple):
+class StoredMember(NamedTuple):
     """Where a member's bytes lie in its file, and their CRC-32."""
 
     offset: int
@@ -48,7 +48,7 @@ class Member(NamedTuple):
     crc: int
 
 
-def members(file: BufferedIOBase) -> dict[str, Member]:
+def members(file: BufferedIOBase) -> dict[str, StoredMember]:
     """The members of a zip file by name.
 
     Raises:
@@ -92,7 +92,7 @@ def _entries(directory: bytes, count: int) -> dict[str, tuple[int, int, int]]:
 
 def _placed(
     file: BufferedIOBase, entries: Mapping[str, tuple[int, int, int]], end: int
-) -> dict[str, Member]:
+) -> dict[str, StoredMember]:
     found, free = {}, 0
     for name, (start, size, crc) in sorted(entries.items(), key=lambda item: item[1]):
         signature, _, flags, method, *_, name_length, extra = LOCAL.unpack(
@@ -106,12 +106,12 @@ def _placed(
             raise DataError(f"{name!r:.80} has another name at byte {start:,}")
         if start < free or offset + size > end:
             raise DataError(f"{name!r:.80} overlaps another member or the end")
-        found[name] = Member(offset, size, crc)
+        found[name] = StoredMember(offset, size, crc)
         free = offset + size
     return {name: found[name] for name in entries}
 
 
-def read_member(file: BufferedIOBase, name: str, member: Member) -> bytearray:
+def read_member(file: BufferedIOBase, name: str, member: StoredMember) -> bytearray:
     """The bytes of a member.
 
     Raises:
@@ -124,7 +124,7 @@ def read_member(file: BufferedIOBase, name: str, member: Member) -> bytearray:
     return data
 
 
-def copy_member(file: BufferedIOBase, name: str, member: Member, target: BinaryIO) -> None:
+def copy_member(file: BufferedIOBase, name: str, member: StoredMember, target: BinaryIO) -> None:
     """Write the bytes of a member to a file.
 
     Raises:
@@ -165,7 +165,7 @@ def _array(name: str, data: bytearray, dtypes: Collection[str]) -> NDArray[Any]:
     return flat.reshape(header.shape, order="F" if header.fortran else "C")
 
 
-class Header(NamedTuple):
+class ArrayHeader(NamedTuple):
     """What a member says of its array; `offset` is where the values begin in it."""
 
     dtype: np.dtype[Any]
@@ -174,7 +174,7 @@ class Header(NamedTuple):
     offset: int
 
 
-def npy_header(name: str, beginning: bytes, size: int, dtypes: Collection[str]) -> Header:
+def npy_header(name: str, beginning: bytes, size: int, dtypes: Collection[str]) -> ArrayHeader:
     """The header of an array, held against the `size` of its member.
 
     Raises:
@@ -189,7 +189,7 @@ def npy_header(name: str, beginning: bytes, size: int, dtypes: Collection[str]) 
     dtype, shape = np.dtype(spelled), tuple(map(int, numbers.replace(",", " ").split()))
     if math.prod(shape) * dtype.itemsize != size - header.end() or max(shape, default=0) > size:
         raise DataError(f"{name!r:.80} has other than the bytes of {shape} values")
-    return Header(dtype, shape, fortran == "True", header.end())
+    return ArrayHeader(dtype, shape, fortran == "True", header.end())
 
 
 def _at(file: BufferedIOBase, offset: int, size: int) -> bytes:

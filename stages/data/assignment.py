@@ -32,8 +32,8 @@ def units_of(digests: NDArray[np.uint8], groups: NDArray[np.int64] | None) -> ND
     return np.unique(units, return_inverse=True)[1].astype(np.int64)
 
 
-def places(keys: Sequence[bytes], seed: int) -> NDArray[np.uint64]:
-    """A fixed pseudo-random place for every key: the first 8 bytes of SHA-256(seed, key)."""
+def draws(keys: Sequence[bytes], seed: int) -> NDArray[np.uint64]:
+    """A fixed pseudo-random draw for every key: the first 8 bytes of SHA-256(seed, key)."""
     prefix = hashlib.sha256(f"{seed}\0".encode())
     result = np.empty(len(keys), dtype=np.uint64)
     for number, key in enumerate(keys):
@@ -43,27 +43,27 @@ def places(keys: Sequence[bytes], seed: int) -> NDArray[np.uint64]:
     return result
 
 
-def unit_places(units: NDArray[np.int64], example_places: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """(m,) the least place of each unit's examples."""
+def least_per_unit(units: NDArray[np.int64], values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """(m,) the least value of each unit's examples."""
     least = np.full(units.max(initial=-1) + 1, np.iinfo(np.uint64).max, dtype=np.uint64)
-    np.minimum.at(least, units, example_places)
+    np.minimum.at(least, units, values)
     return least
 
 
-def by_fractions(place: NDArray[np.uint64], validation: float, test: float) -> NDArray[np.int8]:
-    """(m,) parts: the lowest places test, the next validate, the rest trains.
+def by_fractions(draw: NDArray[np.uint64], validation: float, test: float) -> NDArray[np.int8]:
+    """(m,) parts: the lowest draws test, the next validate, the rest trains.
 
-    A unit's part depends on its own place alone, so new images move no old ones.
+    A unit's part depends on its own draw alone, so new images move no old ones.
     """
-    share = place / LARGEST
-    part = np.full(len(place), TRAIN, dtype=np.int8)
+    share = draw / LARGEST
+    part = np.full(len(draw), TRAIN, dtype=np.int8)
     part[share < validation + test] = VALIDATION
     part[share < test] = TEST
     return part
 
 
 def stratified(
-    place: NDArray[np.uint64],
+    draw: NDArray[np.uint64],
     units: NDArray[np.int64],
     labels: NDArray[np.int32],
     validation: float,
@@ -71,23 +71,23 @@ def stratified(
 ) -> NDArray[np.int8]:
     """(m,) parts as of `by_fractions`, but with stand-ins where that leaves a class out of a part.
 
-    Every class trains: one without a training unit gets the highest of its places. A class with so
+    Every class trains: one without a training unit gets the highest of its draws. A class with so
     many units that its share of a part comes to half a unit or more stands in that part too: the
-    lowest of its training places does, if another one still trains.
+    lowest of its training draws does, if another one still trains.
 
-    Only stand-ins ever move when images are added: back to where their own place puts them.
+    Only stand-ins ever move when images are added: back to where their own draw puts them.
 
     Args:
-        place: (m,) of the units.
+        draw: (m,) of the units.
         units, labels: (n,) unit and label of every example.
         validation, test: fractions.
     """
-    part = by_fractions(place, validation, test)
-    label, unit = np.divmod(np.unique(labels.astype(np.int64) * len(place) + units), len(place))
+    part = by_fractions(draw, validation, test)
+    label, unit = np.divmod(np.unique(labels.astype(np.int64) * len(draw) + units), len(draw))
     members, classes_of = _grouped(unit, label), _grouped(label, unit)
     for of_class in members.values():
         if not np.any(part[of_class] == TRAIN):
-            part[of_class[np.argmax(place[of_class])]] = TRAIN
+            part[of_class[np.argmax(draw[of_class])]] = TRAIN
 
     def still_trains(one: int) -> bool:
         """Whether every class of a unit has another one that trains."""
@@ -98,7 +98,7 @@ def stratified(
             if share * len(of_class) < 0.5 or np.any(part[of_class] == number):
                 continue
             training = of_class[part[of_class] == TRAIN]
-            lowest_first = training[np.argsort(place[training], kind="stable")].tolist()
+            lowest_first = training[np.argsort(draw[training], kind="stable")].tolist()
             if (found := next(filter(still_trains, lowest_first), None)) is not None:
                 part[found] = number
     return part

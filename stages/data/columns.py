@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 
 from cryobase.stages.errors import DataError
 from cryobase.stages.received import open_data
-from cryobase.stages.stored_zip import MAX_NPY_HEADER, Member, members, npy_header, read_member
+from cryobase.stages.stored_zip import (
+    MAX_NPY_HEADER,
+    StoredMember,
+    members,
+    npy_header,
+    read_member,
+)
 from cryobase.store.errors import ExamplesError
 from cryobase.store.examples import check_text
 
@@ -73,7 +79,7 @@ class Columns:
         except DataError as error:
             raise DataError(f"{self._path}: column {name}: {error}; {self._mend}") from None
 
-    def _find(self) -> dict[str, Member]:
+    def _find(self) -> dict[str, StoredMember]:
         if (size := self._file.seek(0, os.SEEK_END)) > MAX_BYTES:
             raise DataError(f"{size:,} bytes, at most {MAX_BYTES:,} are read")
         found = members(self._file)

@@ -31,7 +31,7 @@ RATE_SECONDS = 1.0  # the least that a rate is told of
 Pixels = NDArray[np.float32]
 
 
-class Batch(NamedTuple):
+class FeatureBatch(NamedTuple):
     """Rows that are ready.
 
     Attributes:
@@ -65,7 +65,7 @@ class _Decoded(NamedTuple):
 
 
 class _Timed(NamedTuple):
-    batch: Batch
+    batch: FeatureBatch
     decode: float
     forward: float
 
@@ -102,7 +102,7 @@ class Flow:
         self._engine: Engine | None = None
         self._engine_lock = Lock()
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[FeatureBatch]:
         decoding = ThreadPoolExecutor(self._threads, "decode")
         forwarding = ThreadPoolExecutor(self._threads, "forward")
         progress = Progress(self._count, self.times)
@@ -126,7 +126,7 @@ class Flow:
             for pool in (decoding, forwarding):
                 pool.shutdown(wait=True)
 
-    def _finish(self, future: "Future[_Timed]", progress: "Progress") -> Iterator[Batch]:
+    def _finish(self, future: "Future[_Timed]", progress: "Progress") -> Iterator[FeatureBatch]:
         batch, decode, forward = future.result()
         started = time.perf_counter()
         yield batch  # the caller writes before it asks for the next
@@ -155,13 +155,13 @@ class Flow:
         failures = {index: reason for part in decoded for index, reason in part.failures.items()}
         good = np.array([index for index in range(first, last) if index not in failures], np.int64)
         if not len(good):
-            return _Timed(Batch(good, [], failures), decode, 0.0)
+            return _Timed(FeatureBatch(good, [], failures), decode, 0.0)
         engine = self._started_engine()
         started = time.perf_counter()
         features = engine(buffer[good - first] if failures else buffer[: last - first])
         seconds = (time.perf_counter() - started) / min(engine.streams, self._threads)
         self._buffers.append(buffer)
-        return _Timed(Batch(good, features, failures), decode, seconds)
+        return _Timed(FeatureBatch(good, features, failures), decode, seconds)
 
     def _started_engine(self) -> Engine:
         with self._engine_lock:

@@ -23,7 +23,7 @@ from cryobase.stages.extraction.engines import (
     reference,
     start_engine,
 )
-from cryobase.stages.extraction.flow import Batch, Flow
+from cryobase.stages.extraction.flow import FeatureBatch, Flow
 from cryobase.stages.extraction.plan import (
     Digests,
     Images,
@@ -96,7 +96,7 @@ def compute(
 
 
 def rows_of(
-    batch: Batch, each: Pass, images: Images
+    batch: FeatureBatch, each: Pass, images: Images
 ) -> Iterator[tuple[Target, NDArray[np.float32], Digests, Views]]:
     """What a batch gives each target: features, digests, views."""
     digests = images.raw.digests(each.positions[batch.indices])
@@ -105,13 +105,13 @@ def rows_of(
         yield target, features, digests, each.views[batch.indices]
 
 
-def failures_of(batch: Batch, each: Pass, images: Images) -> dict[bytes, str]:
+def failures_of(batch: FeatureBatch, each: Pass, images: Images) -> dict[bytes, str]:
     """The reasons of the images that gave no row, by digest."""
     return {images.digest(each.positions[i]): reason for i, reason in batch.failures.items()}
 
 
 def _write(
-    batch: Batch,
+    batch: FeatureBatch,
     each: Pass,
     images: Images,
     writers: Mapping[Target, FeatureWriter],

@@ -17,18 +17,16 @@ from numpy.typing import NDArray
 
 from cryobase.stages.backbones.table import BACKBONES
 from cryobase.stages.data.raw import RawImages
+from cryobase.store.keys import Positions
 from cryobase.store.pool import Pool
 from cryobase.store.publish import replacing, write
+from cryobase.store.shard import Digests, Views
 from cryobase.store.spec import FeatureSpec
 from cryobase.store.text import read_json
 
 BLOCK = 1 << 19  # images
 RATES = "rates.json"  # in the directory of all pools
 MAX_RATES, MAX_RATES_BYTES = 1000, 1 << 20
-
-Digests = NDArray[np.uint8]
-Positions = NDArray[np.int64]
-Views = NDArray[np.uint16]
 
 
 class Target(NamedTuple):

@@ -19,7 +19,7 @@ from cryobase.stages.heads.config import HeadParams
 from cryobase.stages.heads.finished import heads_in
 from cryobase.stages.heads.head import Head
 from cryobase.stages.heads.resample import OutOfFold, cross_validate, folds, learning_curve
-from cryobase.stages.heads.rows import Floats, Positions, Rows, open_rows
+from cryobase.stages.heads.rows import Floats, LabelledRows, Positions, open_rows
 from cryobase.stages.heads.side_by_side import Paths, SideBySide
 from cryobase.stages.outputs import write_json, write_table
 
@@ -57,7 +57,7 @@ def duplicates(digests: NDArray[np.uint8], positions: Positions) -> list[Pair]:
 
 
 def near_duplicates(
-    rows: Rows, digests: NDArray[np.uint8], positions: Positions, threshold: float = 0.97
+    rows: LabelledRows, digests: NDArray[np.uint8], positions: Positions, threshold: float = 0.97
 ) -> list[Pair]:
     """Pairs whose centred features point the same way, closest first; equal bytes are left out.
 
@@ -99,7 +99,7 @@ def _blocks(positions: Positions) -> Iterator[Positions]:
         yield positions[start : start + BLOCK]
 
 
-def _directions(rows: Rows, positions: Positions, mean: Floats) -> Floats:
+def _directions(rows: LabelledRows, positions: Positions, mean: Floats) -> Floats:
     centred = rows.take(positions) - mean
     lengths = np.linalg.norm(centred, axis=1, keepdims=True)
     return np.asarray(centred / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
@@ -219,7 +219,7 @@ def _params(models: Path, best: str) -> dict[str, HeadParams]:
 
 
 def _alike(
-    rows: Rows, stored: SideBySide, parts: Mapping[str, Positions], cosine: float
+    rows: LabelledRows, stored: SideBySide, parts: Mapping[str, Positions], cosine: float
 ) -> tuple[list[Pair], list[Pair]]:
     """Duplicates and near-duplicates, and those of them that cross into the test split."""
     positions = np.concatenate(list(parts.values()))
@@ -234,12 +234,12 @@ def _fold(stored: SideBySide, seen: Positions, config: Evidence, seed: int) -> N
     return folds(examples.labels[seen], examples.digests[seen], config.folds, seed)
 
 
-def _fractions(learnt: Positions, rows: Rows) -> Sequence[float]:
+def _fractions(learnt: Positions, rows: LabelledRows) -> Sequence[float]:
     fewest = FEWEST * len(rows.classes)
     return [f for f in FRACTIONS if f * len(learnt) >= fewest] or [1.0]
 
 
-def _held_out(rows: Rows, train: Positions) -> tuple[Positions, Positions]:
+def _held_out(rows: LabelledRows, train: Positions) -> tuple[Positions, Positions]:
     """Four fifths of the training rows and the other fifth, of every class as many."""
     order = np.random.Generator(np.random.Philox(key=[rows.key, 13])).permutation(train)
     order = order[np.argsort(rows.labels[order], kind="stable")]
@@ -263,7 +263,7 @@ def _write_folds(path: Path, tries: Sequence[OutOfFold]) -> dict[str, dict[str, 
 
 
 def _write_curve(
-    output: Path, rows: Rows, parts: Mapping[str, Positions], params: HeadParams
+    output: Path, rows: LabelledRows, parts: Mapping[str, Positions], params: HeadParams
 ) -> dict[str, Any]:
     """The learning curve, and what the last doubling of the data brought."""
     learnt, judged = parts["train"], parts["validation"]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cryobase.stages.heads.config import HeadParams
 from cryobase.stages.heads.head import Trained, forward, to_probabilities
 from cryobase.stages.heads.kinds import train
-from cryobase.stages.heads.rows import READ, Floats, Positions, Rows, Task
+from cryobase.stages.heads.rows import READ, Floats, LabelledRows, Positions, Task
 
 INNER = 10  # one row in ten of a fold's training rows chooses the number of epochs
 
@@ -59,7 +59,10 @@ def folds(
 
 
 def cross_validate(
-    rows: Rows, positions: Positions, fold: NDArray[np.int64], heads: Mapping[str, HeadParams]
+    rows: LabelledRows,
+    positions: Positions,
+    fold: NDArray[np.int64],
+    heads: Mapping[str, HeadParams],
 ) -> OutOfFold:
     """Train the heads once per fold on the other folds, and let them answer for it.
 
@@ -79,7 +82,9 @@ def cross_validate(
     return OutOfFold(positions, fold, found, rows.labels[positions])
 
 
-def refit(rows: Rows, positions: Positions, heads: Mapping[str, HeadParams]) -> dict[str, Trained]:
+def refit(
+    rows: LabelledRows, positions: Positions, heads: Mapping[str, HeadParams]
+) -> dict[str, Trained]:
     """Heads trained on all the given rows, for as many epochs as a tenth of them found best."""
     shuffled = np.random.Generator(np.random.Philox(key=[rows.key, 7])).permutation(positions)
     inner = len(shuffled) // INNER
@@ -98,7 +103,7 @@ def refit(rows: Rows, positions: Positions, heads: Mapping[str, HeadParams]) -> 
 
 
 def learning_curve(
-    rows: Rows,
+    rows: LabelledRows,
     train_rows: Positions,
     judged: Positions,
     params: HeadParams,

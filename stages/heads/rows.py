@@ -23,7 +23,7 @@ READ = 1024  # rows of a read that trains nothing
 LARGEST_IN_MEMORY = 1 << 30
 
 
-class Rows(Protocol):
+class LabelledRows(Protocol):
     """Features with labels. Positions count along the examples of the set."""
 
     labels: NDArray[np.int32]
@@ -66,7 +66,7 @@ class ArrayRows:
         self.key = key
 
     def take(self, positions: Positions, views: Positions | None = None) -> Floats:
-        """See `Rows.take`."""
+        """See `LabelledRows.take`."""
         if views is None:
             return self._views[0][positions]
         taken = np.empty((len(positions), self.width), np.float32)
@@ -77,7 +77,7 @@ class ArrayRows:
     def read(
         self, positions: Positions, size: int, views: Positions | None = None
     ) -> Iterator[Batch]:
-        """See `Rows.read`."""
+        """See `LabelledRows.read`."""
 
         def batch(start: int) -> Batch:
             part = slice(start, start + size)
@@ -98,14 +98,14 @@ class StoredRows:
         self.key = int(hashlib.sha256(features.digest.encode()).hexdigest()[:16], 16)
 
     def take(self, positions: Positions, views: Positions | None = None) -> Floats:
-        """See `Rows.take`."""
+        """See `LabelledRows.take`."""
         nothing = np.empty((0, self.width), np.float32)
         return next((x for x, _ in self.read(positions, len(positions) or 1, views)), nothing)
 
     def read(
         self, positions: Positions, size: int, views: Positions | None = None
     ) -> Iterator[Batch]:
-        """See `Rows.read`."""
+        """See `LabelledRows.read`."""
         return self._set.read(positions, size, views)
 
     def in_memory(self, views: int = 0) -> ArrayRows:
@@ -121,7 +121,7 @@ class StoredRows:
         return ArrayRows(*arrays, labels=self.labels, classes=self.classes, key=self.key)
 
 
-def open_rows(features: SideBySide, views: int = 0, *, stored: bool = False) -> Rows:
+def open_rows(features: SideBySide, views: int = 0, *, stored: bool = False) -> LabelledRows:
     """The rows of a set, in memory where they take little of what this process may use.
 
     Args:
@@ -161,7 +161,7 @@ class Task:
             say; its workers read the rows themselves, so they see the set at the same path.
     """
 
-    rows: Rows
+    rows: LabelledRows
     train: Positions
     validation: Positions
     executor: Executor | None = None

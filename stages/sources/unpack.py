@@ -236,7 +236,7 @@ def _open(archive: Path, file: IO[bytes]) -> AbstractContextManager[Iterator[Mem
     if start[257:262] == b"ustar" or tar.is_header(start):
         return _open_tar(archive, file)
     try:
-        zip.Archive(file, archive)
+        zip.ZipReader(file, archive)
     except UnsupportedArchiveError:  # the last part of a split zip begins with anything
         raise
     except ValueError:
@@ -257,7 +257,7 @@ def _open_tar(archive: Path, stream: IO[bytes]) -> Iterator[Iterator[Member]]:
 
 @contextmanager
 def _open_zip(archive: Path, file: IO[bytes]) -> Iterator[Iterator[Member]]:
-    opened = zip.Archive(file, archive)
+    opened = zip.ZipReader(file, archive)
 
     def members() -> Iterator[Member]:
         for entry in opened.entries():

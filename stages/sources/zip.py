@@ -48,7 +48,7 @@ class Entry(NamedTuple):
     offset: int
 
 
-class Archive:
+class ZipReader:
     """An open zip file."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:

@@ -75,7 +75,7 @@ Unfreeze = Literal["none", "all"] | Mapping[Literal["from", "last"], str | int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Phase:
+class PhaseConfig:
     """What stays the same from one epoch to the next.
 
     Attributes:
@@ -122,7 +122,7 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneRun(Phase):
+class FinetuneRun(PhaseConfig):
     """One run: where it starts, and its phases. Its own keys are the first phase.
 
     Attributes:
@@ -153,7 +153,7 @@ class FinetuneRun(Phase):
     base: SetConfig | None = None
     network: Network | None = None
     new_head: NewHead = field(default_factory=NewHead)
-    then: tuple[Phase, ...] = ()
+    then: tuple[PhaseConfig, ...] = ()
     augmentation: Augmentation | None = None
     views: int = 0
     trunk: str = NONE
@@ -197,7 +197,7 @@ class FinetuneRun(Phase):
             raise ValueError("trunk: augmentation goes with stored views alone; set views")
 
     @property
-    def phases(self) -> tuple[Phase, ...]:
+    def phases(self) -> tuple[PhaseConfig, ...]:
         """All phases in order."""
-        names = [each.name for each in dataclasses.fields(Phase)]
-        return (Phase(**{name: getattr(self, name) for name in names}), *self.then)
+        names = [each.name for each in dataclasses.fields(PhaseConfig)]
+        return (PhaseConfig(**{name: getattr(self, name) for name in names}), *self.then)

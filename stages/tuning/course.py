@@ -14,8 +14,7 @@ from cryobase.stages.data.stream import ImageStream
 from cryobase.stages.heads.history import overfitting_onset
 from cryobase.stages.tuning import cached_trunk, freezing, saved
 from cryobase.stages.tuning.cached_trunk import StoredTrunk, store_trunk
-from cryobase.stages.tuning.config import FinetuneRun
-from cryobase.stages.tuning.config import Phase as PhaseConfig
+from cryobase.stages.tuning.config import FinetuneRun, PhaseConfig
 from cryobase.stages.tuning.freezing import (
     learning_layers,
     logits_model,
@@ -23,14 +22,14 @@ from cryobase.stages.tuning.freezing import (
     unfreeze,
 )
 from cryobase.stages.tuning.phase import (
-    Examples,
-    Images,
+    ImageExamples,
     OptimizerSettings,
     Phase,
-    Plan,
+    PhaseSettings,
+    TrainingExamples,
     kept_epoch,
 )
-from cryobase.stages.tuning.resume import Checkpoints, Rows
+from cryobase.stages.tuning.resume import Checkpoints, HistoryRows
 from cryobase.stages.tuning.starts import CHECKED, Start, check_joined, precision
 
 logger = logging.getLogger(__name__)
@@ -67,16 +66,16 @@ class Told:
         trunks: by number of the phase, what was stored and what that changed.
     """
 
-    rows: Rows = field(default_factory=list)
+    rows: HistoryRows = field(default_factory=list)
     kept: list[int] = field(default_factory=list)
     between: list[dict[str, float]] = field(default_factory=list)
     trunks: dict[int, dict[str, Any]] = field(default_factory=dict)
 
-    def add(self, number: int, plan: Plan, found: Rows) -> None:
+    def add(self, number: int, settings: PhaseSettings, found: HistoryRows) -> None:
         """Go on with the rows of a phase, which counts from its own start."""
-        self.kept.append(plan.first + kept_epoch(found, plan.keep))
+        self.kept.append(settings.first + kept_epoch(found, settings.keep))
         self.rows.extend(
-            {**row, "phase": number, "epoch": plan.first + row["epoch"]}
+            {**row, "phase": number, "epoch": settings.first + row["epoch"]}
             for row in (found if number == 1 else found[1:])
         )
 
@@ -128,7 +127,7 @@ def train(
             told.between.append(_scores_now(start, stream, data.split))
         free(phase, start)
         place = place_to_store(config, start, data, phase.epochs)
-        plan = Plan(
+        settings = PhaseSettings(
             optimizer=_optimizer(phase),
             epochs=phase.epochs,
             keep=phase.keep,
@@ -140,10 +139,10 @@ def train(
         examples = _examples(config, start, data, stream, place)
         if isinstance(examples, StoredTrunk) and place:
             told.trunks[number] = _told_of_trunk(config, start, stream, examples, place)
-        found = Phase(start.model, start.base, examples, plan).run(
+        found = Phase(start.model, start.base, examples, settings).run(
             Checkpoints(directory / f"phase-{number}")
         )
-        told.add(number, plan, found)
+        told.add(number, settings, found)
     return told
 
 
@@ -188,10 +187,10 @@ def _examples(
     data: Data,
     stream: ImageStream,
     place: cached_trunk.Place | None,
-) -> Examples:
+) -> TrainingExamples:
     train_ids, validation_ids = data.split.ids("train"), data.split.ids("validation")
     if place is None or start.config is None:
-        return Images(
+        return ImageExamples(
             stream=stream, train_ids=train_ids, validation_ids=validation_ids, seed=config.seed
         )
     wanted = dataclasses.replace(

@@ -22,7 +22,7 @@ from cryobase.stages.outputs import write_json, write_table
 from cryobase.stages.tuning import pictures, saved
 from cryobase.stages.tuning.config import FinetuneRun
 from cryobase.stages.tuning.course import Told
-from cryobase.stages.tuning.resume import Rows
+from cryobase.stages.tuning.resume import HistoryRows
 from cryobase.store.epochs import shuffled
 
 logger = logging.getLogger(__name__)
@@ -224,7 +224,7 @@ def write_imagenet(config: FinetuneRun, images: RawImages, split: Splits, output
 CURVES = {"train": "", "validation": "val_"}  # directory -> prefix of the history's columns
 
 
-def write_curves(rows: Rows, directory: Path) -> None:
+def write_curves(rows: HistoryRows, directory: Path) -> None:
     """Write loss and accuracy by epoch as event files in `train` and `validation`.
 
     `tf.summary.scalar` and Keras' callback are refused where TensorBoard is not installed;

@@ -14,7 +14,7 @@ from cryobase.stages.data.stream import Batch, ImageStream
 from cryobase.stages.errors import DataError
 from cryobase.stages.tuning import freezing, resume
 from cryobase.stages.tuning.freezing import logits_model, place_of_cut
-from cryobase.stages.tuning.resume import Checkpoints, Rows, State
+from cryobase.stages.tuning.resume import Checkpoints, HistoryRows, State
 from cryobase.store.epochs import shuffled
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ class OptimizerSettings:
         )
 
 
-class Examples(Protocol):
+class TrainingExamples(Protocol):
     """Where training batches come from: images, or stored outputs of the frozen trunk."""
 
     stored: bool
@@ -96,7 +96,7 @@ class Examples(Protocol):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Images:
+class ImageExamples:
     """Training and validation images of a split."""
 
     stream: ImageStream
@@ -119,7 +119,7 @@ class Images:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class PhaseSettings:
     """How one phase trains.
 
     Attributes:
@@ -148,34 +148,36 @@ class Phase:
     Make it after `unfreeze`; the model then learns by `run`.
     """
 
-    def __init__(self, model: Any, base: Any, examples: Examples, plan: Plan) -> None:
+    def __init__(
+        self, model: Any, base: Any, examples: TrainingExamples, settings: PhaseSettings
+    ) -> None:
         """Cut the model where learning begins.
 
         Args:
             model: from pixels to probabilities, with a layer `logits`.
             base: the model whose layers are partly frozen; all other layers learn.
             examples: what to learn from, and to be judged by.
-            plan: how.
+            settings: how.
         """
         whole = logits_model(model)
-        cut = place_of_cut(whole, base, plan.cut)
+        cut = place_of_cut(whole, base, settings.cut)
         lower, self.upper = freezing.split(whole, cut)
         self.lower = None if examples.stored else lower
-        self.examples, self.plan = examples, plan
-        self.optimizer = plan.optimizer.build(scaled=plan.scaled)
+        self.examples, self.settings = examples, settings
+        self.optimizer = settings.optimizer.build(scaled=settings.scaled)
         self.optimizer.build(self.upper.trainable_variables)
-        factors = layer_factors(self.upper, base, plan.optimizer.layer_decay)
-        self._step = _rated(plan, examples, self.optimizer, self._compiled(factors))
+        factors = layer_factors(self.upper, base, settings.optimizer.layer_decay)
+        self._step = _rated(settings, examples, self.optimizer, self._compiled(factors))
         self._answer = inference(self.upper)
         self._below = self.lower and inference(self.lower)
         self._held: list[Batch] | None = None
 
     def _compiled(self, factors: list[float]) -> Step:
         return compiled_step(
-            self.upper, self.lower, self.optimizer, factors, scaled=self.plan.scaled
+            self.upper, self.lower, self.optimizer, factors, scaled=self.settings.scaled
         )
 
-    def run(self, checkpoints: Checkpoints) -> Rows:
+    def run(self, checkpoints: Checkpoints) -> HistoryRows:
         """Train from the start or from the last checkpoint; ends with the weights to be kept.
 
         Returns:
@@ -191,9 +193,9 @@ class Phase:
         else:
             resume.assign(self.upper.weights, state.weights)
             resume.assign(self.optimizer.variables, state.slots)
-        for epoch in range(len(state.rows), self.plan.epochs + 1):
+        for epoch in range(len(state.rows), self.settings.epochs + 1):
             rows = [*state.rows, self.epoch(epoch)]
-            state = self._state(rows, kept_epoch(rows, self.plan.keep))
+            state = self._state(rows, kept_epoch(rows, self.settings.keep))
             checkpoints.save(state)
         resume.assign(self.upper.weights, checkpoints.weights(state.kept))
         return state.rows
@@ -202,15 +204,15 @@ class Phase:
         weights = resume.fit(self.upper.weights, state.weights)
         return weights and resume.fit(self.optimizer.variables, state.slots)
 
-    def _state(self, rows: Rows, kept: int) -> State:
+    def _state(self, rows: HistoryRows, kept: int) -> State:
         weights = resume.arrays_of(self.upper.weights)
         return State(rows, weights, resume.arrays_of(self.optimizer.variables), kept)
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """Train for one epoch, which depends on nothing but weights, optimizer, seed and number."""
-        _reseed(self.upper, self.plan.seed, self.plan.first + epoch)
+        _reseed(self.upper, self.settings.seed, self.settings.first + epoch)
         total, right, seen = 0.0, 0, 0
-        for step, (inputs, labels) in enumerate(self.examples.train(self.plan.first + epoch)):
+        for step, (inputs, labels) in enumerate(self.examples.train(self.settings.first + epoch)):
             loss, logits = self._step(inputs, labels, step + self._steps * (epoch - 1))
             total += float(loss) * len(labels)
             right += int((_predicted(logits.numpy()) == labels).sum())
@@ -218,7 +220,7 @@ class Phase:
         if not math.isfinite(total):
             raise DataError(f"epoch {epoch}: the loss is {total}; lower the learning_rate")
         row = self.judged(epoch, total / seen, right / seen)
-        _tell(row, self.plan)
+        _tell(row, self.settings)
         return row
 
     @property
@@ -257,7 +259,7 @@ class Phase:
             self._held = held if size <= HELD else None
 
 
-def kept_epoch(rows: Rows, keep: Keep) -> int:
+def kept_epoch(rows: HistoryRows, keep: Keep) -> int:
     """The epoch, counted in rows from 0, whose weights are kept; the first of equals.
 
     Where nothing validates it is the last.
@@ -281,12 +283,12 @@ def smoothed(values: list[float], factor: float = SMOOTHING) -> list[float]:
     return points
 
 
-def _rated(plan: Plan, examples: Examples, optimizer: Any, step: Step) -> Any:
+def _rated(settings: PhaseSettings, examples: TrainingExamples, optimizer: Any, step: Step) -> Any:
     """The step with its rate set first."""
 
     def rated(inputs: Any, labels: Any, number: int) -> tuple[Any, Any]:
-        if plan.optimizer.warmup:
-            rate = plan.optimizer.rate(number, examples.batches_per_epoch())
+        if settings.optimizer.warmup:
+            rate = settings.optimizer.rate(number, examples.batches_per_epoch())
             optimizer.learning_rate = rate
         return step(inputs, labels)
 
@@ -306,10 +308,10 @@ def _predicted(logits: NDArray[Any]) -> NDArray[Any]:
     return (logits[:, 0] > 0).astype(np.int32) if logits.shape[1] == 1 else logits.argmax(axis=1)
 
 
-def _tell(row: dict[str, float], plan: Plan) -> None:
+def _tell(row: dict[str, float], settings: PhaseSettings) -> None:
     names = {"loss": "loss", "val_loss": "validation loss", "val_accuracy": "validation accuracy"}
     told = (f"{name} {row[key]:.4f}" for key, name in names.items() if math.isfinite(row[key]))
-    logger.info("epoch %d: %s", plan.first + row["epoch"], ", ".join(told))
+    logger.info("epoch %d: %s", settings.first + row["epoch"], ", ".join(told))
 
 
 def layer_factors(upper: Any, base: Any, layer_decay: float) -> list[float]:

@@ -20,7 +20,7 @@ from cryobase.store.publish import publish_bytes, remove
 from cryobase.store.text import parse_json
 
 Arrays = list[NDArray[Any]]
-Rows = list[dict[str, float]]
+HistoryRows = list[dict[str, float]]
 
 NAME = "epoch-{:05}.npz"
 # what weights, optimizers' slots and seeds have; the card is u1
@@ -41,7 +41,7 @@ class State:
         kept: the epoch whose weights are to be kept, so far.
     """
 
-    rows: Rows
+    rows: HistoryRows
     weights: Arrays
     slots: Arrays
     kept: int

@@ -15,7 +15,7 @@ import numpy as np
 
 from cryobase.stages.heads.config import HeadConfig, expand
 from cryobase.stages.heads.kinds import train
-from cryobase.stages.heads.rows import ArrayRows, Batch, Rows, Task, open_rows
+from cryobase.stages.heads.rows import ArrayRows, Batch, LabelledRows, Task, open_rows
 from cryobase.stages.heads.side_by_side import SideBySide
 from cryobase.store import FeatureSet
 from tests.benchmarks.read import stored
@@ -39,7 +39,7 @@ def _rows(count: int) -> ArrayRows:
     return ArrayRows(features, labels=labels, classes=NAMES)
 
 
-def _scan(read: Callable[[], Rows], config: HeadConfig) -> float:
+def _scan(read: Callable[[], LabelledRows], config: HeadConfig) -> float:
     """Seconds to get the rows and train all heads of a config together."""
 
     def scan() -> None:
@@ -105,7 +105,7 @@ def _mlp_seconds() -> tuple[float, float]:
 class _TimedRows:
     """Stored rows that count the seconds in which whoever trains on them waits for a batch."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: LabelledRows) -> None:
         self._rows, self.waited = rows, 0.0
 
     def __getattr__(self, name: str) -> object:

@@ -20,7 +20,7 @@ from cryobase.stages.extract import SetConfig
 from cryobase.stages.tuning import config, starts
 from cryobase.stages.tuning.cached_trunk import StoredTrunk, store_trunk
 from cryobase.stages.tuning.freezing import unfreeze
-from cryobase.stages.tuning.phase import Images, OptimizerSettings, Phase, Plan
+from cryobase.stages.tuning.phase import ImageExamples, OptimizerSettings, Phase, PhaseSettings
 
 PER_CLASS = 80
 BATCH = 20
@@ -52,14 +52,14 @@ def phase(stored: str | None) -> Phase:
     images, parts = RawImages.open(root / "raw"), Splits.open(root / "splits")
     ids = {"train_ids": parts.ids("train"), "validation_ids": parts.ids("validation"), "seed": 0}
     optimizer = OptimizerSettings(name="rmsprop", learning_rate=1e-5)
-    plan = Plan(optimizer=optimizer, epochs=1, keep="last", seed=0, cut=stored and CUT)
+    settings = PhaseSettings(optimizer=optimizer, epochs=1, keep="last", seed=0, cut=stored and CUT)
     if stored is None:
         stream = ImageStream(images=images, pixels=start.pixels, batch_size=BATCH)
-        return Phase(start.model, start.base, Images(stream=stream, **ids), plan)
+        return Phase(start.model, start.base, ImageExamples(stream=stream, **ids), settings)
     chosen = SetConfig(**{**vars(VGG16), "output": CUT, "dtype": stored})
     rows = store_trunk(chosen, raw=root / "raw", pool=root / "pool", output=root / f"rows-{stored}")
     given = StoredTrunk(rows=rows, batch_size=BATCH, **ids)
-    return Phase(start.model, start.base, given, plan)
+    return Phase(start.model, start.base, given, settings)
 
 
 def losses(one: Phase, epochs: int) -> list[float]:

@@ -18,7 +18,7 @@ from cryobase.stages import download, extract
 from cryobase.stages.heads.config import HeadConfig, HeadParams, expand
 from cryobase.stages.heads.head import forward
 from cryobase.stages.heads.resample import OutOfFold, cross_validate, folds, refit
-from cryobase.stages.heads.rows import Positions, Rows, open_rows
+from cryobase.stages.heads.rows import LabelledRows, Positions, open_rows
 from cryobase.stages.heads.side_by_side import SideBySide
 from tests.digits import one_digit_in
 from tests.scale import RUN_ALL
@@ -43,7 +43,7 @@ WITHIN = 0.005 if RUN_ALL else 0.06  # of accuracy; of 500 digits, three standar
 class Digits:
     """Rows of the sample digits, and a fold for each of those that take part."""
 
-    rows: Rows
+    rows: LabelledRows
     images: NDArray[np.uint8]
     positions: Positions
     fold: NDArray[np.int64]

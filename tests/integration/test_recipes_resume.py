@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from cryobase.stages import finetune
 from cryobase.stages.data.augment import Augmentation
-from cryobase.stages.finetune import FinetuneRun, Phase
+from cryobase.stages.finetune import FinetuneRun, PhaseConfig
 from cryobase.stages.tuning.config import Network, NewHead
 
 root, output = Path(sys.argv[1]), Path(sys.argv[2])
@@ -28,7 +28,7 @@ finetune.run(
         new_head=NewHead(units=8, dropout=0.4),
         augmentation=Augmentation(rotation=20, horizontal_flip=True),
         learning_rate=1e-3, epochs=8, batch_size=8, keep="last",
-        then=(Phase(unfreeze={"from": "conv2"}, optimizer="rmsprop", epochs=8),),
+        then=(PhaseConfig(unfreeze={"from": "conv2"}, optimizer="rmsprop", epochs=8),),
     ),
     raw=root / "raw", splits=root / "splits", output=output, results=output / "results",
     cache=output / "cache",

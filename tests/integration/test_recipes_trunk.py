@@ -13,7 +13,7 @@ from cryobase.stages import finetune
 from cryobase.stages.data.augment import Augmentation
 from cryobase.stages.data.splits import Splits
 from cryobase.stages.extract import SetConfig
-from cryobase.stages.finetune import FinetuneRun, Phase
+from cryobase.stages.finetune import FinetuneRun, PhaseConfig
 from cryobase.stages.tuning import course, outcome
 from cryobase.stages.tuning.config import NewHead
 from cryobase.stages.tuning.saved import TunedModel
@@ -101,7 +101,7 @@ def test_a_plan_says_what_each_place_costs(root):
         start="fresh",
         base=BASE,
         unfreeze={"from": "block5_conv1"},
-        then=(Phase(unfreeze={"from": "block3_conv1"}),),
+        then=(PhaseConfig(unfreeze={"from": "block3_conv1"}),),
     )
     rows = finetune.plan(run, raw=root / "raw", splits=root / "splits")
     last = {row["phase"]: row for row in rows}

@@ -15,7 +15,7 @@ from cryobase.stages.backbones.labels import imagenet_labels
 from cryobase.stages.data.raw import RawImages
 from cryobase.stages.data.splits import PARTS, Splits
 from cryobase.stages.errors import ConfigError, DataError, MissingWeightsError
-from cryobase.stages.finetune import FinetuneRun, Phase
+from cryobase.stages.finetune import FinetuneRun, PhaseConfig
 from cryobase.stages.heads.config import HeadConfig
 from cryobase.stages.heads.graft import GraftError
 from cryobase.stages.heads.head import Head
@@ -173,7 +173,11 @@ def test_phases_follow_each_other(root):
         learning_rate=0.01,
         epochs=2,
         keep="last",
-        then=(Phase(unfreeze={"last": 4}, batch_normalization="trainable", epochs=1, keep="last"),),
+        then=(
+            PhaseConfig(
+                unfreeze={"last": 4}, batch_normalization="trainable", epochs=1, keep="last"
+            ),
+        ),
         tensorboard=True,
     )
     document = tune(root, run, "phases")
@@ -480,7 +484,7 @@ def test_without_validation_images_the_last_epoch_is_kept_and_scored_on_others(
     kept = before.part == 0 if "test" in empty else before.part != 1
     after = Splits(before.all_ids[kept], before.part[kept])
     after.write(tmp_path / "splits", [{"part": part, "images": 0} for part in PARTS])
-    run = scratch(epochs=2, then=(Phase(epochs=1),), final=True)
+    run = scratch(epochs=2, then=(PhaseConfig(epochs=1),), final=True)
     place = {"output": tmp_path / "tuned", "results": tmp_path / "results"}
     document = tune(root, run, "unvalidated", drawn=True, splits=tmp_path / "splits", **place)
     judged = {"train"} if "test" in empty else {"test"}

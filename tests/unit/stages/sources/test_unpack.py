@@ -378,7 +378,7 @@ def test_a_zip_of_more_than_65535_members_is_read(tmp_path):
     path = tmp_path / "many.zip"
     path.write_bytes(zip_of(members))
     with path.open("rb") as file:
-        assert sum(1 for _ in zip.Archive(file, path).entries()) == 66_000
+        assert sum(1 for _ in zip.ZipReader(file, path).entries()) == 66_000
 
 
 @pytest.mark.parametrize(

@@ -26,14 +26,16 @@ def root(tmp_path_factory):
     return data.prepare(tmp_path_factory.mktemp("tuning"))
 
 
-def trained(root, rule, directory, *, norms=False, augmentation=None, plan=None):
+def trained(root, rule, directory, *, norms=False, augmentation=None, settings=None):
     """A model and its weights by layer, before and after."""
     base = data.base_with_norms()
     model = data.grafted(base)
     unfreeze(base, rule, batch_normalization=norms)
     before = {layer.name: layer.get_weights() for layer in model.layers}
     given = data.examples(root, augmentation=augmentation)
-    rows = Phase(model, base, given, plan or data.plan(keep="last")).run(Checkpoints(directory))
+    rows = Phase(model, base, given, settings or data.settings(keep="last")).run(
+        Checkpoints(directory)
+    )
     after = {layer.name: layer.get_weights() for layer in model.layers}
     changed = {
         name
@@ -67,8 +69,8 @@ def test_frozen_statistics_are_bit_identical_and_unfrozen_ones_move(root, tmp_pa
 
 
 def test_epoch_0_is_the_start_and_can_be_what_is_kept(root, tmp_path):
-    plan = data.plan(epochs=2, learning_rate=30.0, keep="best")
-    rows, _, _, changed = trained(root, "none", tmp_path, plan=plan)
+    settings = data.settings(epochs=2, learning_rate=30.0, keep="best")
+    rows, _, _, changed = trained(root, "none", tmp_path, settings=settings)
     assert [row["epoch"] for row in rows] == [0, 1, 2]
     assert math.isnan(rows[0]["loss"])
     assert rows[0]["val_loss"] < min(rows[1]["val_loss"], rows[2]["val_loss"])
@@ -80,7 +82,7 @@ def test_what_is_kept_has_the_validation_loss_of_its_epoch(root, tmp_path):
     model = data.grafted(base)
     unfreeze(base, "all")
     given = data.examples(root)
-    rows = Phase(model, base, given, data.plan(epochs=6, learning_rate=0.05)).run(
+    rows = Phase(model, base, given, data.settings(epochs=6, learning_rate=0.05)).run(
         Checkpoints(tmp_path)
     )
     batches = list(given.validation())
@@ -144,8 +146,8 @@ def dropping(root, directory):
         del convnets.CONVNETS["tiny"]
     unfreeze(start.base, "all")
     given = data.examples(root, augmentation=Augmentation(rotation=20, horizontal_flip=True))
-    plan = data.plan(epochs=4, keep="last", warmup=1.5, layer_decay=0.7)
-    Phase(start.model, start.base, given, plan).run(Checkpoints(directory))
+    settings = data.settings(epochs=4, keep="last", warmup=1.5, layer_decay=0.7)
+    Phase(start.model, start.base, given, settings).run(Checkpoints(directory))
     return data.values(start.model)
 
 
@@ -168,16 +170,18 @@ def test_an_interrupted_training_ends_with_the_same_weights(root, tmp_path, monk
 
 
 def test_a_loss_that_is_not_finite_is_an_error(root, tmp_path):
-    plan = data.plan(learning_rate=1e38, name="sgd")
+    settings = data.settings(learning_rate=1e38, name="sgd")
     with pytest.raises(DataError, match="learning_rate"):
-        trained(root, "all", tmp_path, plan=plan)
+        trained(root, "all", tmp_path, settings=settings)
 
 
 def test_rates_fall_from_the_head_down(root, tmp_path):
     """With plain SGD one step is the rate times the gradient."""
     moved = {}
     for decay in (1.0, 0.5):
-        plan = data.plan(epochs=1, learning_rate=0.01, name="sgd", layer_decay=decay, keep="last")
+        settings = data.settings(
+            epochs=1, learning_rate=0.01, name="sgd", layer_decay=decay, keep="last"
+        )
         one_step = data.examples(root, batch_size=1000)
         base = data.base_with_norms()
         model = data.grafted(base)
@@ -185,7 +189,7 @@ def test_rates_fall_from_the_head_down(root, tmp_path):
         before = {
             name: model.get_layer(name).get_weights()[0] for name in ("conv1", "conv2", "logits")
         }
-        Phase(model, base, one_step, plan).run(Checkpoints(tmp_path / str(decay)))
+        Phase(model, base, one_step, settings).run(Checkpoints(tmp_path / str(decay)))
         moved[decay] = {
             name: model.get_layer(name).get_weights()[0] - weights
             for name, weights in before.items()

@@ -10,7 +10,7 @@ from cryobase.stages.data.raw import RawImages
 from cryobase.stages.data.splits import Splits
 from cryobase.stages.data.stream import ImageStream
 from cryobase.stages.tuning.convnets import Convnet
-from cryobase.stages.tuning.phase import Images, OptimizerSettings, Plan
+from cryobase.stages.tuning.phase import ImageExamples, OptimizerSettings, PhaseSettings
 from tests.images import CLASSES, write_folder
 
 SIZE = 12
@@ -34,10 +34,10 @@ def stream(root: Path, *, batch_size: int = 8, **options) -> ImageStream:
     return ImageStream(images=images, pixels=pixels, batch_size=batch_size, **options)
 
 
-def examples(root: Path, **options) -> Images:
+def examples(root: Path, **options) -> ImageExamples:
     """Training and validation images."""
     parts = Splits.open(root / "splits")
-    return Images(
+    return ImageExamples(
         stream=stream(root, **options),
         train_ids=parts.ids("train"),
         validation_ids=parts.ids("validation"),
@@ -45,10 +45,14 @@ def examples(root: Path, **options) -> Images:
     )
 
 
-def plan(*, epochs: int = 2, keep="best", learning_rate: float = 0.01, seed=0, **options) -> Plan:
-    """A plan with Adam; options are those of the optimizer."""
-    settings = {"name": "adam", "learning_rate": learning_rate, **options}
-    return Plan(optimizer=OptimizerSettings(**settings), epochs=epochs, keep=keep, seed=seed)
+def settings(
+    *, epochs: int = 2, keep="best", learning_rate: float = 0.01, seed=0, **options
+) -> PhaseSettings:
+    """Of a phase, with Adam; options are those of the optimizer."""
+    optimizer = {"name": "adam", "learning_rate": learning_rate, **options}
+    return PhaseSettings(
+        optimizer=OptimizerSettings(**optimizer), epochs=epochs, keep=keep, seed=seed
+    )
 
 
 def base_with_norms(size: int = SIZE):
