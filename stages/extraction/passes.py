@@ -1,4 +1,8 @@
-"""Computing the rows that the pools lack."""
+"""Computing the rows that the pools lack, here or as a part in a worker.
+
+Owns what a pass means for pools: the order of their locks, the room that rows need, and that an
+engine reproduces each pool's canary rows before it writes there. Threads are `flow.py`'s affair.
+"""
 
 import logging
 import math
