@@ -43,10 +43,11 @@ from cryobase.stages.extraction.passes import (
     flow_of,
     rows_of,
 )
-from cryobase.stages.extraction.plan import Images, Pass, Target, Views, plan
+from cryobase.stages.extraction.plan import Images, Pass, Target, plan
 from cryobase.stages.extraction.trunk import Engine
 from cryobase.store import StoreError
 from cryobase.store.pool import Pool
+from cryobase.store.shard import Views
 from cryobase.store.spec import FeatureSpec
 from cryobase.store.text import read_json
 

@@ -29,16 +29,15 @@ from cryobase.stages.extraction.engines import (
 )
 from cryobase.stages.extraction.flow import FeatureBatch, Flow
 from cryobase.stages.extraction.plan import (
-    Digests,
     Images,
     Pass,
     Target,
-    Views,
     plan,
     pooled_bytes,
 )
 from cryobase.stages.extraction.trunk import Engine, Trunk, cores
 from cryobase.store.errors import ConflictError
+from cryobase.store.shard import Digests, Views
 from cryobase.store.writer import FeatureWriter
 
 logger = logging.getLogger(__name__)
