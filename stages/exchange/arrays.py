@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cryobase.stages.archives import MAX_NPY_HEADER, members, npy_header
 from cryobase.stages.errors import DataError
 from cryobase.stages.received import open_data
+from cryobase.stages.stored_zip import MAX_NPY_HEADER, members, npy_header
 from cryobase.store.arrays import DESCRIPTION, SAFETENSORS
 from cryobase.store.files import bytes_of, read_into
 from cryobase.store.text import parse_json, visible

@@ -12,7 +12,7 @@ import cryobase
 from cryobase.pipeline import params
 from cryobase.stages import extract as stage
 from cryobase.stages.heads.config import HeadConfig
-from cryobase.stages.heads.predict import Classifier, Prediction
+from cryobase.stages.predict import Classifier, Prediction
 from cryobase.stages.train import TrainConfig
 from cryobase.store.errors import IntegrityError, StoreError, StoreNotFoundError
 from tests.images import write_folder
