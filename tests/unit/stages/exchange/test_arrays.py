@@ -21,6 +21,7 @@ from tests.unit.stages.exchange.test_taken import ORIGIN, published
 from tests.unit.store.samples import examples
 
 MUTATIONS = 10_000 if RUN_ALL else 1_000
+TABLES = 500 if RUN_ALL else 4  # each starts a child
 
 
 @pytest.fixture
@@ -149,32 +150,54 @@ def test_a_reader_that_dies_or_hangs_is_an_error(tmp_path, monkeypatch):
         take_in(tmp_path / "file", tmp_path / "set", origin=ORIGIN)
 
 
+def mutated(good: bytes, random: np.random.Generator, number: int) -> bytes:
+    """A file in which some bytes are others, are missing or come twice."""
+    content = bytearray(good)
+    for _ in range(random.integers(1, 4)):
+        content[random.integers(len(content))] = random.choice(INTERESTING)
+    if number % 5 == 0:
+        start = random.integers(len(content))
+        del content[start : start + random.integers(1, 40)]
+    if number % 7 == 0:
+        start = random.integers(len(content))
+        content[start:start] = good[start : start + random.integers(1, 40)]
+    return bytes(content)
+
+
+INTERESTING = [0, 1, 0x7F, 0x80, 0xFF, *b'[]{}",:0123456789-eE']
+
+
 @pytest.mark.parametrize("export", [export_npz, export_safetensors])
 def test_mutations_are_refused_or_read(tmp_path, export):
     """Whatever bytes change, the set is the same or there is none; nothing but our errors."""
     before = published(tmp_path, examples(range(6), quarantined={2}), shape=(2,))
     export(before, tmp_path / "good")
     good, random = (tmp_path / "good").read_bytes(), np.random.default_rng(7)
-    interesting = [0, 1, 0x7F, 0x80, 0xFF, *b'[]{}",:0123456789-eE']
     for number in range(MUTATIONS):
-        content = bytearray(good)
-        for _ in range(random.integers(1, 4)):
-            content[random.integers(len(content))] = random.choice(interesting)
-        if number % 5 == 0:
-            del content[random.integers(len(content)) :][: random.integers(1, 40)]
-        if number % 7 == 0:
-            start = random.integers(len(content))
-            content[start:start] = good[start : start + random.integers(1, 40)]
-        (tmp_path / "file").write_bytes(content)
+        (tmp_path / "file").write_bytes(mutated(good, random, number))
         try:
             arrays = Arrays.open(tmp_path / "file")
         except DataError:
             continue
         arrays.close()
-        target = tmp_path / f"set{number}"
-        try:
-            found = take_in(tmp_path / "file", target)
-        except (StageError, StoreError):
-            assert not target.exists()
-        else:
-            assert found.features.digest == before.digest
+        is_refused_or_equal(tmp_path, number, before.digest)
+
+
+def test_mutated_tables_are_refused_or_read(tmp_path):
+    before = published(tmp_path, examples(range(6), quarantined={2}), shape=(2,))
+    parquet.export_parquet(before, tmp_path / "good")
+    good, random = (tmp_path / "good").read_bytes(), np.random.default_rng(7)
+    body = good[4:]  # the first four bytes alone say that it is a table
+    for number in range(TABLES):
+        (tmp_path / "file").write_bytes(good[:4] + mutated(body, random, number))
+        is_refused_or_equal(tmp_path, number, before.digest)
+
+
+def is_refused_or_equal(place, number: int, digest: str) -> None:
+    target = place / f"set{number}"
+    try:
+        found = take_in(place / "file", target)
+    except (StageError, StoreError):
+        assert not target.exists()
+    else:
+        assert found.features.digest == digest
