@@ -126,14 +126,19 @@ def plan(json: Json = False) -> None:
     from dataclasses import asdict
 
     from cryobase.pipeline.params import load
-    from cryobase.stages.extract import spec_of
+    from cryobase.stages.extract import spec_at_hand
     from cryobase.stages.extraction.plan import estimate
 
     layout = Layout.here()
     sets = load(layout.params).extract.sets
     plans = {
         name: estimate(
-            spec_of(one), one.views, raw=layout.raw, pool=layout.pool, lender=layout.lender
+            spec_at_hand(one)[0],
+            one.views,
+            raw=layout.raw,
+            pool=layout.pool,
+            lender=layout.lender,
+            published=layout.features(name),
         )
         for name, one in sets.items()
     }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cryobase.stages.backbones.table import BACKBONES, EXTRACTOR_VERSION
-from cryobase.stages.backbones.weights import WeightsFile, locate_weights
+from cryobase.stages.backbones.weights import WeightsFile, locate_weights, weights_at_hand
 from cryobase.stages.data.augment import Augmentation
 from cryobase.stages.errors import DataError
 from cryobase.stages.extraction.plan import Images, Target, remember_rate
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from cryobase.stages.extraction.passes import Computed
 
 Preprocessing = Literal["own", "caffe", "torch", "symmetric", "unit", "lite", "identity"]
+
+UNKNOWN = "0" * 64  # stands for the SHA-256 of weights that are not here
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +142,20 @@ def spec_of(config: SetConfig) -> FeatureSpec:
         MissingWeightsError: the weights cannot be found; the message says which file to put where.
     """
     return _spec(config, weights_of(config).sha256)
+
+
+def spec_at_hand(config: SetConfig, otherwise: str = UNKNOWN) -> tuple[FeatureSpec, bool]:
+    """The spec as `spec_of`, but nothing is downloaded or made; whether its weights are here.
+
+    Args:
+        config: the set.
+        otherwise: SHA-256 that stands for weights that are not here yet.
+
+    Raises:
+        MissingWeightsError: the weights cannot be had; the message says which file to put where.
+    """
+    found = weights_at_hand(config.backbone, config.weights, image_size=config.size)
+    return _spec(config, found.sha256 if found else otherwise), found is not None
 
 
 def weights_of(config: SetConfig) -> WeightsFile:

@@ -105,17 +105,30 @@ def borrow(pool: PoolFiles, lender: PoolFiles, digests: Digests, views: int) -> 
     return take(pool, lender.directory, shards, canary=manifest.canary, wanted=words)
 
 
-def lendable(pool: PoolFiles, lender: PoolFiles, digests: Digests, views: int) -> int:
-    """How many of the rows that are wanted, and that the pool lacks, another pool seems to have."""
+def obtainable(pool: PoolFiles, directories: Sequence[Path], digests: Digests, views: int) -> int:
+    """How many rows that are wanted, and that the pool lacks, seem to be elsewhere.
+
+    Args:
+        pool: The pool; it is only read.
+        directories: Pools of others and feature sets; those that are missing or of another spec
+            have none.
+        digests: (n, 32), of the images whose rows are wanted, in views 0 to `views`.
+        views: The highest view wanted.
+    """
     wanted, numbers = pool.missing(digests, views)
     words = words_of_rows(wanted, numbers)
     found = np.zeros(len(words), np.bool_)
-    try:
-        for _, keys in _keys_of(lender.directory, lender.manifest()):
-            found |= KeyIndex(keys).find(words) >= 0
-    except StoreError as error:
-        log.warning("%s: nothing of it is used (%s)", lender.directory, error)
-        return 0
+    for directory in directories if len(words) else ():
+        try:
+            _, manifest = load(directory)
+            keys = [one for _, one in _keys_of(directory, manifest)]
+        except StoreNotFoundError:
+            continue
+        except StoreError as error:
+            log.warning("%s: nothing of it is used (%s)", directory, error)
+            continue
+        for one in keys if manifest.spec == pool.spec else ():
+            found |= KeyIndex(one).find(words) >= 0
     return int(found.sum())
 
 

@@ -50,12 +50,27 @@ class Pool(PoolFiles):
         """Take over rows from a pool that others own; see `cryobase.store.adopt.borrow`."""
         return adopt.borrow(self, lender, digests, views)
 
-    def plan(self, digests: Digests, views: int = 0, lender: "Pool | None" = None) -> Plan:
-        """What a set of `digests` × views 0 to `views` would need, before anything is computed."""
+    def plan(
+        self,
+        digests: Digests,
+        views: int = 0,
+        lender: "Pool | None" = None,
+        published: Path | None = None,
+    ) -> Plan:
+        """What a set of `digests` × views 0 to `views` would need, before anything is computed.
+
+        Args:
+            digests: (n, 32) of the images.
+            views: The highest view.
+            lender: A pool that others own, whose rows would be taken over.
+            published: A feature set whose rows would be, as of the set's last version.
+        """
         wanted, numbers = keys_of(digests, views)
         now = self.snapshot()
         existing = int((now.index.find(words_of_rows(wanted, numbers)) >= 0).sum())
-        existing += 0 if lender is None else adopt.lendable(self, lender, digests, views)
+        lent = None if lender is None else lender.directory  # a pool without rows is false
+        others = [path for path in (lent, published) if path is not None]
+        existing += adopt.obtainable(self, others, digests, views)
         known = now.manifest.feature_shape is not None
         return Plan(existing, len(wanted) - existing, now.rows.row_bytes if known else None)
 

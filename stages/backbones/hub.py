@@ -1,11 +1,13 @@
 """KerasHub's bases, as flat Keras models (extra `keras-hub`)."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from cryobase.stages.backbones.frameworks import load_keras
 from cryobase.stages.errors import MissingWeightsError
 
+FILE = "model.weights.h5"
 XCEPTION_41 = "kaggle://keras/xception/keras/xception_41_imagenet/2"
 # the preset's config.json; the middle flow repeats eight times
 XCEPTION_41_FILTERS = [
@@ -40,12 +42,19 @@ def Xception41(*, input_tensor: Any, include_top: bool = False, weights: str | N
     return keras.Model(keras.utils.get_source_inputs(input_tensor), tensors[id(hub.output)])
 
 
+def xception_41_kept() -> Path:
+    """Where KaggleHub keeps the preset's weights file, be it there or not."""
+    cache = os.environ.get("KAGGLEHUB_CACHE") or os.path.expanduser("~/.cache/kagglehub")
+    owner, model, *rest = XCEPTION_41.removeprefix("kaggle://").split("/")
+    return Path(cache, "models", owner, model, *rest, FILE)
+
+
 def xception_41_weights() -> Path:
     """The preset's weights file, from KaggleHub's cache or downloaded into it."""
     _keras_hub()
     import kagglehub
 
-    return Path(kagglehub.model_download(XCEPTION_41.removeprefix("kaggle://"), "model.weights.h5"))
+    return Path(kagglehub.model_download(XCEPTION_41.removeprefix("kaggle://"), FILE))
 
 
 def _keras_hub() -> Any:

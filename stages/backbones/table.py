@@ -23,6 +23,8 @@ class Backbone:
         width: channels of the last feature map, and so the length of an `avg` feature.
         weights: where the ImageNet weights come from: a URL that Keras' own cache is keyed by
             (`{size}` stands for the nearest of `sizes`), or `module:function` returning a path.
+        kept: `module:function` returning where a file of `weights` lies once it was downloaded, for
+            a function of `weights` that downloads.
         checksum: MD5 or SHA-256 of the file, "" where Keras publishes none.
         sizes: input sizes that have weights of their own.
         extra: the extra of this distribution that the base needs.
@@ -34,6 +36,7 @@ class Backbone:
     smallest: int = 32
     width: int
     weights: str
+    kept: str = ""
     checksum: str = ""
     sizes: tuple[int, ...] = ()
     extra: str = ""
@@ -143,6 +146,7 @@ BACKBONES: dict[str, Backbone] = {
         image_size=299,
         width=2048,
         weights="cryobase.stages.backbones.hub:xception_41_weights",
+        kept="cryobase.stages.backbones.hub:xception_41_kept",
         extra="keras-hub",
     ),
 }

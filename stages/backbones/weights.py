@@ -50,6 +50,36 @@ def locate_weights(backbone: str, weights: str, *, image_size: int | None = None
     return WeightsFile(path, _sha256(path))
 
 
+def weights_at_hand(
+    backbone: str, weights: str, *, image_size: int | None = None
+) -> WeightsFile | None:
+    """As `locate_weights`, but nothing is downloaded or made, and Keras is not loaded.
+
+    Returns:
+        The file; None where `locate_weights` would download or make it.
+
+    Raises:
+        MissingWeightsError: it cannot be had; says what to put where.
+    """
+    row = BACKBONES[backbone]
+    if weights == "none":
+        path = _seeded_at_hand(backbone)
+    elif weights != "imagenet":
+        path = _given(backbone, Path(weights).expanduser())
+    elif row.weights.startswith("https://"):
+        path = _kept_by_keras(_url(row, image_size or row.image_size))
+    elif row.kept:
+        path = resolve(row.kept)()
+    else:
+        path = _packaged(backbone, row)
+    return WeightsFile(path, _sha256(path)) if path and path.is_file() else None
+
+
+def _seeded_at_hand(backbone: str) -> Path | None:
+    files = sorted(kept("weights").glob(seeded.name(backbone, "*")))
+    return next((one for one in files if one.name == seeded.name(backbone, _sha256(one))), None)
+
+
 def _given(backbone: str, path: Path) -> Path:
     if not path.is_file():
         raise MissingWeightsError(
@@ -87,8 +117,7 @@ def _whole(backbone: str, directory: Path) -> Path | None:
 
 def _imagenet(backbone: str, row: Backbone, image_size: int) -> Path:
     if row.weights.startswith("https://"):
-        size = image_size if image_size in row.sizes else row.image_size  # as Keras does
-        path = _downloaded(backbone, row.weights.format(size=size), row.checksum)
+        path = _downloaded(backbone, _url(row, image_size), row.checksum)
     else:
         path = _packaged(backbone, row)
     if row.checksum and not _matches(path, row.checksum):
@@ -117,16 +146,24 @@ def _packaged(backbone: str, row: Backbone) -> Path:
     return Path(path)
 
 
+def _url(row: Backbone, image_size: int) -> str:
+    size = image_size if image_size in row.sizes else row.image_size  # as Keras does
+    return row.weights.format(size=size)
+
+
+def _kept_by_keras(url: str) -> Path:
+    return keras_home() / "models" / Path(urlsplit(url).path).name
+
+
 def _downloaded(backbone: str, url: str, checksum: str) -> Path:
     """The file in Keras' cache, so that Keras and Cryobase share one copy."""
-    name = Path(urlsplit(url).path).name
-    path = keras_home() / "models" / name
+    path = _kept_by_keras(url)
     if path.is_file():
         return path
     keras = load_keras()
     try:
         return Path(
-            keras.utils.get_file(name, url, cache_subdir="models", file_hash=checksum or None)
+            keras.utils.get_file(path.name, url, cache_subdir="models", file_hash=checksum or None)
         )
     except Exception as error:  # noqa: BLE001 (get_file raises a bare Exception)
         path.unlink(missing_ok=True)

@@ -152,7 +152,7 @@ class Estimate:
     """What `extract` would do.
 
     Attributes:
-        existing: rows that the pool has.
+        existing: rows that the pool has, or takes over.
         missing: rows to compute.
         bytes: that they take; None where neither a row nor the table says how wide one is.
         seconds: that they take; None where none of the spec was ever computed here.
@@ -165,12 +165,29 @@ class Estimate:
 
 
 def estimate(
-    spec: FeatureSpec, views: int, *, raw: Path, pool: Path, lender: Path | None = None
+    spec: FeatureSpec,
+    views: int,
+    *,
+    raw: Path,
+    pool: Path,
+    lender: Path | None = None,
+    published: Path | None = None,
 ) -> Estimate:
-    """What a set of the images of `raw` needs; nothing is computed, and no Keras is loaded."""
+    """What a set of the images of `raw` needs; nothing is computed, and no Keras is loaded.
+
+    Args:
+        spec: of the set.
+        views: its highest view.
+        raw: what `download` wrote.
+        pool: the directory of all pools.
+        lender: that of somebody else, whose rows are taken over.
+        published: the set as it lies there, whose rows are taken over too.
+    """
     images, rows = Images(raw), Pool(pool, spec)
     other = Pool(lender, spec) if lender else None
-    plans = [rows.plan(images.raw.digests(block), views, other) for block in images.blocks()]
+    plans = [
+        rows.plan(images.raw.digests(block), views, other, published) for block in images.blocks()
+    ]
     row_bytes = plans[0].row_bytes or pooled_bytes(spec)
     missing = sum(plan.missing for plan in plans)
     return Estimate(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,22 @@ def test_plan_counts_rows_before_anything_is_computed(checkout):
     row_bytes = WIDTH * 2
     assert (plan["existing"], plan["missing"]) == (30, 6)
     assert plan["bytes"] == 6 * row_bytes
+
+
+def test_a_plan_of_weights_that_are_not_here_downloads_none(checkout, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(checkout / "keras"))
+    params = YAML().load(checkout / "params.yaml")
+    params["extract"]["sets"]["other"] = {"backbone": "vgg16", "views": 0}
+    YAML().dump(params, checkout / "params.yaml")
+    _, plan = json.loads(run("plan", "--json"))
+    assert (plan["existing"], plan["missing"], plan["bytes"]) == (0, 30, 30 * 512 * 2)
+    assert not (checkout / "keras").exists()
+
+
+def test_a_plan_counts_the_rows_of_a_set_that_was_pulled(checkout):
+    shutil.rmtree(checkout / ".cryobase")
+    (plan,) = json.loads(run("plan", "--json"))
+    assert (plan["existing"], plan["missing"]) == (30, 0)
 
 
 def test_why_names_the_part_that_changed(checkout):

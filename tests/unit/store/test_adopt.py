@@ -123,6 +123,17 @@ def test_rows_of_a_pool_that_others_own_are_borrowed_as_far_as_they_are_wanted(t
     assert (FeatureSet.open(tmp_path / "set", full=True).arrays()[0] == features(range(25))).all()
 
 
+def test_a_plan_counts_a_row_once_that_a_lender_and_the_published_set_have(tmp_path, empty):
+    directory = published(tmp_path, range(20))
+    lender = fill(Pool(tmp_path / "lender", spec()), range(10, 30))
+    wanted = digests(range(40))
+    assert empty.plan(wanted, published=directory).existing == 20
+    assert empty.plan(wanted, lender=lender, published=directory).existing == 30
+    other = Pool(tmp_path / "empty", spec(output="max"))
+    assert other.plan(wanted, published=directory).existing == 0
+    assert empty.plan(wanted, published=tmp_path / "nowhere").existing == 0
+
+
 @pytest.mark.parametrize("kind", ["nothing", "junk", "other spec", "a row twice"])
 def test_a_pool_that_cannot_lend_stops_nothing(tmp_path, empty, caplog, kind):
     lender = Pool(tmp_path / "lender", spec())

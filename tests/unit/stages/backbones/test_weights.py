@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cryobase.stages.backbones import frameworks, seeded, weights
-from cryobase.stages.backbones.weights import locate_weights
+from cryobase.stages.backbones.weights import locate_weights, weights_at_hand
 from cryobase.stages.errors import MissingWeightsError
 from cryobase.store import verified
 
@@ -181,3 +181,36 @@ def test_seeded_weights_without_a_sane_spread_are_refused(own_cache, monkeypatch
     monkeypatch.setattr(seeded, "build", lambda *_, **__: lambda x, **_: factor * x[:, 0, 0])
     with pytest.raises(MissingWeightsError, match=r"features with a spread of .*expected 0.01 to"):
         seeded.check("vgg16", own_cache / "any.weights.h5")
+
+
+def test_weights_at_hand_are_those_that_locate_would_take_and_nothing_is_fetched_or_made(
+    own_cache, downloads, monkeypatch
+):
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(own_cache / "hub"))
+    monkeypatch.setattr(seeded, "make", lambda *_: pytest.fail("made"))
+    for name in ("mobilenet", "xception_41_imagenet"):
+        assert weights_at_hand(name, "imagenet") is None
+    assert weights_at_hand("mobilenet", "none") is None
+    path = own_cache / "keras" / "models" / "mobilenet_1_0_160_tf_no_top.h5"
+    path.write_bytes(b"weights")
+    found = weights_at_hand("mobilenet", "imagenet", image_size=160)
+    assert found == locate_weights("mobilenet", "imagenet", image_size=160)
+    version = own_cache / "hub/models/keras/xception/keras/xception_41_imagenet/2"
+    version.mkdir(parents=True)
+    (version / "model.weights.h5").write_bytes(b"weights")
+    assert weights_at_hand("xception_41_imagenet", "imagenet").path.parent == version
+    assert not downloads
+    with pytest.raises(MissingWeightsError, match="no such weights file"):
+        weights_at_hand("mobilenet", str(own_cache / "mine.h5"))
+
+
+def test_damaged_seeded_weights_are_not_at_hand(own_cache):
+    directory = own_cache / "cache" / "weights"
+    directory.mkdir(parents=True, mode=0o700)
+    digest = hashlib.sha256(b"weights").hexdigest()
+    path = directory / seeded.name("mobilenet", digest)
+    path.write_bytes(b"weights")
+    assert weights_at_hand("mobilenet", "none") == (path, digest)
+    path.write_bytes(b"weightS")
+    assert weights_at_hand("mobilenet", "none") is None
+    assert path.exists()
