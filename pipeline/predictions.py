@@ -104,9 +104,11 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _best_head(layout: Layout, params: Params) -> Path:
-    """The best head of all sets, by `evaluate.select`."""
-    found = []
-    for name in params.inputs:
+    """The best head of all sets, by `evaluate.select`; on features that a base here computes."""
+    found, foreign = [], params.train.foreign
+    for name, sets in params.inputs.items():
+        if any(one in foreign for one in sets):
+            continue
         try:
             heads = standing.read(layout.results(name), f"run `cryobase evaluate {name}`").heads
         except MissingResultsError:
@@ -116,7 +118,10 @@ def _best_head(layout: Layout, params: Params) -> Path:
             for head, result in heads.items()
         ]
     if not found:
-        raise DataError("predict: no evaluated head; run `dvc repro`, or name one with --model")
+        beside = f"; those of {', '.join(foreign)} have no base here" if foreign else ""
+        raise DataError(
+            f"predict: no evaluated head{beside}; run `dvc repro`, or name one with --model"
+        )
     _, name, head = min(found)
     return layout.head(name, head)
 

@@ -127,6 +127,8 @@ def params(kind: str, name: str) -> str:
         document["extract"]["sets"] = {name: one}
     elif kind == "pair":
         document["train"]["pairs"] = {name: ["small", "small"]}
+    elif kind == "foreign":
+        document["train"]["foreign"] = {name: "dinov2@3f2a91c"}
     elif kind == "pair's set":
         document["train"]["pairs"] = {"both": ["small", name]}
     elif kind == "run":
@@ -140,15 +142,21 @@ def params(kind: str, name: str) -> str:
     return json.dumps(document)
 
 
-FORCED = {"set": "extract", "pair": "train_pair", "run": "finetune"}  # their outputs have the name
+FORCED = {  # their outputs have the name
+    "set": "extract",
+    "pair": "train_pair",
+    "foreign": "train_foreign",
+    "run": "finetune",
+}
+WHOLE = ("set", "pair", "run")  # no output has the others' names, or stages made as a pair's do
 
 
 @pytest.mark.parametrize(
-    "kind", ["set", "pair", "pair's set", "run", "run's set", "run's head", "head"]
+    "kind", ["set", "pair", "foreign", "pair's set", "run", "run's set", "run's head", "head"]
 )
 def test_a_hostile_name_runs_creates_and_deletes_nothing(checkout, kind):
     names = [name.format(root=checkout.root) if "{root}" in name else name for name in NAMES]
-    if kind not in FORCED and not RUN_ALL:  # no output has such a name
+    if kind not in WHOLE and not RUN_ALL:
         names = random.Random(kind).sample(names, len(names) // 3)
     forced = [["repro", "--force", "--single-item", FORCED[kind]]] if kind in FORCED else []
     lines = [json.dumps([params(kind, name), ["repro"], *forced]) for name in names]

@@ -62,6 +62,10 @@ def test_an_array_of_another_program_trains_52_heads_and_is_reported(place):
 
     code, said = cryobase("predict", str(place / "vectors.npz"))
     assert code == 3
+    assert "no evaluated head; those of dino have no base here" in said
+    model = f"models/dino/{heads[0]['head']}"
+    code, said = cryobase("predict", str(place / "vectors.npz"), "--model", model)
+    assert code == 3
     assert f"foreign: {ORIGIN} were computed elsewhere" in said
     code, said = cryobase("heads", "export", "dino")
     assert code == 3, said

@@ -13,7 +13,7 @@ TRIED_ELSEWHERE = {  # text -> the test that does what it says
         "tests/e2e/test_watch.py::test_symbolic_links_of_dvc_are_named_with_a_mend_that_mends",
     "{}: not here; run `dvc pull {}`":
         "tests/e2e/test_watch.py::test_what_dvc_has_comes_back_by_the_command_that_is_named",
-    "predict: no evaluated head; run `dvc repro`, or name one with --model":
+    "predict: no evaluated head{}; run `dvc repro`, or name one with --model":
         "tests/e2e/test_watch.py::test_without_results_predict_names_a_command_that_makes_them",
     "{}: {}: missing, and stages of dvc.yaml depend on it; write `{}`":
         "tests/unit/pipeline/test_params.py::"
@@ -212,6 +212,7 @@ BY_HAND = {
     ),
     "a program that uses the store": (
         "{}: quarantined ({}), so it has no pixels; skip it",
+        "{} has {} names; say which one: {}",
         "an id is not UTF-8; see store.encode_id",
         "no example outside of quarantine, so no feature set; add images",
         "head: mean and scale have shapes {}, not ({},)",
