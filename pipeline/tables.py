@@ -76,6 +76,17 @@ def size(count: int | None) -> str:
     return f"{value:.3g} {units[0]}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds as people read them: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 def _print_csv(rows: Sequence[Row]) -> None:
     """Exact for a program, but for `store.text.cell`; on a terminal everything is visible."""
     from cryobase.store.text import csv_line, visible

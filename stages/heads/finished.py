@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cryobase.stages.errors import DataError
+from cryobase.stages.heads.config import HeadParams
 from cryobase.stages.heads.head import FILES, Head
 from cryobase.stages.heads.standing import VERBS
 from cryobase.stages.outputs import write_json
@@ -50,6 +51,44 @@ def find(cache: Path, fingerprint: str, rows: Takes) -> bool:
         shutil.rmtree(directory)
         return False
     return True
+
+
+def has(cache: Path, fingerprint: str, rows: Takes) -> bool:
+    """As `find`, but nothing is removed."""
+    directory = cache / fingerprint
+    try:
+        _check(Head.load(directory), fingerprint, rows, directory)
+    except DataError:
+        return False
+    return True
+
+
+def differences(directory: Path, params: HeadParams, data: Sequence[str]) -> list[str]:
+    """In what the head of a directory is another one than these params and data make.
+
+    Args:
+        directory: A head.
+        params: What it should have been trained by.
+        data: Digests of the feature set, or sets, and of the split, that it should know.
+
+    Returns:
+        `KEY: BEFORE → NOW` of each param, `features`, `splits`; nothing if it is the same.
+
+    Raises:
+        DataError: no head is there, or a damaged one.
+    """
+    head = Head.load(directory)
+    before, now = head.params.to_json(), params.to_json()
+    found = [
+        f"{key}: {before.get(key, '-')} → {now.get(key, '-')}"
+        for key in dict.fromkeys((*before, *now))
+        if before.get(key) != now.get(key)
+    ]
+    if head.data[:-1] != tuple(data[:-1]):
+        found.append("features")
+    if head.data[-1:] != tuple(data[-1:]):
+        found.append("splits")
+    return found
 
 
 def _check(head: Head, fingerprint: str, rows: Takes, directory: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from cryobase.pipeline import predictions
+from cryobase.pipeline import dvc_status, predictions
 from cryobase.pipeline.cli import app
 from cryobase.stages import extract as extract_stage
 from cryobase.stages import finetune as finetune_stage
@@ -52,7 +52,7 @@ RUN = {  # what is typed for each, with --json at its end
     "ladder": "ladder small",
     "finetune --plan": "finetune --plan",
 }
-WITHOUT = {"store why": []}  # lists that are empty where all is well
+WITH_KEYS = {"source", "total"}  # objects whose keys are on the page; those of others are names
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +97,8 @@ def keys_of(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and values of an object, as the page writes them: `shards[].name`."""
     for key, one in value.items():
         yield prefix + key, one
+        if isinstance(one, dict) and prefix + key in WITH_KEYS:
+            yield from keys_of(one, f"{prefix}{key}.")
         for inner in one if isinstance(one, list) else ():
             if isinstance(inner, dict):
                 yield from keys_of(inner, f"{prefix}{key}[].")
@@ -127,7 +129,7 @@ def check(title: str, document: Any) -> None:
 
 
 @pytest.mark.parametrize("title", SECTIONS)
-def test_what_is_printed_is_what_the_page_says(place, title):
+def test_what_is_printed_is_what_the_page_says(place, monkeypatch, title):
     if title == "store gc":
         (pool,) = Path(".cryobase/pool").glob("*/")
         leftover = pool / f"shard-{'0' * 64}.h5"
@@ -138,6 +140,9 @@ def test_what_is_printed_is_what_the_page_says(place, title):
         assert (code, json.loads(text)) == (0, [])
         sets = {"small": PARAMS["extract"]["sets"]["small"] | {"image_size": 64}}
         write_params(PARAMS | {"extract": {"sets": sets}})
+    if title == "status":
+        monkeypatch.setattr(dvc_status, "in_repository", lambda _: True)
+        monkeypatch.setattr(dvc_status, "ask", lambda _: {"split": ["split: modified"]})
     if title == "finetune --plan":
         run = {"set": "small", "head": "weak", "epochs": 1}
         write_params(PARAMS | {"finetune": {"runs": {"ft": run}}})

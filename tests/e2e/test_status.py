@@ -1,0 +1,58 @@
+"""`cryobase status` beside the real `dvc status`."""
+
+import json
+
+import pytest
+
+from tests.e2e.conftest import Project
+from tests.images import write_folder
+
+pytestmark = pytest.mark.e2e
+
+
+def states(project: Project) -> dict[str, tuple[str, str]]:
+    document = project.run("cryobase", "--quiet", "status", "--json")
+    found = json.loads(document)
+    assert found["dvc"] == ""
+    return {one["stage"]: (one["state"], one["why"]) for one in found["stages"]}
+
+
+def test_the_stages_that_dvc_would_run_and_why(project):
+    write_folder(project.root / "images", 4)
+    assert project.repro("split") == {"download", "split"}
+    found = states(project)
+    assert found["watch"] == ("always", "")
+    assert found["download"] == found["split"] == ("done", "")
+    assert found["extract@small"] == ("stale", "never ran")
+    changed = json.loads(project.run("dvc", "status", "--json"))
+    assert {name for name, (state, _) in found.items() if state in ("stale", "always")} == {
+        *changed
+    }
+
+
+def test_new_images_are_seen_though_dvc_sees_none_before_watch_runs(project):
+    write_folder(project.root / "images", 1, first=4)
+    assert "download" not in json.loads(project.run("dvc", "status", "--json"))
+    found = states(project)
+    assert found["download"] == ("stale", "source: 3 files more")
+    assert found["split"] == ("follows", "after download")
+    assert project.repro("split") == {"download", "split"}
+    assert states(project)["download"] == ("done", "")
+
+
+def test_a_changed_key_is_named(project):
+    project.params(split={"train": 0.6, "validation": 0.2, "test": 0.2, "seed": 1})
+    assert states(project)["split"] == ("stale", "split: modified")
+
+
+def test_while_dvc_is_at_work_the_rest_is_told(project):
+    lock = project.root / ".dvc" / "tmp" / "lock"
+    holder = (
+        "import sys, zc.lockfile; lock = zc.lockfile.LockFile(sys.argv[1]);"
+        "import subprocess; sys.exit(subprocess.run(sys.argv[2:]).returncode)"
+    )
+    text = project.run("python", "-c", holder, str(lock), "cryobase", "status", "--json")
+    found = json.loads(text[text.index("{") :])
+    assert found["stages"] == []
+    assert "lock" in found["dvc"]
+    assert found["sets"][0]["set"] == "small"
