@@ -152,7 +152,7 @@ def show(status: Status) -> None:
     done = sum(one.state == "done" for one in status.heads)
     tables.line(f"heads: {done:,} of {len(status.heads):,} done")
     if status.dvc:
-        tables.line(f"dvc status: {status.dvc}")
+        tables.line(f"stages: not known ({status.dvc})")
     tables.line(_outlook(status))
 
 
