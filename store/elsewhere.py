@@ -13,7 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from cryobase.store.errors import ConflictError, SpecError
+from cryobase.store.errors import ConflictError, IntegrityError, SpecError
 from cryobase.store.examples import Examples
 from cryobase.store.manifest import versions
 from cryobase.store.pool import Pool
@@ -66,7 +66,13 @@ def is_foreign(spec: FeatureSpec) -> bool:
 
 
 def create_set(
-    directory: Path, spec: FeatureSpec, examples: Examples, rows: Iterable[Part], views: int = 0
+    directory: Path,
+    spec: FeatureSpec,
+    examples: Examples,
+    rows: Iterable[Part],
+    views: int = 0,
+    *,
+    digest: str | None = None,
 ) -> FeatureSet:
     """Publish a feature set of rows that are at hand, without a pool.
 
@@ -76,9 +82,11 @@ def create_set(
         examples: Ids, digests, labels; those outside of quarantine need rows of all views.
         rows: Parts of them: features (n, …), digests (n, 32) and views (n,), each key once.
         views: The highest view.
+        digest: What the set's must be; any if None.
 
     Raises:
         ConflictError: there is a feature set already.
+        IntegrityError: the set would have another digest; nothing is published.
         FeaturesError: a value is not finite, or a shape is wrong.
         MissingRowsError: an example outside of quarantine has no row.
         StorageError: the disk is full or fails, or permissions forbid it.
@@ -92,9 +100,13 @@ def create_set(
         storage_errors(parent),
         TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=parent) as scratch,
     ):
-        pool = Pool(Path(scratch), spec)
+        pool = Pool(Path(scratch, "pool"), spec)
         with pool.writer() as writer:
             for features, digests, numbers in rows:
                 writer.append(features, digests, numbers)
+        if digest is not None:
+            found = pool.publish(Path(scratch, "set"), examples, views).published
+            if found is None or found.digest != digest:
+                raise IntegrityError(f"{directory}: would not have the digest {digest[:12]}…")
         pool.publish(directory, examples, views)
     return FeatureSet.open(directory)

@@ -22,7 +22,7 @@ from cryobase.store.arrays import DESCRIPTION, HIDDEN, Column, write_safetensors
 from cryobase.store.columns import MAX_STRING
 from cryobase.store.manifest import EXAMPLE_BYTES, MAX_EXAMPLES
 
-MEMORY = 3 << 29  # bytes that the child may have for itself
+MEMORY = 1 << 30  # bytes that the child may have for itself
 REFUSED = 3  # exit status of who says why
 DIGEST = 32  # bytes
 BATCH = 1 << 22  # bytes of features that are decoded together, about

@@ -23,14 +23,16 @@ from cryobase.stages.exchange.parquet import class_texts, converted, is_parquet
 from cryobase.store import Examples, FeatureSet, FeatureSpec, create_set, foreign_spec
 from cryobase.store.arrays import BATCH_BYTES, FORMAT, HIDDEN, Description, feature_name
 from cryobase.store.elsewhere import Part
-from cryobase.store.errors import ExamplesError, IntegrityError, SpecError, UnknownExampleError
-from cryobase.store.manifest import EXAMPLE_BYTES, MAX_EXAMPLES
+from cryobase.store.errors import ExamplesError, SpecError, UnknownExampleError, mended_by
+from cryobase.store.manifest import EXAMPLE_BYTES, MAX_EXAMPLES, MAX_RANK
 from cryobase.store.shard import finite_rows, sum_of_rows
 from cryobase.store.text import parse_json, record, visible
 
 MAX_CLASSES = 1 << 16
+MAX_VIEWS = 1000
 MAX_LENGTH = 512  # bytes of an id or of a class name
 MAX_ROW = 1 << 26  # bytes of one row
+AGAIN = "get the file from where it came again"
 _TEXTS = 1 << 16  # texts that are read together
 _NARROWED = {"<f2": "float16", "<f4": "float32", "<f8": "float32"}
 
@@ -70,7 +72,7 @@ def take_in(
 
     Raises:
         DataError: the file is not what it should be; the message says what it lacks.
-        IntegrityError: a file of ours gives another set than it says; nothing is left of it.
+        IntegrityError: a file of ours gives another set than it says; nothing is published.
         ConflictError: there is a set already.
         SpecError: the origin is not `MODEL@DIGEST`.
     """
@@ -123,9 +125,14 @@ class _Rows:
                     yield rows[kept].reshape(-1, *self.shape), self.digests[part][kept], numbers
 
     def publish(
-        self, directory: Path, spec: FeatureSpec, examples: Examples, views: int = 0
+        self,
+        directory: Path,
+        spec: FeatureSpec,
+        examples: Examples,
+        views: int = 0,
+        digest: str | None = None,
     ) -> FeatureSet:
-        """The set that they make."""
+        """The set that they make, see `create_set`."""
         sizes = [math.prod(self.arrays.places[name].shape[1:]) for name in self.names]
         needed = int(self.kept.sum()) * sum(sizes) * np.dtype(self.dtype).itemsize
         there = next(one for one in directory.absolute().parents if one.is_dir())
@@ -133,7 +140,7 @@ class _Rows:
             raise self.arrays.wrong(
                 f"features of {needed:,} bytes, but {free:,} are free at {there}; make room"
             )
-        return create_set(directory, spec, examples, self, views)
+        return create_set(directory, spec, examples, self, views, digest=digest)
 
 
 def rows_at_once(arrays: Arrays, name: str) -> int:
@@ -163,29 +170,28 @@ def _own(arrays: Arrays, directory: Path) -> Taken:
         _, shape = _expect(arrays, name, (stored,))
         if shape[:1] != (len(ids),) or math.prod(shape[1:]) != math.prod(described.feature_shape):
             raise arrays.wrong(f"{name} has the shape {shape}, not {described.feature_shape} a row")
-    digests, labels = _digests(arrays, "digests", ids), _known(arrays, "labels", ids, described)
-    every, hidden = [*ids], np.zeros(len(ids), np.bool_)
-    if f"{HIDDEN}ids" in arrays.places:
-        more = _ids(arrays, f"{HIDDEN}ids")
-        every += more
-        hidden = np.arange(len(every)) >= len(ids)
-        labels = np.append(labels, _known(arrays, f"{HIDDEN}labels", more, described))
-        all_digests = np.concatenate([digests, _digests(arrays, f"{HIDDEN}digests", more)])
-    else:
-        all_digests = digests
-    of_own = {"labels": labels, "quarantined": hidden, "classes": described.classes}
-    examples = _examples(arrays, every, all_digests, **of_own)
+    digests = _digests(arrays, "digests", ids)
+    examples = _own_examples(arrays, described, ids, digests)
     rows = _Rows(arrays, names, digests, _firsts(digests), spec.dtype, described.feature_shape)
     parts = _parts(arrays, ids, examples)
-    made = rows.publish(directory, spec, examples, described.views)
-    if made.digest != described.digest:
-        made.close()
-        shutil.rmtree(directory)
-        raise IntegrityError(
-            f"{arrays.path}: gives the set {made.digest[:12]}…, not {described.digest[:12]}… as it"
-            " says; get it from where it came again"
-        )
+    with mended_by(AGAIN):
+        made = rows.publish(directory, spec, examples, described.views, digest=described.digest)
     return Taken(made, parts)
+
+
+def _own_examples(
+    arrays: Arrays, described: Description, ids: list[bytes], digests: Digests
+) -> Examples:
+    """The examples that have features, and after them those in quarantine."""
+    labels = _known(arrays, "labels", ids, described)
+    hidden = np.zeros(len(ids), np.bool_)
+    if f"{HIDDEN}ids" in arrays.places:
+        more = _ids(arrays, f"{HIDDEN}ids")
+        labels = np.append(labels, _known(arrays, f"{HIDDEN}labels", more, described))
+        digests = np.concatenate([digests, _digests(arrays, f"{HIDDEN}digests", more)])
+        hidden, ids = np.arange(len(digests)) >= len(ids), [*ids, *more]
+    columns = {"labels": labels, "quarantined": hidden, "classes": described.classes}
+    return _examples(arrays, ids, digests, **columns)
 
 
 def _known(
@@ -213,8 +219,10 @@ def _description(arrays: Arrays) -> Description:
         raise arrays.wrong(f"its description: {error}") from None
     if (found.format, found.schema) != (FORMAT, 1):
         raise arrays.wrong("its description is of another format or of a newer Cryobase")
-    if not 0 <= found.views <= 1000 or len(found.feature_shape) > 31:
+    if not 0 <= found.views <= MAX_VIEWS or len(found.feature_shape) > MAX_RANK:
         raise arrays.wrong("its description has more views or dimensions than a set can have")
+    if not all(size > 0 for size in found.feature_shape):
+        raise arrays.wrong(f"its description has features of the shape {found.feature_shape}")
     return found
 
 

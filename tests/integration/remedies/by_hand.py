@@ -69,7 +69,7 @@ TRIED_ELSEWHERE = {  # text -> the test that does what it says
 BY_HAND = {
     "another copy of what was received": (
         "{}: the features of {} are not finite; get the set from where it came again",
-        "{}: gives the set {}…, not {}… as it says; get it from where it came again",
+        "get the file from where it came again",
         "report: {} pictures, at most {} are shown, the last of them {}; remove what"
         " `cryobase evaluate` has not written",
         "{}; remove it, then run `cryobase evaluate`",

@@ -27,6 +27,7 @@ from cryobase.store import (
     export_npz,
     export_safetensors,
 )
+from cryobase.store.arrays import Description, columns_of, write_safetensors
 from tests.unit.store.samples import digests, examples, features, fill, spec
 
 ORIGIN = "dinov2-small@3f2a91c"
@@ -139,7 +140,36 @@ def test_a_digest_that_does_not_fit_leaves_nothing(tmp_path):
     content = (tmp_path / "file").read_bytes()
     other = ("0" if before.digest[0] != "0" else "1") + before.digest[1:]
     (tmp_path / "file").write_bytes(content.replace(before.digest.encode(), other.encode()))
-    with pytest.raises(IntegrityError, match=f"not {other[:12]}"):
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "of somebody").touch()
+    with pytest.raises(IntegrityError, match=f"{other[:12]}…; get the file from where it came"):
+        take_in(tmp_path / "file", tmp_path / "again")
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["of somebody"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"feature_shape":[5]', '"feature_shape":[-1,-5]'),
+        ('"feature_shape":[5]', '"feature_shape":[5,0]'),
+        ('"feature_shape":[5]', f'"feature_shape":{[1] * 32}'),
+        ('"views":0', '"views":1'),
+        ('"views":0', '"views":-1'),
+        ('"views":0', '"views":10000'),
+        ('"schema":1', '"schema":2'),
+        ('"image_size":160', '"image_size":0'),
+        ('"spec":{', '"spec":{"more":1,'),
+        ('"classes":["cat"', '"classes":[1'),
+        ('"classes":["cat","dog"', '"classes":["cat","cat"'),
+    ],
+)
+def test_a_description_that_no_set_has_is_refused(tmp_path, before, after):
+    made = published(tmp_path, examples(range(20)))
+    text = Description.of(made).to_text()
+    assert before in text
+    with (tmp_path / "file").open("wb") as file:
+        write_safetensors(file, columns_of(made), {"cryobase": text.replace(before, after)})
+    with pytest.raises(DataError, match="file: "):
         take_in(tmp_path / "file", tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
