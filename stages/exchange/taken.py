@@ -361,14 +361,19 @@ def _texts(arrays: Arrays, name: str, count: int) -> list[bytes]:
         block = arrays.read(name, start, start + _TEXTS)
         if of_bytes:
             block = block.view(f"S{width}").reshape(-1)
-        try:
-            some = [one.encode() for one in block.tolist()] if dtype.kind == "U" else block.tolist()
-        except ValueError:  # half of a character, or a number that is none
-            raise arrays.wrong(f"{name}: a text is not Unicode") from None
+        if dtype.kind == "U" and not _are_characters(block.view("<u4")):
+            raise arrays.wrong(f"{name}: a text is not Unicode")
+        some = [one.encode() for one in block.tolist()] if dtype.kind == "U" else block.tolist()
         if not all(some):
             raise arrays.wrong(f"{name}: text {start + some.index(b''):,} is empty")
         texts += some
     return texts
+
+
+def _are_characters(codes: NDArray[np.uint32]) -> bool:
+    """Whether all are numbers of characters: none too large for one, and no half of one."""
+    halves = (codes >= 0xD800) & (codes <= 0xDFFF)
+    return not (halves | (codes > 0x10FFFF)).any()
 
 
 def _numbers(arrays: Arrays, name: str, count: int) -> NDArray[np.integer]:

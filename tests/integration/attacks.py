@@ -43,6 +43,7 @@ class Attack:
 
 TABLES = (
     "received_data", "received_models", "received_text", "received_sets", "received_results",
+    "received_exchange",
 )  # fmt: skip
 PRELOADED = (  # below `cryobase`
     "pipeline.cli", "pipeline.exits", "pipeline.mending", "pipeline.params",

@@ -309,6 +309,8 @@ GOOD = {
         ({"ids": np.array(["a", "b", "a"])}, "twice"),
         ({"ids": np.array(["a", "", "c"])}, "empty"),
         ({"ids": np.array([b"a", b"\xff", b"c"])}, "UTF-8"),
+        ({"ids": np.array([0x110000, 2, 3], "<u4").view("<U1")}, "Unicode"),
+        ({"ids": np.array([0xD800, 2, 3], "<u4").view("<U1")}, "Unicode"),
         ({"ids": np.array([1, 2, 3])}, "expected 3 texts"),
         ({"ids": np.array(["a", "b"])}, "expected a row for 2 ids"),
         ({"ids": np.array(["a", "b", "c" * 600])}, "bytes"),
