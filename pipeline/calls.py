@@ -28,14 +28,14 @@ class Shown:
         """Its rows, which have the same keys."""
         raise NotImplementedError
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return tables.text(self.table())
 
     def _repr_html_(self) -> str:
         return tables.html(self.table())
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Extracted(Shown):
     """What `extract` did.
 
@@ -66,7 +66,7 @@ class Extracted(Shown):
         return Features.open(self.directory)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Trained(Shown):
     """What `train` and `evaluate` found.
 
@@ -97,7 +97,7 @@ class Trained(Shown):
         ]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Predicted(Shown):
     """What a model says of images.
 

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cryobase.pipeline.loaders import TorchBatches, TorchDataset, register
 from cryobase.store import FeatureSet
+from cryobase.store.text import visible
 
 
 class Part(NamedTuple):
@@ -35,6 +36,12 @@ class Features(FeatureSet):
     `pandas.DataFrame.from_arrow(features)`, `polars.DataFrame(features)` and whatever else speaks
     Arrow's PyCapsule protocol take the set itself.
     """
+
+    def __repr__(self) -> str:
+        shape = " × ".join(map(str, self.feature_shape))
+        of = f"{len(self):,} images of {len(self.classes):,} classes in views 0 to {self.views}"
+        kind = f"{shape} {self.spec.dtype} by {self.spec.backbone}"
+        return visible(f"{self.directory}: {of}, {kind}, digest {self.digest[:12]}…")
 
     def ids_of(self, part: str, splits: str | Path | None = None) -> NDArray[np.bytes_]:
         """The ids of "train", "validation" or "test" that have features, ascending.

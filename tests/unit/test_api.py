@@ -98,6 +98,7 @@ def test_extract_train_and_look_at_what_came_of_it(checkout):
     found = cryobase.extract()
     assert (found.name, found.images, found.computed, found.reused) == ("small", 30, 0, 30)
     assert str(found).split()[:3] == ["name", "directory", "images"]
+    assert repr(found) == str(found)
     assert "<td>small</td>" in found._repr_html_()
     with found.open() as features:
         assert len(features) == 30

@@ -41,6 +41,13 @@ def features(root):
         yield found
 
 
+def test_a_set_says_in_a_line_what_it_is(features):
+    assert repr(features).startswith(
+        f"{features.directory}: 38 images of 3 classes in views 0 to 2"
+    )
+    assert repr(features).endswith(f"2 × 3 float32 by vgg16, digest {features.digest[:12]}…")
+
+
 def drained(batches) -> tuple[np.ndarray, np.ndarray]:
     rows, labels = zip(*batches, strict=True)
     return np.concatenate(rows), np.concatenate(labels)
