@@ -66,6 +66,12 @@ class ConflictError(StoreError, FileExistsError):
 class StorageError(StoreError, OSError):
     """The disk or the permissions did not allow an operation."""
 
+    def __str__(self) -> str:
+        if not self.strerror:
+            return super().__str__()
+        reason = f"{self.strerror[0].lower()}{self.strerror[1:]}"  # no "[Errno 2]" ahead of it
+        return "; ".join(filter(None, (f"{self.filename}: {reason}", self.mend)))
+
 
 @contextmanager
 def mended_by(way: str | Callable[[], str]) -> Iterator[None]:

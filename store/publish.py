@@ -123,8 +123,11 @@ def make_directory(directory: Path) -> None:
             os.mkdir(directory)
         except FileExistsError:
             if not directory.is_dir():
-                raise
+                raise NotADirectoryError(errno.ENOTDIR, "") from None
             return
+        except FileNotFoundError:  # its parent is there, but takes none, as /proc
+            reason = "no directory can be made there"
+            raise StorageError(errno.ENOENT, reason, str(directory)) from None
         parent = directory.parent.stat().st_mode
         if parent & stat.S_IWGRP and not parent & stat.S_ISVTX:  # /tmp shares nothing by itself
             os.chmod(directory, stat.S_IMODE(parent))

@@ -76,7 +76,7 @@ def test_a_writer_keeps_its_rows_for_another_try(quick_path, monkeypatch):
     with pool.writer() as writer:
         writer.append(features(range(3)), digests(range(3)), [0] * 3)
         monkeypatch.setattr("cryobase.store.publish.os", Calls(0, FAULTS["ENOSPC"]))
-        with pytest.raises(StorageError, match="No space left"):
+        with pytest.raises(StorageError, match="no space left"):
             writer.commit()
         monkeypatch.setattr("cryobase.store.publish.os", os)
     assert len(pool) == 3
@@ -97,7 +97,7 @@ def test_a_full_disk(small_disk):
     fill(pool, range(20))
     pool.publish(small_disk / "set", examples(range(20)))
     ballast = publish_bytes(small_disk, "ballast", bytes(200 << 10))
-    with pytest.raises(StorageError, match="No space left"):
+    with pytest.raises(StorageError, match="no space left"):
         fill(pool, range(20, 3000))
     assert not list(small_disk.rglob(".tmp-*"))
     assert len(FeatureSet.open(small_disk / "set", full=True)) == 20
@@ -124,9 +124,9 @@ def test_a_set_of_more_files_than_may_be_open(quick_path, enough):
         if enough:
             assert (FeatureSet.open(quick_path / "set").arrays()[0] == features(range(30))).all()
             return
-        with pytest.raises(StorageError, match=r"Too many open files: .*shard-\w+\.h5"):
+        with pytest.raises(StorageError, match=r"shard-\w+\.h5: too many open files"):
             FeatureSet.open(quick_path / "set")
-        with pytest.raises(StorageError, match="Too many open files"):
+        with pytest.raises(StorageError, match="too many open files"):
             Pool(quick_path / "pool", spec()).missing(digests(range(3)))
 
     child = multiprocessing.get_context("fork").Process(target=work)

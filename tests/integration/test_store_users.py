@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cryobase.store import FeatureSet, Pool, StorageError
+from cryobase.store.pool_files import ELSEWHERE
 from tests.unit.store.samples import digests, examples, features, fill, spec
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root to become other users")
@@ -111,6 +112,11 @@ def test_a_directory_that_may_not_be_written(quick_path):
     def work():
         with pytest.raises(StorageError):
             fill(Pool(quick_path / "pool", spec()), range(20))
+        for root in (quick_path / "new", target / "pool" / "of all"):
+            with pytest.raises(StorageError) as refusal:
+                Pool(root, spec()).make_root()
+            first = root if root.name == "new" else root.parent
+            assert str(refusal.value) == f"{first}: permission denied; {ELSEWHERE}"
 
     os.chmod(quick_path, 0o755)
     as_user(MALLORY, MALLORY, work)

@@ -1,6 +1,8 @@
+import os
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from cryobase.store import (
     MissingRowsError,
     Pool,
     SpecMismatchError,
+    StorageError,
     StoreNotFoundError,
 )
 from tests.unit.store.samples import digests, examples, features, fill, spec
@@ -402,3 +405,28 @@ def test_publish_reads_only_shards_that_are_live_in_part(pool, tmp_path, monkeyp
         "cryobase.store.rows.sum_of_rows", lambda f, *_: pytest.fail(f"read {len(f)}")
     )
     pool.publish(tmp_path / "set", examples(range(20)))
+
+
+@pytest.mark.fault(49)
+@pytest.mark.parametrize(
+    ("root", "first", "reason"),
+    [
+        ("/proc/pool", "/proc/pool", "no directory can be made there"),
+        ("/proc/pool/of/all", "/proc/pool", "no directory can be made there"),
+        ("/dev/fd/pool", "/dev/fd/pool", "no directory can be made there"),
+        ("{}/file/pool", "{}/file", "not a directory"),
+        ("{}/file", "{}/file", "not a directory"),
+        ("{}/link", "{}/link", "not a directory"),
+    ],
+)
+def test_a_pool_that_cannot_be_made_is_told_in_plain_words(tmp_path, root, first, reason):
+    if root.startswith("/") and not os.path.exists("/proc/self"):
+        pytest.skip("needs Linux' /proc")
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    pool = Pool(Path(root.format(tmp_path)), spec())
+    for use in (pool.make_root, lambda: fill(pool, range(3))):
+        with pytest.raises(StorageError) as refusal:
+            use()
+        expected = f"{first.format(tmp_path)}: {reason}; {cryobase.store.pool_files.ELSEWHERE}"
+        assert str(refusal.value) == expected
