@@ -11,10 +11,9 @@ import numpy as np
 from cryobase.pipeline import tables
 from cryobase.pipeline.layout import Layout
 from cryobase.pipeline.params import Params, load
-from cryobase.stages.data import decoding
 from cryobase.stages.data.decoding import UndecodableImageError
-from cryobase.stages.data.isolation import IsolatedDecoder
 from cryobase.stages.data.packs import read_image
+from cryobase.stages.data.received_pixels import ReceivedPixels
 from cryobase.stages.errors import DataError
 from cryobase.stages.heads import standing
 from cryobase.stages.heads.standing import MissingResultsError
@@ -65,16 +64,16 @@ def of_backbone(backbone: str, paths: Sequence[Path], *, top: int) -> Answers:
         DataError: no file.
         UndecodableImageError: a file is no image.
     """
-    from cryobase.stages.backbones.labels import top_labels
+    from cryobase.stages.backbones.labels import pixel_spec, top_labels
 
-    files = _files(paths)
-    images = [read_image(file) for file in files]
-    with closing(IsolatedDecoder(decoding.examine)) as decoder:
-        for file, image in zip(files, images, strict=True):
-            ((reason, _),) = decoder.examine([image])
-            if reason:
-                raise UndecodableImageError(f"{file}: {reason}")
-    labels = top_labels(backbone, images, top=top)
+    files, images = _files(paths), []
+    with closing(ReceivedPixels(pixel_spec(backbone))) as decoder:
+        for file in files:
+            try:
+                images.append(decoder.load(read_image(file)))
+            except UndecodableImageError as error:
+                raise UndecodableImageError(f"{file}: {error}") from None
+    labels = top_labels(backbone, np.stack(images), top=top)
     rows = [
         _row(file, [(label.name, label.probability) for label in found])
         for file, found in zip(files, labels, strict=True)

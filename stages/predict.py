@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryobase.stages.data import decoding
-from cryobase.stages.data.isolation import IsolatedDecoder
 from cryobase.stages.data.packs import read_image
-from cryobase.stages.data.pixels import PixelSpec, load
+from cryobase.stages.data.pixels import PixelSpec
+from cryobase.stages.data.received_pixels import ReceivedPixels
 from cryobase.stages.errors import DataError
 from cryobase.stages.heads.graft import graft_onto
 from cryobase.stages.heads.head import Head
@@ -85,12 +84,12 @@ class Classifier:
 
     def predict(self, paths: Iterable[Path]) -> Iterator[Prediction]:
         """A prediction per file, in order; a file that is no image gives its reason."""
-        with closing(IsolatedDecoder(decoding.examine)) as decoder:
+        with closing(ReceivedPixels(self.pixels)) as decoder:
             yield from self._predict(iter(paths), decoder)
 
-    def _predict(self, remaining: Iterator[Path], decoder: IsolatedDecoder) -> Iterator[Prediction]:
+    def _predict(self, remaining: Iterator[Path], decoder: ReceivedPixels) -> Iterator[Prediction]:
         while batch := list(islice(remaining, BATCH)):
-            found = [self._read(path, decoder) for path in batch]
+            found = [_read(path, decoder) for path in batch]
             good = [pixels for pixels in found if not isinstance(pixels, str)]
             answers = iter(self._answer(np.stack(good)) if good else ())
             for path, pixels in zip(batch, found, strict=True):
@@ -103,21 +102,20 @@ class Classifier:
                 else:
                     yield Prediction(path, None, "the model's answer is no number; train it again")
 
-    def _read(self, path: Path, decoder: IsolatedDecoder) -> NDArray[np.float32] | str:
-        """The pixels of a file, which a child process has tried out; or why there are none."""
-        try:
-            image = read_image(path)
-            ((reason, _),) = decoder.examine([image])
-            return reason or load(image, self.pixels)
-        except (OSError, DataError) as error:
-            return str(error)
-
     def _answer(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probabilities (n, classes); padding to one shape avoids a second compilation."""
         padded = np.zeros((BATCH, *pixels.shape[1:]), np.float32)
         padded[: len(pixels)] = pixels
         answers = np.asarray(self.model.predict_on_batch(padded))[: len(pixels)]
         return np.hstack([1 - answers, answers]) if answers.shape[1] == 1 else answers
+
+
+def _read(path: Path, decoder: ReceivedPixels) -> NDArray[np.float32] | str:
+    """The pixels of a file, or why there are none."""
+    try:
+        return decoder.load(read_image(path))
+    except (OSError, DataError) as error:
+        return str(error)
 
 
 def image_files(paths: Iterable[Path]) -> Iterator[Path]:

@@ -1,19 +1,19 @@
 """What a base itself sees: its classifier's top ImageNet labels."""
 
 import json
-from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cryobase.stages.backbones.build import set_weights
 from cryobase.stages.backbones.frameworks import forget_names, load_keras
 from cryobase.stages.backbones.preprocessing import PREPROCESSINGS
-from cryobase.stages.backbones.table import BACKBONES, resolve
+from cryobase.stages.backbones.table import BACKBONES, Backbone, resolve
 from cryobase.stages.backbones.weights import locate_weights
-from cryobase.stages.data.pixels import PixelSpec, load
+from cryobase.stages.data.pixels import PixelSpec
 from cryobase.stages.errors import ConfigError, MissingWeightsError
 
 
@@ -32,24 +32,30 @@ def imagenet_labels() -> tuple[str, ...]:
     return tuple(json.loads(file.read_text("utf-8")))
 
 
+def pixel_spec(backbone: str) -> PixelSpec:
+    """How an image becomes what the base's classifier sees: whole, at the base's own size.
+
+    Raises:
+        ConfigError: there is no such base.
+    """
+    return PixelSpec(image_size=_row(backbone).image_size, aspect="pad")
+
+
 def top_labels(
-    backbone: str, images: Sequence[bytes], *, top: int = 5, weights: str = "imagenet"
+    backbone: str, pixels: NDArray[np.float32], *, top: int = 5, weights: str = "imagenet"
 ) -> list[list[Label]]:
-    """The likeliest ImageNet labels of encoded images, each seen whole.
+    """The likeliest ImageNet labels of images.
 
     Args:
         backbone: a key of `BACKBONES`.
-        images: encoded images.
+        pixels: (n, size, size, 3), RGB, 0 to 255, made as `pixel_spec` says.
         top: how many labels of each.
         weights: `imagenet`, or `none` for a trial without any.
 
     Raises:
-        UndecodableImageError: an image cannot be decoded.
         MissingWeightsError: the weights of the base with its classifier cannot be had.
     """
-    pixels = PixelSpec(image_size=BACKBONES[backbone].image_size, aspect="pad")
-    batch = np.stack([load(image, pixels) for image in images])
-    probabilities = np.asarray(classifier(backbone, weights)(batch, training=False))
+    probabilities = np.asarray(classifier(backbone, weights)(pixels, training=False))
     names = imagenet_labels()
     return [
         [Label(int(i), names[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top]]
@@ -65,11 +71,7 @@ def classifier(backbone: str, weights: str = "imagenet") -> Any:
         weights: `imagenet`, or `none` for seeded ones that know nothing.
     """
     keras = load_keras()
-    try:
-        row = BACKBONES[backbone]
-    except KeyError:
-        known = ", ".join(BACKBONES)
-        raise ConfigError(f"no backbone {backbone!r}; take one of {known}") from None
+    row = _row(backbone)
     forget_names()
     if weights == "none":
         keras.utils.set_random_seed(0)
@@ -90,3 +92,11 @@ def classifier(backbone: str, weights: str = "imagenet") -> Any:
             " put that file into ~/.keras/models, or take efficientnet_lite0, which has them"
         ) from None
     return keras.Model(inputs, base.output)
+
+
+def _row(backbone: str) -> Backbone:
+    try:
+        return BACKBONES[backbone]
+    except KeyError:
+        known = ", ".join(BACKBONES)
+        raise ConfigError(f"no backbone {backbone!r}; take one of {known}") from None

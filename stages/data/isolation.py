@@ -1,7 +1,7 @@
 """Images are tried out in child processes: one that kills or stalls its decoder costs that child.
 
 A child is a new Python that imports the decoder alone, takes encoded bytes from a socket, and
-answers with reasons; no pickles, as hostile bytes may have taken it over. It ends when
+answers with reasons or bytes; no pickles, as hostile bytes may have taken it over. It ends when
 the other end of the socket does, whatever ended the parent, and by an alarm when an image takes
 too long.
 """
@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from threading import Lock
 from typing import Any
@@ -27,23 +28,30 @@ from cryobase.stages.errors import StageError
 SECONDS = 60.0  # for one image; noise of the most pixels that are read takes about four
 MAX_ANSWER = 1 << 16  # bytes
 
-Examine = Callable[[bytes], str]
-Verdict = tuple[str, str]  # the reason why an image cannot be decoded; a remark on it
+Work = Callable[..., str | bytes]  # on the bytes of an image
+Verdict = tuple[str, Any]  # the reason why an image cannot be decoded; a remark on it, or bytes
 
 
 class IsolatedDecoder:
     """As many children as threads decode at once, started when needed."""
 
-    def __init__(self, examine: Examine) -> None:
-        """Take a function that a child can import by its name: see `decoding.examine`."""
-        self._name = f"{examine.__module__}:{examine.__qualname__}"
+    def __init__(self, work: Work, *, size: int = 0, **options: Any) -> None:
+        """Take a function that a child can import by its name.
+
+        Args:
+            work: makes a remark of an image, see `decoding.examine`, or bytes.
+            size: how many bytes these are; 0 where it makes a remark.
+            options: further arguments of the function, which JSON can hold.
+        """
+        self._size = size
+        self._arguments = f"{work.__module__}:{work.__qualname__}", json.dumps(options)
         self._lock = Lock()
         self._children: list[_Child] = []  # dead ones too
         self._idle: list[_Child] = []
         self._closed = False
 
     def examine(self, images: Sequence[bytes]) -> list[Verdict]:
-        """Why each image cannot be decoded, and what is to be said of it; both may be "".
+        """Why each image cannot be decoded or "", and what the function made of it or "".
 
         Raises:
             MemoryError: the function raised it.
@@ -57,7 +65,7 @@ class IsolatedDecoder:
             answers = [answer[0] if answer else (cause, "") for answer, cause in alone]
         if None in answers:
             raise MemoryError(f"decoding images of up to {max(map(len, images)):,} bytes")
-        return [(reason, remark) for reason, remark in answers]
+        return answers
 
     def _ask(self, images: Sequence[bytes]) -> tuple[list[Any], str]:
         """A child's answers; none if it died, and of what."""
@@ -73,7 +81,7 @@ class IsolatedDecoder:
                 raise StageError("the run was stopped")
             if self._idle:
                 return self._idle.pop()
-            child = _Child(self._name)
+            child = _Child(self._size, *self._arguments)
             self._children.append(child)
         if not child.ask([b""]):  # any answer means that the decoder is imported
             raise StageError(
@@ -93,11 +101,12 @@ class IsolatedDecoder:
 class _Child:
     """One process, for one thread at a time."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, size: int, name: str, options: str) -> None:
+        self._size = size
         self._socket, theirs = Pipe()
         with theirs:
             self._process = run_module(
-                __name__, name, str(SECONDS),
+                __name__, name, options, str(SECONDS),
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,  # the parent's is for results
             )  # fmt: skip
@@ -107,8 +116,9 @@ class _Child:
         try:
             self._socket.send_bytes(json.dumps([len(image) for image in images]).encode())
             self._socket.send_bytes(b"".join(images))
-            answers: list[Any] = json.loads(self._socket.recv_bytes(MAX_ANSWER))
-        except (EOFError, OSError, ValueError):
+            answers = _answers(self._socket.recv_bytes(MAX_ANSWER), len(images))
+            answers = [one and self._completed(*one) for one in answers]
+        except (EOFError, OSError, RecursionError, ValueError):
             self._socket.close()
         else:
             return answers
@@ -117,6 +127,15 @@ class _Child:
         except subprocess.TimeoutExpired:  # it answered nonsense and still runs
             self.kill()
         return []
+
+    def _completed(self, reason: str, remark: str) -> Verdict:
+        """A verdict with the bytes that come after it."""
+        if reason or not self._size:
+            return reason, remark
+        found = self._socket.recv_bytes(self._size)
+        if len(found) != self._size:
+            raise ValueError(f"{len(found):,} bytes, not {self._size:,}")
+        return "", found
 
     def kill(self) -> None:
         self._process.kill()
@@ -129,9 +148,24 @@ class _Child:
         return f"the decoder crashed ({'signal' if status < 0 else 'exit status'} {abs(status)})"
 
 
-def serve(name: str, seconds: float) -> None:
+def _answers(data: bytes, count: int) -> list[Any]:
+    """What a child says of so many images, two texts or nothing of each.
+
+    Raises:
+        ValueError, RecursionError: it is something else; the child may have been taken over.
+    """
+    answers = json.loads(data)
+    if not isinstance(answers, list) or len(answers) != count:
+        raise ValueError(f"no {count} answers")
+    for one in answers:
+        if one is not None and (type(one) is not list or [*map(type, one)] != [str, str]):
+            raise ValueError("no answer")
+    return answers
+
+
+def serve(name: str, options: str, seconds: float) -> None:
     """In a child: answer one question after the other, until the parent is gone."""
-    examine: Examine = pkgutil.resolve_name(name)
+    work: Work = partial(pkgutil.resolve_name(name), **json.loads(options))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     _silence_libraries()
     parent = Connection(sys.stdin.fileno())
@@ -141,9 +175,12 @@ def serve(name: str, seconds: float) -> None:
             answers = []
             for length in lengths:
                 signal.setitimer(signal.ITIMER_REAL, seconds)
-                answers.append(_verdict(examine, images.read(length)))
+                answers.append(_verdict(work, images.read(length)))
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            parent.send_bytes(json.dumps(answers).encode())
+            found = [one[1] for one in answers if one and isinstance(one[1], bytes)]
+            parent.send_bytes(json.dumps(answers, default=lambda _: "").encode())
+            for each in found:
+                parent.send_bytes(each)
 
 
 def _silence_libraries() -> None:
@@ -153,9 +190,9 @@ def _silence_libraries() -> None:
     warnings.simplefilter("ignore")
 
 
-def _verdict(examine: Examine, image: bytes) -> Verdict | None:
+def _verdict(work: Work, image: bytes) -> Verdict | None:
     try:
-        return "", examine(image)
+        return "", work(image)
     except UndecodableImageError as error:
         return str(error), ""
     except MemoryError:
@@ -163,4 +200,4 @@ def _verdict(examine: Examine, image: bytes) -> Verdict | None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], float(sys.argv[2]))
+    serve(sys.argv[1], sys.argv[2], float(sys.argv[3]))

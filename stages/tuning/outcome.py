@@ -199,15 +199,16 @@ def write_imagenet(config: FinetuneRun, images: RawImages, split: Splits, output
     """
     if not config.imagenet_labels or config.base is None:
         return
-    from cryobase.stages.backbones.labels import top_labels
+    from cryobase.stages.backbones.labels import pixel_spec, top_labels
 
     examples = images.examples
     positions = np.asarray(examples.positions(split.ids("train")))
     firsts = np.unique(examples.labels[positions], return_index=True)[1]  # one of each class
     shown = positions[firsts[: config.imagenet_labels]]
+    pixels = pixel_spec(config.base.backbone)
     found = top_labels(
         config.base.backbone,
-        [images.read(int(position)) for position in shown],
+        np.stack([load(images.read(int(position)), pixels) for position in shown]),
         top=TOP,
         weights="none" if config.base.weights == "none" else "imagenet",
     )

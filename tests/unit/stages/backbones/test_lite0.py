@@ -5,9 +5,10 @@ import pytest
 
 from cryobase.stages.backbones import lite0
 from cryobase.stages.backbones.checkpoint import read_checkpoint
-from cryobase.stages.backbones.labels import classifier, imagenet_labels, top_labels
+from cryobase.stages.backbones.labels import classifier, imagenet_labels, pixel_spec, top_labels
 from cryobase.stages.backbones.probes import probes
 from cryobase.stages.backbones.weights import locate_weights
+from cryobase.stages.data.pixels import resize
 from cryobase.stages.extraction.engines import ENGINES, TOLERANCE, deviation, start_engine
 from cryobase.stages.extraction.trunk import Trunk
 from tests.closeness import BETWEEN_ENGINES, assert_close, rounding
@@ -74,11 +75,9 @@ def test_labels_are_the_thousand_classes():
 
 
 def test_the_classifier_gives_probabilities_and_names():
-    import cv2
-
-    images = probes(2, 64, seed=4)
-    encoded = [cv2.imencode(".png", image)[1].tobytes() for image in images]
-    rows = top_labels("efficientnet_lite0", encoded, top=1000)
+    whole = pixel_spec("efficientnet_lite0")
+    images = np.stack([resize(image, whole) for image in probes(2, 64, seed=4)])
+    rows = top_labels("efficientnet_lite0", images, top=1000)
     for labels in rows:
         assert len(labels) == 1000
         assert_close(sum(label.probability for label in labels), 1, within=rounding(1000))
