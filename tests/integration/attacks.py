@@ -19,15 +19,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
+
+import psutil
+
+from tests.memory import peak_bytes
 
 SECONDS = 10  # of processor time
 MEMORY = 1 << 30  # bytes above what the process had before
 HANG = 120  # seconds without an end; a machine under load takes long for little
 ROOT = Path(__file__).parents[2]
+PEAK = "peak "  # begins a line of a report
+LOOK = 25  # every so many turns of waiting, children are looked at
 
 Run = Callable[[], object]
 Command = tuple[str, ...]
@@ -83,7 +90,8 @@ class Ending:
         errors: what was written on stderr.
         output: what was written on stdout.
         seconds: of processor time, children included.
-        memory: bytes that the process took at most, above what it had before.
+        memory: bytes that the process took at most, above what it had before, and all that its
+            children took.
         touched: what was written, made, moved or removed outside of the workspace, what was
             unpickled, and which programs and addresses were called.
     """
@@ -121,7 +129,11 @@ class Server:
         self._process.communicate()
 
     def meet(self, name: str, place: Path) -> Ending:
-        """Run an attack below a directory: its workspace is `work`, the user's own is `own`."""
+        """Run an attack below a directory: its workspace is `work`, the user's own is `own`.
+
+        Beside them is a file that no attack may reach.
+        """
+        (place / "beside").write_text("precious")
         pipe = self._process
         assert pipe.stdin
         assert pipe.stdout
@@ -186,9 +198,12 @@ def _meet(one: Attack, place: Path) -> Ending:
         os.close(reading)
         _run(run, place, writing)
     os.close(writing)
-    status, used = _wait(child)
+    status, used, beneath = _wait(child)
     with os.fdopen(reading) as report:
-        before, *touched = json.loads(report.readline() or "[0]"), *report.read().splitlines()
+        lines = report.read().splitlines()
+    peaks = [int(line[len(PEAK) :]) for line in lines if line.startswith(PEAK)]
+    own = peaks[1] if len(peaks) > 1 else 1024 * used.ru_maxrss  # of one that was killed
+    touched = [line for line in lines if not line.startswith(PEAK)]
     touched += sorted(_seen(place) ^ beside)
     errors, output = ((place / "own" / name).read_text("utf-8") for name in ("errors", "output"))
     return Ending(
@@ -196,21 +211,41 @@ def _meet(one: Attack, place: Path) -> Ending:
         errors=errors,
         output=output,
         seconds=used.ru_utime + used.ru_stime,
-        memory=1024 * used.ru_maxrss - before[0],
+        memory=own - peaks[0] + beneath,
         touched=tuple(dict.fromkeys(touched)),
     )
 
 
-def _wait(child: int) -> tuple[int, resource.struct_rusage]:
-    """The status of a child and what it has used; one that hangs is killed."""
-    end = time.monotonic() + HANG
-    while True:
+def _wait(child: int) -> tuple[int, resource.struct_rusage, int]:
+    """The status of a child, what it has used, and the most that its own children had together.
+
+    One that hangs is killed.
+    """
+    end, most, process = time.monotonic() + HANG, 0, psutil.Process(child)
+    for turn in count():
         found, status, used = os.wait4(child, os.WNOHANG)
         if found:
-            return status, used
+            return status, used, most
         if time.monotonic() > end:
             os.killpg(child, signal.SIGKILL)
+        if turn % LOOK == 0:
+            most = max(most, _beneath(process))
         time.sleep(0.002)
+    raise AssertionError("it counts for ever")
+
+
+def _beneath(process: psutil.Process) -> int:
+    """The peaks of all that a process has started, in bytes.
+
+    One that is about to run its program has the memory of the process that starts it until then.
+    """
+    peaks = 0
+    with suppress(psutil.Error):  # it has ended
+        forked, children = process.cmdline(), process.children(recursive=True)
+        for one in children:
+            with suppress(psutil.Error):
+                peaks += peak_bytes(one.pid) if one.cmdline() != forked else 0
+    return peaks
 
 
 def _seen(place: Path) -> set[str]:
@@ -230,13 +265,12 @@ def _run(run: Run | Command, place: Path, report: int) -> None:
     """Run what meets an attack as the command line does, and end this process."""
     from cryobase.pipeline import cli, logs, tables
     from cryobase.pipeline.exits import exit_code
-    from tests.memory import peak_bytes
 
     for number, name in ((1, "output"), (2, "errors")):
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         os.dup2(os.open(place / "own" / name, flags, 0o600), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.write(report, json.dumps([peak_bytes()]).encode() + b"\n")
+    _tell_peak(report)
     resource.setrlimit(resource.RLIMIT_FSIZE, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (2 * SECONDS, 2 * SECONDS + 1))
     sys.addaudithook(lambda event, args: _note(event, args, place, report))
@@ -256,16 +290,19 @@ def _run(run: Run | Command, place: Path, report: int) -> None:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        _tell_peak(report)
         os._exit(code)
 
 
-def _grow() -> None:
-    bytearray(os.urandom(1)) * (MEMORY + (1 << 20))
+def _tell_peak(report: int) -> None:
+    os.write(report, f"{PEAK}{peak_bytes()}\n".encode())
 
 
+GROW = f"bytearray(b'x') * {MEMORY + (1 << 20)}"
 BROKEN: dict[str, Run] = {  # each breaks one of the promises, so that tests of the harness can fail
     "die": lambda: os.kill(os.getpid(), signal.SIGSEGV),
-    "grow": _grow,
+    "grow": lambda: exec(GROW),
+    "grow in a child": lambda: subprocess.run([sys.executable, "-c", GROW], check=True),
     "write": lambda: Path("../beside").write_text("x"),
     "unpickle": lambda: pickle.loads(pickle.dumps(Path)),
     "call": lambda: os.system("true"),

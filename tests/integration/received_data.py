@@ -306,8 +306,12 @@ def unpacked(place: Path, data: bytes) -> Run:
 def a_tar_of_many(place, kind):
     member = tarfile.TarInfo("a")
     member.type = kind
-    headers = member.tobuf(tarfile.GNU_FORMAT) * 3_000_000
-    return unpacked(place, gzip.compress(headers + bytes(1024), 1, mtime=0))
+    some, buffer = member.tobuf(tarfile.GNU_FORMAT) * 10_000, io.BytesIO()
+    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=1, mtime=0) as packed:
+        for _ in range(300):  # all at once would be 1.5 GB in the harness itself
+            packed.write(some)
+        packed.write(bytes(1024))
+    return unpacked(place, buffer.getvalue())
 
 
 @attack(3)

@@ -382,7 +382,6 @@ def a_lock_of_a_pool_that_is_no_file(place, kind):
 def a_lock_of_a_pool_that_leads_out(place):
     """Whoever opens it to hold it would make, or cut short, what it leads to."""
     pool, directory = pooled(place)
-    (place.parent / "beside").write_text("precious")
     special(directory / "writers.lock", "link", place.parent / "beside")
     return appending(pool)
 
@@ -478,7 +477,7 @@ def memory(place: Path) -> Path:
 def a_memory_of_checks_that_is_no_file(place, kind):
     """It begins anew, or is not used."""
     checkout(place)
-    special(memory(place), kind, place.parent / "beside")
+    special(memory(place), kind, place.parent / "new")
     return LOOK
 
 

@@ -7,12 +7,14 @@ documented exit code, and nothing outside of the workspace is written.
 import os
 import re
 import shutil
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.integration.attacks import MEMORY, SECONDS, Ending, Server, table
+from tests.integration.attacks import MEMORY, ROOT, SECONDS, Ending, Server, table
 from tests.scale import RUN_ALL, rounds
 from tests.unit.test_texts import harmless
 
@@ -50,23 +52,57 @@ def check(ending: Ending, code: int) -> None:
 
 
 def test_there_are_many():
-    assert len(ATTACKS) > 500
+    assert len(ATTACKS) > 700
 
 
-def written(log: Path) -> set[str]:
-    """The absolute paths that a trace says were opened for writing, made, moved or removed."""
-    found = set[str]()
-    for line in log.read_text().splitlines():
-        call, paths = line.split("(")[0].split()[-1], re.findall(r'"([^"]*)"', line)
-        opened = call.startswith(("open", "creat"))
-        if call.startswith("symlink"):
-            paths = paths[1:]  # the first is only what it says
-        if ") = -1" not in line and (
-            not opened or re.search("O_WRONLY|O_RDWR|O_CREAT|O_TRUNC", line)
-        ):
-            found.update(path for path in paths if path.startswith("/"))
+def test_every_code_is_documented():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    codes = {int(code) for code in re.findall(r"^\| (\d) \| .+ \|$", readme, re.MULTILINE)}
+    assert {one.code for one in ATTACKS.values()} <= codes - {1}
+
+
+REFUSED = Ending(3, "words\ncryobase: a reason\n", "", 0.1, 1 << 20, ())
+KEPT = {"a refusal": (REFUSED, 3), "no refusal": (replace(REFUSED, status=0, errors=""), 0)}
+BROKEN = {
+    "a signal": {"status": -11},
+    "another code": {"status": 4},
+    "no line": {"errors": "words\n"},
+    "two lines": {"errors": 2 * REFUSED.errors},
+    "a trace": {"errors": f"Traceback (most recent call last):\n{REFUSED.errors}"},
+    "a long line": {"errors": f"cryobase: {'a' * 1000}\n"},
+    "an escape": {"errors": f"\x1b[2J{REFUSED.errors}"},
+    "an escape on stdout": {"output": "\x1b[2J"},
+    "a gigabyte": {"memory": 1 << 30},
+    "ten seconds": {"seconds": 10.0},
+    "a file outside": {"touched": ("open '/etc/x'",)},
+}
+
+
+@pytest.mark.parametrize("name", [*KEPT, *BROKEN])
+def test_each_promise_is_checked(name):
+    if name in KEPT:
+        check(*KEPT[name])
+        return
+    with pytest.raises(AssertionError):
+        check(replace(REFUSED, **BROKEN[name]), REFUSED.status)
+
+
+def traced(log: Path) -> tuple[set[str], set[str]]:
+    """The absolute paths of a trace: opened for writing, made, moved or removed; and only read."""
+    written, read = set[str](), set[str]()
+    with log.open(encoding="utf-8", errors="backslashreplace") as lines:
+        for line in lines:
+            call, paths = line.split("(")[0].split()[-1], re.findall(r'"([^"]*)"', line)
+            opened = call.startswith(("open", "creat"))
+            if call.startswith("symlink"):
+                paths = paths[1:]  # the first is only what it says
+            if ") = -1" in line:
+                continue
+            changes = not opened or re.search("O_WRONLY|O_RDWR|O_CREAT|O_TRUNC", line)
+            (written if changes else read).update(path for path in paths if path[:1] == "/")
     # The names of threads, and the semaphores of joblib.
-    return {path for path in found if not re.fullmatch("/proc/.*/comm|/dev/shm/sem[.].*", path)}
+    own = re.compile("/proc/.*/comm|/dev/shm/sem[.].*")
+    return {path for path in written if not own.fullmatch(path)}, read
 
 
 def outside(paths: set[str], places: list[Path]) -> list[str]:
@@ -84,9 +120,47 @@ def outside(paths: set[str], places: list[Path]) -> list[str]:
     )
 
 
+def led_out(paths: set[str], root: Path) -> list[str]:
+    """Those that links lead out of a directory, or to the file beside a workspace.
+
+    Not to a device, which is opened to see that it is one.
+    """
+    inside = f"{root.resolve()}/"
+    found = {path: os.path.realpath(path) for path in paths if path.startswith(inside)}
+    return sorted(
+        path
+        for path, real in found.items()
+        if not real.startswith((inside, "/dev/zero")) or real.endswith("/beside")
+    )
+
+
+def test_a_trace_is_understood(tmp_path):
+    """What the next test looks for in the traces of all attacks."""
+    log, place = tmp_path / "log", tmp_path / "0"
+    place.mkdir()
+    (place / "link").symlink_to("/etc/hostname")
+    (place / "next").symlink_to("beside")
+    lines = [
+        f'1 openat(AT_FDCWD, "{place}/work/a", O_WRONLY|O_CREAT, 0666) = 3',
+        f'1 openat(AT_FDCWD, "{place}/b", O_RDWR) = 3',
+        f'1 openat(AT_FDCWD, "{place}/c", O_RDWR) = -1 ENOENT (No such file or directory)',
+        f'2 openat(AT_FDCWD, "{place}/link", O_RDONLY|O_CLOEXEC) = 3',
+        f'2 openat(AT_FDCWD, "{place}/next", O_RDONLY|O_CLOEXEC) = 3',
+        f'2 rename("{place}/work/a", "{place}/d") = 0',
+        '3 symlink("/etc/passwd", "link") = 0',
+        '3 openat(AT_FDCWD, "/etc/passwd", O_RDONLY) = 3',
+        '3 unlink("/etc/shadow" <unfinished ...>',
+        '3 openat(AT_FDCWD, "/dev/null", O_WRONLY) = 3',
+    ]
+    log.write_text("\n".join(lines))
+    written, read = traced(log)
+    assert outside(written, [place]) == ["/etc/shadow", *(f"{place}/{name}" for name in "bd")]
+    assert led_out(read, tmp_path) == [f"{place}/link", f"{place}/next"]
+
+
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-def test_nothing_outside_is_written_by_any_library(tmp_path):
+def test_nothing_outside_is_opened_or_written_by_any_library(tmp_path):
     """What Python's audit events do not tell: a sample, in which each kind has its turn."""
     log = tmp_path / "log"
     chosen = np.random.default_rng(0).permutation(list(ATTACKS))[: rounds(len(ATTACKS))].tolist()
@@ -98,23 +172,28 @@ def test_nothing_outside_is_written_by_any_library(tmp_path):
         for name, place in zip(chosen, places, strict=True):
             place.mkdir()
             one.meet(name, place)
-    found = written(log)
-    assert found
-    assert outside(found, places) == []
+    written, read = traced(log)
+    assert written
+    assert read
+    assert outside(written, places) == []
+    assert led_out(read, tmp_path) == []
+
+
+@pytest.mark.parametrize("run", ["grow", "grow in a child"])
+def test_the_harness_notices_memory(tmp_path, server, run):
+    ending = server.meet(f"harness: {run}", tmp_path)
+    assert ending.memory > MEMORY
+    check(replace(ending, memory=0), 0)
 
 
 @pytest.mark.parametrize(
-    ("run", "fact"),
-    [
-        ("die", "status"),
-        ("grow", "memory"),
-        ("write", "touched"),
-        ("unpickle", "touched"),
-        ("call", "touched"),
-    ],
+    ("run", "event"), [("write", "open "), ("unpickle", "pickle.find_"), ("call", "os.system ")]
 )
-def test_the_harness_notices(tmp_path, server, run, fact):
+def test_the_harness_notices_what_is_touched(tmp_path, server, run, event):
     ending = server.meet(f"harness: {run}", tmp_path)
-    with pytest.raises(AssertionError):
-        check(ending, 0)
-    assert getattr(ending, fact) not in (0, ())
+    assert any(one.startswith(event) for one in ending.touched)
+    check(replace(ending, touched=()), 0)
+
+
+def test_the_harness_notices_a_signal(tmp_path, server):
+    assert server.meet("harness: die", tmp_path).status == -signal.SIGSEGV
