@@ -152,8 +152,8 @@ class _Reader:
     def _dtype(self, dataset: Any, path: str) -> np.dtype[Any]:
         kind = dataset.id.get_type()
         if kind.get_class() in (h5py.h5t.FLOAT, h5py.h5t.INTEGER) and not kind.committed():
-            for dtype in map(np.dtype, DTYPES):
-                if kind.equal(h5py.h5t.py_create(dtype)):
+            for dtype, known in TYPES.items():
+                if kind.equal(known):
                     return dtype
         raise RefusedError(f"{path!a:.80} holds no numbers of a known type")
 
@@ -185,6 +185,7 @@ class _Reader:
         return texts[0] if attribute.shape == () else texts
 
 
+TYPES = {dtype: h5py.h5t.py_create(dtype) for dtype in map(np.dtype, DTYPES)}
 LAYOUTS = {h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED}
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from cryobase.pipeline.params import Params, ParamsError, load
 from cryobase.stages.data import headers
 from cryobase.stages.errors import StageError
 from cryobase.stages.heads import standing
@@ -122,6 +123,17 @@ def metrics(place: Path) -> Parser:
     return Parser(json.dumps({"best": "linear", "heads": heads}).encode(), read, (StageError,))
 
 
+def params(place: Path) -> Parser:
+    """Bytes are altered, so YAML has its turn; `test_params` alters what it means."""
+    path = place / "params.yaml"
+
+    def read(data: bytes) -> Params:
+        path.write_bytes(data)
+        return load(path)
+
+    return Parser(b"train: {heads: {a: {kind: mlp, units: [8]}}}\n", read, (ParamsError,))
+
+
 def header(data: bytes) -> Callable[[Path], Parser]:
     return lambda _: Parser(data, headers.read, (ValueError,))  # which `decode` makes a reason of
 
@@ -156,6 +168,7 @@ PARSERS = {
     "head.json": card_of_a_head,
     "history.csv": history,
     "metrics.json": metrics,
+    "params.yaml": params,
     "memory of checks": memory_of_checks,
     "header of a PNG": header(picture()),
     "header of a JPEG": header(JPEG),

@@ -79,7 +79,7 @@ def test_full_verification_never_passes_altered_bytes(quick_path):
     def work():
         chance = random.Random(25)
         passed = []
-        for number in range(rounds(50_000)):
+        for number in range(rounds(100_000)):
             path = chance.choice(files)
             data = mutate(originals[path], chance)
             if data == originals[path]:
@@ -95,7 +95,7 @@ def test_full_verification_never_passes_altered_bytes(quick_path):
         FeatureSet.open(directory, full=True)
 
     guarded(work)
-    print(f"{rounds(50_000)} mutants")
+    print(f"{rounds(100_000)} mutants")
 
 
 @pytest.mark.fault(25, 29, 34, 40)

@@ -17,7 +17,7 @@ from tests.scale import rounds
 
 GIVEN = Path(__file__).parents[3] / "integration" / "received"
 LIMIT = 1 << 24
-BATCH = 50  # files that a child reads
+BATCH = 200  # files that a child reads
 
 
 def contents(path):
@@ -142,21 +142,24 @@ def test_a_child_that_was_taken_over_is_not_believed(tmp_path, document):
 
 @pytest.mark.fault(56)
 @pytest.mark.parametrize("native", [True, False])
-def test_mutations_end_in_a_line_or_in_numbers(tmp_path, native):
+def test_mutations_end_in_a_line_or_in_numbers(quick_path, native):
     """In forked children, which are what HDF5 may crash."""
     whole = h5_good(native=native)
     random = np.random.default_rng(int(native))
-    count, at = rounds(50_000), 0
-    ends = {"read": 0, "refused": 0, "crashed": 0}
+    count, at = rounds(100_000), 0
+    ends, seen = {"read": 0, "refused": 0, "crashed": 0}, set()
     while at < count:
         mutants = [mutated(whole, random) for _ in range(min(BATCH, count - at))]
-        for answer in answers(mutants, tmp_path):
+        for answer in answers(mutants, quick_path):
             at += 1
             if answer is None:
                 ends["crashed"] += 1
                 continue
             try:
-                foreign._write(answer, tmp_path / "clean.h5")
+                document, start = foreign._document(answer)
+                if (asked := (str(document), start, os.fstat(answer.fileno()).st_size)) not in seen:
+                    foreign._write(answer, quick_path / "clean.h5")
+                    seen.add(asked)  # the next one like it has other numbers, if any
             except DataError:
                 ends["refused"] += 1
             else:
