@@ -31,6 +31,7 @@ app.add_typer(cli_store.app, name="store")
 app.add_typer(cli_heads.app, name="heads")
 app.add_typer(cli_recipe.app, name="recipe")
 app.command()(cli_status.status)
+app.command()(cli_status.doctor)
 
 SetName = Annotated[str | None, typer.Argument(help="A feature set; all of them by default.")]
 SchedulerAddress = Annotated[str | None, typer.Option(help="A Dask cluster that runs already.")]

@@ -1,4 +1,4 @@
-"""`cryobase status`: look at a checkout, change nothing."""
+"""`cryobase status` and `cryobase doctor`: look at a checkout, change nothing."""
 
 from typing import Annotated
 
@@ -21,3 +21,22 @@ def status(json: Json = False) -> None:
         tables.print_json(found.to_json())
     else:
         looks.show(found)
+
+
+def doctor(json: Json = False) -> None:
+    """Look for what is wrong around a checkout, and say what fixes it; exit code 6 if anything is.
+
+    Packages, settings, weights, pool, DVC, links, free space and the names of your images.
+    """
+    from dataclasses import asdict
+
+    from cryobase.pipeline import doctor as looks
+    from cryobase.pipeline.exits import UNWELL
+
+    found = looks.examine()
+    if json:
+        tables.print_json([asdict(one) for one in found])
+    else:
+        looks.show(found)
+    if any(one.state == "wrong" for one in found):
+        raise typer.Exit(UNWELL)

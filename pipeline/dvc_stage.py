@@ -10,6 +10,9 @@ from cryobase.pipeline import bounded_yaml
 from cryobase.pipeline.params import ParamsError
 
 PIPELINE = "dvc.yaml"
+RELINK = (
+    "run `dvc config --local cache.type hardlink,copy && dvc checkout --relink --allow-missing`"
+)
 CACHED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}(\.dir)?$")
 
 
@@ -54,15 +57,12 @@ def mend_of_links(message: str) -> str:
     Links are refused, because the file behind one can be another at any time.
     """
     named = (Path(part) for part in re.split(r": |; | ", message) if part.startswith(os.sep))
-    if not any(_leads_to_cache(path) for path in named):
+    if not any(leads_to_cache(path) for path in named):
         return ""
-    return (
-        "; DVC has put symbolic links there; to have it put the files themselves, run `dvc config"
-        " --local cache.type hardlink,copy && dvc checkout --relink --allow-missing`"
-    )
+    return f"; DVC has put symbolic links there; to have it put the files themselves, {RELINK}"
 
 
-def _leads_to_cache(path: Path) -> bool:
+def leads_to_cache(path: Path) -> bool:
     """Whether a file, or one of the first of a directory, is such a link."""
     try:
         files = [*islice(path.iterdir(), 100)] if path.is_dir() else [path]

@@ -10,6 +10,8 @@ from cryobase.stages.errors import (
 )
 from cryobase.store.errors import StoreError
 
+UNWELL = 6  # `cryobase doctor` has something to fix
+
 EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (ParamsError, 2),
     (ConfigError, 2),

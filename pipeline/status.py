@@ -124,10 +124,9 @@ class Status:
 def look(layout: Layout, params: Params) -> Status:
     """What is stale, and why."""
     source = _source(layout, params)
-    raw = _raw(layout)
-    sets = [_set(layout, name, one, raw) for name, one in params.extract.sets.items()]
-    heads = list(_heads(layout, params, {one.set: one for one in sets}))
-    found = Status(source, sets, heads)
+    there = sets(layout, params)
+    heads = list(_heads(layout, params, {one.set: one for one in there}))
+    found = Status(source, there, heads)
     if not dvc_status.in_repository(layout.root):
         return replace(found, dvc="no dvc.yaml of a DVC repository here")
     try:
@@ -136,6 +135,12 @@ def look(layout: Layout, params: Params) -> Status:
         return replace(found, dvc=str(error))
     known = dict(_unseen(layout, params, source))
     return replace(found, stages=dvc_status.stages(params, asked, known))
+
+
+def sets(layout: Layout, params: Params) -> list[SetStatus]:
+    """The feature sets of params, each against what is published, pooled and downloaded."""
+    raw = _raw(layout)
+    return [_set(layout, name, one, raw) for name, one in params.extract.sets.items()]
 
 
 def show(status: Status) -> None:
@@ -237,33 +242,41 @@ def _raw(layout: Layout) -> RawImages | None:
 
 
 def _set(layout: Layout, name: str, one: SetConfig, raw: RawImages | None) -> SetStatus:
-    published, reasons = _published(layout.features(name))
-    state = "stale" if published or reasons != [NOTHING_YET] else "missing"
+    last, reasons = None, []
     try:
-        spec, here = spec_at_hand(one, published.spec.weights_sha256 if published else UNKNOWN)
+        last = published(layout.features(name))
+        reasons += [] if last else [NOTHING_YET]
+    except StoreError as error:
+        reasons.append(str(error))
+    state = "missing" if reasons == [NOTHING_YET] else "stale"
+    try:
+        spec, here = spec_at_hand(one, last.spec.weights_sha256 if last else UNKNOWN)
     except StageError as error:
         why = "; ".join([*reasons, str(error)])
         return SetStatus(set=name, state=state, why=why, weights="missing")
-    if published:
-        differences = published.spec.differences(spec)
+    if last:
+        differences = last.spec.differences(spec)
         reasons += [f"{part}: {was} → {now}" for part, (was, now) in differences.items()]
-        if published.views != one.views:
-            reasons.append(f"views: {published.views} → {one.views}")
-        if raw is not None and not _same_images(published.examples, raw.examples):
+        if last.views != one.views:
+            reasons.append(f"views: {last.views} → {one.views}")
+        if raw is not None and not _same_images(last.examples, raw.examples):
             reasons.append("images or labels changed")
     due: dict[str, Any] = {}
     if raw is None:
-        reasons += [] if published else ["no images yet"]
+        reasons += [] if last else ["no images yet"]
     else:
-        found: Estimate = estimate(
-            spec,
-            one.views,
-            raw=layout.raw,
-            pool=layout.pool,
-            lender=layout.lender,
-            published=layout.features(name),
-        )
-        due = asdict(found)
+        try:
+            found: Estimate = estimate(
+                spec,
+                one.views,
+                raw=layout.raw,
+                pool=layout.pool,
+                lender=layout.lender,
+                published=layout.features(name),
+            )
+            due = asdict(found)
+        except StoreError as error:
+            reasons.append(str(error))
     return SetStatus(
         set=name,
         state=state if reasons else "done",
@@ -273,14 +286,13 @@ def _set(layout: Layout, name: str, one: SetConfig, raw: RawImages | None) -> Se
     )
 
 
-def _published(directory: Path) -> tuple[FeatureSet | None, list[str]]:
-    """A set, if it can be opened, else why not."""
-    try:
-        if not versions(directory):
-            return None, [NOTHING_YET]
-        return FeatureSet.open(directory), []
-    except StoreError as error:
-        return None, [str(error)]
+def published(directory: Path) -> FeatureSet | None:
+    """A published set; None where nothing was published yet.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    return FeatureSet.open(directory) if versions(directory) else None
 
 
 def _same_images(published: Examples, raw: Examples) -> bool:

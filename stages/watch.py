@@ -90,7 +90,7 @@ def last_look(source: Path) -> Watched | None:
 def _files_at(root: Path) -> Watched:
     digest, files, size = hashlib.sha256(), 0, 0
     try:
-        for name, found in _entries(os.fsencode(root)):
+        for name, found in entries(os.fsencode(root)):
             # The change time tells a file that was replaced by one of equal size and time.
             told = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
             digest.update(b"%d %s %d %d %d %d;" % (len(name), name, *told))
@@ -106,8 +106,11 @@ def _files_at(root: Path) -> Watched:
     return Watched(files=files, bytes=size, state=digest.hexdigest())
 
 
-def _entries(root: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Every file at or below `root` by relative name, links to files with what they lead to."""
+def entries(root: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Every file at or below `root` by relative name, links to files with what they lead to.
+
+    A link that leads nowhere comes with what it is itself. No file is opened.
+    """
     found = os.stat(root)
     if not stat.S_ISDIR(found.st_mode):
         yield os.path.basename(root), found
@@ -115,8 +118,8 @@ def _entries(root: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
     waiting = [b""]
     while waiting:
         prefix = waiting.pop()
-        with os.scandir(os.path.join(root, prefix)) as entries:
-            children = sorted(entries, key=lambda entry: entry.name)
+        with os.scandir(os.path.join(root, prefix)) as found_here:
+            children = sorted(found_here, key=lambda entry: entry.name)
         for entry in children:
             name = prefix + entry.name
             if entry.is_dir(follow_symlinks=False):

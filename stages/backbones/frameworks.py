@@ -42,6 +42,17 @@ HARMLESS = re.compile(
     r"|TF_(CLI|VAR|TOKEN|PLUGIN|REGISTRY)_\w+|TF_(DATA_DIR|WORKSPACE|INPUT|IN_AUTOMATION)"
 )
 
+SETTINGS_FILE = "keras.json"
+SETTINGS = {  # of Keras, as `_pin_keras` sets them
+    "backend": "tensorflow",
+    "floatx": "float32",
+    "epsilon": 1e-7,
+    "image_data_format": "channels_last",
+    "nnx_enabled": False,
+    "max_epochs": None,
+    "max_steps_per_epoch": None,
+}
+
 # what `tf.config.optimizer.get_experimental_options` names where nothing was set; all are False
 OPTIONS = {"disable_model_pruning", "disable_meta_optimizer"}
 
@@ -83,6 +94,11 @@ def _changes_values(name: str, value: str) -> bool:
 
 def _beginning(name: str) -> str:
     return next((one for one in READERS if name.upper().startswith(one)), "")
+
+
+def ignored() -> list[str]:
+    """The variables that were taken away, as long as no log line has named them."""
+    return list(_taken)
 
 
 def check_pinned() -> None:
@@ -141,9 +157,9 @@ def load_tensorflow() -> Any:
 
 
 def _pin_keras(keras: Any) -> None:
-    keras.config.set_floatx("float32")
-    keras.config.set_epsilon(1e-7)
-    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx(SETTINGS["floatx"])
+    keras.config.set_epsilon(SETTINGS["epsilon"])
+    keras.config.set_image_data_format(SETTINGS["image_data_format"])
     keras.config.disable_flash_attention()
     keras.config.set_max_epochs(None)
     keras.config.set_max_steps_per_epoch(None)
@@ -187,6 +203,19 @@ def forget_names() -> None:
     """Count automatic layer names from the start again, so that a second build has the same."""
     load_keras().utils.clear_session()
     load_keras()  # the session took some settings with it
+
+
+def settings_of_user() -> dict[str, Any]:
+    """What the user's `keras.json`, which is not read for Keras, has otherwise than is set here."""
+    from cryobase.store.errors import StoreError  # with numpy, which must not be loaded too early
+    from cryobase.store.text import read_json
+
+    try:
+        found = read_json(keras_home() / SETTINGS_FILE)
+    except (StoreError, ValueError):
+        return {}
+    items = found.items() if isinstance(found, dict) else ()
+    return {key: value for key, value in items if key in SETTINGS and value != SETTINGS[key]}
 
 
 def keras_home() -> Path:

@@ -13,7 +13,7 @@ from cryobase.stages.backbones.table import BACKBONES
 from cryobase.stages.data.raw import RawImages
 from cryobase.stages.heads.export import FORMATS
 from cryobase.stages.sources import fetch
-from tests.integration.remedies import features, images, params, source, sources
+from tests.integration.remedies import doctor, features, images, params, source, sources
 from tests.integration.remedies.by_hand import BY_HAND, TRIED_ELSEWHERE
 from tests.integration.remedies.situations import (
     PARAMS,
@@ -31,7 +31,7 @@ from tests.scale import RUN_ALL
 from tests.unit.stages.sources.test_fetch import breaking_at, good, server  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).parents[2]
-AREAS = (images, sources, features, params)  # whose import fills SITUATIONS
+AREAS = (images, sources, features, params, doctor)  # whose import fills SITUATIONS
 GOES_ON = "{}: {}; {} bytes are kept: check the network, and run `cryobase download` again to go on"
 
 

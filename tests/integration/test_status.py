@@ -129,6 +129,15 @@ def test_a_damaged_head_or_set_is_stale_with_its_message(place):
     assert shard.name in one["why"]
 
 
+def test_a_damaged_pool_is_named(place):
+    (manifest,) = place.glob(".cryobase/pool/*/manifest-*")
+    manifest.unlink()
+    manifest.write_text("{")
+    (one,) = status()["sets"]
+    assert "run `cryobase store repair`" in one["why"]
+    assert one["missing"] is None
+
+
 def test_an_empty_checkout_has_everything_missing(place):
     for name in ("data", "features", "models", ".cryobase"):
         shutil.rmtree(name)

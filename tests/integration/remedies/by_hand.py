@@ -8,9 +8,12 @@ TRIED_ELSEWHERE = {  # text -> the test that does what it says
         "tests/e2e/test_watch.py::test_a_source_that_is_away_stops_dvc_with_a_line_and_can_be_allowed",
     "cryobase: {}; {mend}":
         "tests/e2e/test_watch.py::test_a_source_that_is_away_stops_dvc_with_a_line_and_can_be_allowed",
-    "; DVC has put symbolic links there; to have it put the files themselves, run `dvc config"
-    " --local cache.type hardlink,copy && dvc checkout --relink --allow-missing`":
+    "run `dvc config --local cache.type hardlink,copy && dvc checkout --relink --allow-missing`":
         "tests/e2e/test_watch.py::test_symbolic_links_of_dvc_are_named_with_a_mend_that_mends",
+    "run `pip install {}`":
+        "tests/integration/test_doctor.py::test_a_package_out_of_range_is_named_with_pip_s_command",
+    "run `unset {}` to see this no more":
+        "tests/integration/test_doctor.py::test_settings_that_are_ignored_can_be_taken_back",
     "{}: not here; run `dvc pull {}`":
         "tests/e2e/test_watch.py::test_what_dvc_has_comes_back_by_the_command_that_is_named",
     "predict: no evaluated head{}; run `dvc repro`, or name one with --model":
@@ -117,6 +120,8 @@ BY_HAND = {
         "{}: cannot be read ({}); give yourself the right to read it, or set download.path",
         "{}: belongs to user {}, what is kept there is not to be trusted; {MEND}",
         "check the path",
+        "set CRYOBASE_POOL to a directory of your own",
+        "make room, take fewer views, a pooled output or float16",
     ),
     "the network, a server or a dataset of somebody": (
         "{}: redirects ({}) more than {} times; check download.url",

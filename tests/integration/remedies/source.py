@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("store", "stages", "pipeline")
 PROGRAMS = (
-    "7z", "ar", "cabextract", "chmod", "cpio", "cryobase", "dask", "dvc", "git", "gunzip", "lz4",
-    "pip", "rm", "tar", "unrar", "unsquashfs", "xar", "zip",
+    "7z", "ar", "cabextract", "chmod", "cpio", "cryobase", "dask", "dvc", "find", "git", "gunzip",
+    "lz4", "mv", "pip", "rm", "tar", "unrar", "unsquashfs", "xar", "zip",
 )  # fmt: skip
 VERBS = (
     "add|allow|ask for|bring|check|choose|compare|connect|convert|decrypt|develop|extract|fetch|get"

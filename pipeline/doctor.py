@@ -1,0 +1,317 @@
+"""`cryobase doctor`: what is wrong around a checkout, each finding with the command that fixes it.
+
+Owns the order of the checks and what counts as wrong. Only looks: nothing of a checkout is written,
+nothing fetched, and nothing loaded that computes. What the stages refuse is asked of the stages,
+and told in their own words.
+"""
+
+import errno
+import os
+import shlex
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from packaging.requirements import Requirement
+
+from cryobase.pipeline import status, tables
+from cryobase.pipeline.dvc_stage import PIPELINE, RELINK, leads_to_cache
+from cryobase.pipeline.layout import Layout
+from cryobase.pipeline.logs import PACKAGE
+from cryobase.pipeline.params import Params, ParamsError, load
+from cryobase.stages import watch
+from cryobase.stages.backbones import frameworks
+from cryobase.stages.backbones.kept import kept
+from cryobase.stages.errors import ConfigError, DataError, StageError
+from cryobase.stages.extract import spec_at_hand
+from cryobase.store import Pool
+from cryobase.store.errors import StoreError
+from cryobase.store.text import visible
+
+State = Literal["fine", "note", "wrong"]
+LISTED = 5  # findings of one kind
+ROOM = 1_000_000_000  # bytes that a run may need beside its rows
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: its name.
+        state: `wrong` stops something or will; a `note` stops nothing.
+        what: the fact.
+        fix: what to do, with the command in backticks; empty where nothing is to be done.
+    """
+
+    check: str
+    state: State
+    what: str
+    fix: str = ""
+
+
+def examine() -> list[Finding]:
+    """All findings, in the order of the checks."""
+    found = [*_packages(), *_ambient(), *_cache()]
+    try:
+        layout = Layout.here()
+    except ParamsError as error:
+        return [*found, _complaint("pool", error)]
+    found += [*_pool(layout), *_dvc(layout)]
+    try:
+        params = load(layout.params)
+    except ParamsError as error:
+        return [*found, _complaint("params", error)]
+    checks: tuple[Callable[[Layout, Params], Iterator[Finding]], ...]
+    checks = (_weights, _source, _features, _room)
+    return found + [one for check in checks for one in check(layout, params)]
+
+
+def show(findings: list[Finding]) -> None:
+    """Print the findings, each fix on a line of its own."""
+    for one in findings:
+        tables.line(f"{one.state:5}  {one.check:8}  {one.what}")
+        if one.fix:
+            tables.line(f"{'':17}{one.fix}")
+
+
+def _complaint(check: str, error: Exception, state: State = "wrong") -> Finding:
+    """An error in its own words, which end with what to do."""
+    what, _, fix = " ".join(str(error).split()).partition("; ")
+    return Finding(check, state, what, fix)
+
+
+def _packages() -> Iterator[Finding]:
+    """The installed libraries against what this Cryobase is made for."""
+    wrong = False
+    for text in metadata.requires(PACKAGE) or ():
+        needed = Requirement(text)
+        if needed.marker and not needed.marker.evaluate({"extra": ""}):
+            continue
+        command = shlex.quote(f"{needed.name}{needed.specifier}")
+        try:
+            version = metadata.version(needed.name)
+        except metadata.PackageNotFoundError:
+            wrong = True
+            yield Finding(
+                "packages",
+                "wrong",
+                f"{needed.name} is not installed",
+                f"run `pip install {command}`",
+            )
+            continue
+        if not needed.specifier.contains(version, prereleases=True):
+            wrong = True
+            yield Finding(
+                "packages",
+                "wrong",
+                f"{needed.name} {version} is installed, {needed.specifier} is needed",
+                f"run `pip install {command}`",
+            )
+    if not wrong:
+        versions = {
+            name: metadata.version(name) for name in (PACKAGE, "tensorflow", "keras", "dvc")
+        }
+        what = ", ".join(f"{name} {version}" for name, version in versions.items())
+        yield Finding("packages", "fine", what)
+
+
+def _ambient() -> Iterator[Finding]:
+    """Settings of the user's that Keras and others would take, and that reach no value here."""
+    if names := frameworks.ignored():
+        what = f"ignored, because they could change values: {', '.join(names)}"
+        yield Finding(
+            "settings", "note", what, f"run `unset {' '.join(names)}` to see this no more"
+        )
+    if changed := frameworks.settings_of_user():
+        what = ", ".join(f"{key} {value!r:.40}" for key, value in changed.items())
+        path = frameworks.keras_home() / frameworks.SETTINGS_FILE
+        yield Finding("settings", "note", f"{path}: not read, so that it changes no value: {what}")
+
+
+def _cache() -> Iterator[Finding]:
+    try:
+        directory = kept("weights")
+    except ConfigError as error:
+        yield _complaint("cache", error)
+    else:
+        yield Finding("cache", "fine", str(directory.parent))
+
+
+def _pool(layout: Layout) -> Iterator[Finding]:
+    if layout.lender is not None:
+        what = f"{layout.lender}: may only be read; new rows go to {layout.pool}"
+        yield Finding("pool", "note", what)
+    there = next(path for path in (layout.pool, *layout.pool.parents) if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        what = f"{there}: belongs to user {there.stat().st_uid}, and may not be written"
+        yield Finding("pool", "wrong", what, "set CRYOBASE_POOL to a directory of your own")
+        return
+    try:
+        pools = Pool.all(layout.pool)
+        rows = sum(map(len, pools))
+    except StoreError as error:
+        yield _complaint("pool", error)
+        return
+    free = tables.size(shutil.disk_usage(there).free)
+    yield Finding("pool", "fine", f"{layout.pool}: {rows:,} rows, {free} free")
+    if layout.pool.exists() and not _can_link(layout.pool, layout.root):
+        what = f"{layout.pool} and {layout.root} share no hard links, so rows take room twice"
+        yield Finding("pool", "note", what)
+
+
+def _can_link(first: Path, second: Path) -> bool:
+    """Whether hard links lead from one directory to another: they are on one disk."""
+    return first.stat().st_dev == second.stat().st_dev
+
+
+def _dvc(layout: Layout) -> Iterator[Finding]:
+    if not (layout.root / PIPELINE).is_file():
+        yield Finding("dvc", "note", f"no {PIPELINE} here: DVC runs nothing, commands do")
+        return
+    places = (layout.root, *layout.root.parents)
+    root = next((place for place in places if (place / ".dvc").is_dir()), None)
+    if root is None:
+        yield Finding("dvc", "wrong", f"{layout.root}: no DVC repository", _made(layout.root))
+        return
+    try:
+        config = _config(root)
+    except OSError as error:
+        yield Finding("dvc", "wrong", f"{root / '.dvc/config'}: cannot be read ({error})")
+        return
+    kinds = config["cache"].get("type") or []
+    if "symlink" in kinds or any(map(leads_to_cache, layout.root.glob("features/*"))):
+        what = "DVC puts symbolic links, which are refused as features"
+        yield Finding("dvc", "wrong", what, RELINK)
+    elif kinds != ["hardlink", "copy"]:
+        what = (
+            f"cache.type is {','.join(kinds) or 'not set'}: a second copy of each file may be kept"
+        )
+        fix = "run `dvc config cache.type hardlink,copy`, which makes tracked files read-only"
+        yield Finding("dvc", "note", what, fix)
+    else:
+        yield Finding("dvc", "fine", f"{root}, cache.type hardlink,copy")
+    if not config["core"].get("autostage") and (root / ".git").exists():
+        what = "core.autostage is off: what DVC writes is added to Git by hand"
+        yield Finding("dvc", "note", what, "run `dvc config core.autostage true`")
+
+
+def _made(root: Path) -> str:
+    """What makes a DVC repository of a folder."""
+    if (root / ".git").exists():
+        return "run `dvc init`"
+    inside = any((place / ".git").exists() for place in root.parents)
+    return "run `dvc init --subdir`" if inside else "run `dvc init --no-scm`"
+
+
+def _config(root: Path) -> Any:
+    """DVC's settings as it sees them.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    from dvc.config import Config, ConfigError  # a third of a second
+
+    try:
+        return Config(str(root / ".dvc"))
+    except (ConfigError, RuntimeError) as error:
+        raise OSError(errno.EINVAL, " ".join(str(error).split())) from None
+
+
+def _weights(_: Layout, params: Params) -> Iterator[Finding]:
+    for name, one in params.extract.sets.items():
+        try:
+            here = spec_at_hand(one)[1]
+        except StageError as error:
+            yield _complaint("weights", error)
+            continue
+        where = "here" if here else "made once" if one.weights == "none" else "fetched once"
+        state: State = "fine" if here else "note"
+        yield Finding("weights", state, f"{name}: {one.backbone}, {one.weights}: {where}")
+
+
+def _source(_: Layout, params: Params) -> Iterator[Finding]:
+    config = params.download
+    try:
+        seen = watch.look(config)
+    except DataError as error:
+        yield _complaint("source", error)
+        return
+    if not seen.files:
+        yield Finding("source", "fine", f"{config.source}: no files of your own")
+        return
+    yield Finding(
+        "source", "fine", f"{config.path}: {seen.files:,} files, {tables.size(seen.bytes)}"
+    )
+    root = Path(config.path).expanduser()
+    listed = list(watch.entries(os.fsencode(root))) if root.is_dir() else []
+    broken = [name for name, entry in listed if stat.S_ISLNK(entry.st_mode)]
+    if broken:
+        first = visible(os.fsdecode(broken[0]))
+        what = f"{len(broken):,} links lead nowhere, the first is {first}; they are left out"
+        yield Finding("source", "note", what, _without_links(root))
+    odd = [name for name, _ in listed if not _is_utf8(name)]
+    for name in odd[:LISTED]:
+        what = f"{visible(os.fsdecode(name))}: its name is not UTF-8, which DVC and others stop at"
+        yield Finding("source", "note", what, _renamed(os.fsencode(root), name))
+    if len(odd) > LISTED:
+        yield Finding("source", "note", f"{len(odd) - LISTED:,} more names that are not UTF-8")
+
+
+def _without_links(root: Path) -> str:
+    where = _quoted(os.fsencode(root if root.is_absolute() else f"./{root}"))
+    return f"run `find -H {where} -type l ! -exec test -e {{}} \\; -exec rm {{}} +`"
+
+
+def _renamed(root: bytes, name: bytes) -> str:
+    """A command that gives one file a name in UTF-8, read as Latin-1."""
+    folder, _, last = name.rpartition(b"/")
+    before = os.path.join(root if os.path.isabs(root) else b"./" + root, folder)
+    if not _is_utf8(before):
+        return "rename the folders above it first"
+    after = last.decode("latin-1").encode()
+    old, new = (_quoted(os.path.join(before, one)) for one in (last, after))
+    return f"run `mv -n {old} {new}`"
+
+
+def _quoted(path: bytes) -> str:
+    """A path as a word for any shell; one that no text in backticks can hold, byte by byte."""
+    if _is_utf8(path) and b"`" not in path:
+        return shlex.quote(path.decode())
+    octal = "".join(f"\\{byte:03o}" for byte in path)
+    return f"\"$(printf '{octal}')\""
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _features(layout: Layout, params: Params) -> Iterator[Finding]:
+    """Published sets that cannot be opened."""
+    for name in params.extract.sets:
+        try:
+            status.published(layout.features(name))
+        except StoreError as error:
+            yield _complaint("features", error)
+
+
+def _room(layout: Layout, params: Params) -> Iterator[Finding]:
+    """The free space against the rows that are to be computed."""
+    needed = sum(one.bytes or 0 for one in status.sets(layout, params))
+    there = next(path for path in (layout.pool, *layout.pool.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    what = f"{tables.size(free)} free, {tables.size(needed)} of rows to compute"
+    if free < needed:
+        yield Finding(
+            "room", "wrong", what, "make room, take fewer views, a pooled output or float16"
+        )
+    else:
+        yield Finding("room", "fine" if free > needed + ROOM else "note", what)
