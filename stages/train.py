@@ -137,7 +137,8 @@ def task_of(
 
 def _check_origin(config: TrainConfig, name: str, rows: SideBySide) -> None:
     """Refuse features of another program than params name: they may be an older import."""
-    for part, spec in zip(config.pairs.get(name, (name,)), rows.specs, strict=True):
+    parts = config.pairs.get(name, (name,))  # sets side by side may be no pair of params
+    for part, spec in zip(parts, rows.specs, strict=False):
         if part in config.foreign and spec.backbone != f"{FOREIGN}: {config.foreign[part]}":
             raise ConfigError(
                 f"train.foreign.{part}: {config.foreign[part]}, but the set is of"
