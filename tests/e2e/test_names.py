@@ -1,10 +1,14 @@
 """Hostile names in params.yaml: the real `dvc repro` runs, creates and deletes nothing for them."""
 
 import json
+import os
 import random
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import product
 
 import pytest
 from ruamel.yaml import YAML
@@ -36,6 +40,9 @@ NAMES = [  # {root} is the checkout's directory
     "../../../../../../../../../../../../../../../..{root}/../victim/.cryobase-stages/x",
     "../../../../../../../../../../../../../../../..{root}/.cryobase-stages/x",
     "../../victim/.cryobase-stages/x",
+    "../../victim/.cryobase-stages/names_are_no_paths.yaml",
+    "../../victim/.cryobase-stages/y/z",
+    "../../../../../../../../../../../../../../../..{root}/../victim/.cryobase-stages/y/z",
     "../.cryobase-stages/names_are_no_paths.yaml",
     "../.cryobase-stages/x",
     "{root}/stages",
@@ -112,6 +119,7 @@ def checkout(tmp_path_factory) -> Project:
     victim.mkdir(parents=True)
     (victim / "file").write_text("precious")
     shutil.copytree(made.root / PER_NAME, victim.parent / PER_NAME)  # a checkout, nearly
+    (victim.parent / PER_NAME / "x").write_text("precious")
     (victim.parent / "file").write_text("precious")
     (made.root / "data" / "raw").mkdir(parents=True)
     (made.root / "data" / "raw" / "file").write_text("precious")
@@ -187,13 +195,46 @@ def test_an_experiment_with_a_hostile_name_is_refused(checkout, name):
     assert not list(checkout.root.rglob("pwned"))
 
 
-def test_every_stage_made_per_name_keeps_the_rules():
-    """No command has text of params in it, and no name that is a path gets as far as an output."""
+def stages_per_name() -> Iterator[tuple[str, list[str]]]:
+    """`wdir` and outputs of each stage that is made per name; commands have no text of params."""
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     for stage in (entry.get("do", entry) for entry in stages.values()):
         assert "$" not in stage["cmd"]
         outputs = [*stage.get("outs", ()), *stage.get("metrics", ()), *stage.get("plots", ())]
         if any("$" in json.dumps(output) for output in outputs):
-            assert stage["wdir"] == f"{PER_NAME}/${{key}}/.."
+            assert stage["wdir"] == f"{PER_NAME}/${{key}}/${{key}}/../.."
             assert stage["vars"] == ["names_are_no_paths.yaml"]
             assert not [output for output in outputs if "${item" in json.dumps(output)]
+            yield stage["wdir"], outputs
+
+
+# All are checkouts of Cryobase; others may lie anywhere.
+MINE = "/r/q/mine"
+OTHERS = ("/r/q/other", "/r/other", "/r", "/other", "/r/q/mine/mine", "/r/q/other/other")
+WORDS = (PER_NAME, "mine", "other", "q", "features", "x", "names_are_no_paths.yaml")
+
+
+def climbing(up: int, down: int) -> Iterator[str]:
+    """Names of up to so many steps up and down."""
+    for steps, length in product(range(up + 1), range(down + 1)):
+        for words in product(WORDS, repeat=length):
+            yield "/".join((*[".."] * steps, *words))
+
+
+def test_no_name_leads_to_an_output_that_another_checkout_has():
+    """What DVC removes before a stage runs, where `names_are_no_paths.yaml` lies for that stage."""
+    marked = {f"{root}/{PER_NAME}" for root in (MINE, *OTHERS)}
+    loaded = 0
+    for wdir, outputs in stages_per_name():
+        for name in climbing(4, 4):
+            place = os.path.normpath(f"{MINE}/{wdir.replace('${key}', name)}")
+            if place not in marked:
+                continue
+            for output in outputs:
+                path = os.path.normpath(f"{place}/{output.replace('${key}', name)}")
+                loaded += 1
+                if place == f"{MINE}/{PER_NAME}" and name in WORDS:
+                    assert path.startswith(f"{MINE}/")  # a plain name
+                elif not path.startswith(f"{MINE}/{PER_NAME}/"):  # .dvcignore refuses these
+                    assert re.search(f"/{PER_NAME}/[^/]+/", path), (name, path)
+    assert loaded > 100
