@@ -122,7 +122,7 @@ class Features(FeatureSet):
 
         Args:
             ids: Which examples; all that have features, by id, if None.
-            options: `size`, `shuffle`, `block`, `seed`, `views`, `rank` and `ranks`.
+            options: `size`, `shuffle`, `block`, `seed`, `views`, `rank`, `ranks`, `drop_last`.
         """
         register()
         return TorchBatches(self, ids, **options)

@@ -38,12 +38,13 @@ class TorchDataset:
         view: 0 for the plain image.
 
     Raises:
-        UnknownExampleError: an id is not in the set, or in quarantine.
+        UnknownExampleError: an id or view is not in the set, or an example is in quarantine.
     """
 
     def __init__(self, features: FeatureSet, ids: ArrayLike | None = None, view: int = 0) -> None:
         self.features, self.view = features, view
         self._positions = features.positions(ids)
+        features.take(self._positions[:0], view)  # refuses an unknown one
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -94,6 +95,7 @@ class TorchBatches:
         views: For each example, a view from 0 to this one is drawn.
         rank: Which of `ranks` processes this is.
         ranks: How many processes share the batches.
+        drop_last: Whether to leave out an incomplete batch, and what not every rank would get.
 
     Raises:
         UnknownExampleError: an id or view is not in the set, or an example is in quarantine.
@@ -112,19 +114,22 @@ class TorchBatches:
         views: int = 0,
         rank: int = 0,
         ranks: int = 1,
+        drop_last: bool = False,
     ) -> None:
         if size < 1 or not 0 <= rank < ranks:
             raise ValueError(f"size {size}, rank {rank} of {ranks}: 1 or more, and 0 to ranks - 1")
         self.features, self.size, self.shuffle, self.block = features, size, shuffle, block
         self.seed, self.views, self.rank, self.ranks = seed, views, rank, ranks
         self._positions = features.positions(ids)
+        features.epoch(self._positions[:0], shuffle=False, views=views)  # refuses an unknown one
+        whole = len(self._positions) // size // ranks * ranks
+        self._batches = whole if drop_last else -(-len(self._positions) // size)
         self._epoch: int | None = None  # that was set
         self._passes = 0
 
     def __len__(self) -> int:
         """Batches of an epoch that this rank gets, with all of its workers."""
-        every = -(-len(self._positions) // self.size)
-        return len(range(self.rank, every, self.ranks))
+        return len(range(self.rank, self._batches, self.ranks))
 
     def set_epoch(self, epoch: int) -> None:
         """Have the next passes in the order of an epoch; call it before each of them."""
@@ -142,9 +147,9 @@ class TorchBatches:
             views=self.views,
         )  # fmt: skip
         first, step = self.rank + worker * self.ranks, self.ranks * workers
-        mine = _strided(len(order), self.size, first, step)
-        chosen = order if step == 1 else order[mine]
-        views = drawn if drawn is None or step == 1 else drawn[mine]
+        count = min(len(order), self._batches * self.size)
+        mine = slice(count) if step == 1 else _strided(count, self.size, first, step)
+        chosen, views = order[mine], None if drawn is None else drawn[mine]
         for rows, labels in self.features.read(chosen, self.size, views):
             yield rows, labels.astype(np.int64)
 

@@ -114,7 +114,10 @@ class Arrays:
 def _npz(file: BufferedReader) -> tuple[dict[str, Place], bytes | None]:
     """The arrays that `numpy.savez` wrote; their checksums are right."""
     if (size := file.seek(0, os.SEEK_END)) > MAX_NPZ:
-        raise DataError(f"{size:,} bytes, at most {MAX_NPZ:,} of an .npz file are read")
+        raise DataError(
+            f"{size:,} bytes, at most {MAX_NPZ:,} of an .npz file are read; use safetensors or"
+            " Parquet"
+        )
     places = {}
     found = members(file)
     if len(found) > MAX_ARRAYS:

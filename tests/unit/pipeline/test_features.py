@@ -189,6 +189,18 @@ def test_ranks_share_an_epoch_out(features, ranks):
         assert len(mine) == len(batches)
         parts += mine
     assert key(drained(parts)[0]) == key(features.arrays()[0])
+    rows = []
+    for rank in range(ranks):
+        batches = features.to_torch_batches(size=4, rank=rank, ranks=ranks, drop_last=True)
+        assert len(batches) == len(list(batches)) == 9 // ranks
+        assert {len(x) for x, _ in batches} == {4}
+        rows += drained(batches)[0][:, 0, 0].tolist()
+    assert len(set(rows)) == len(rows) == 36 // (4 * ranks) * 4 * ranks
+    for views in ({"views": 3}, {"views": -1}):
+        with pytest.raises(UnknownExampleError, match="has views 0 to 2"):
+            features.to_torch_batches(**views)
+    with pytest.raises(UnknownExampleError, match="has views 0 to 2"):
+        features.to_torch(view=3)
     for wrong in ({"size": 0}, {"rank": 2, "ranks": 2}, {"rank": -1}):
         with pytest.raises(ValueError, match="rank"):
             features.to_torch_batches(**wrong)
