@@ -37,20 +37,25 @@ def configure(*, quiet: bool = False, debug: bool = False) -> None:
 
 @contextmanager
 def narrated() -> Iterator[None]:
-    """Show the package's log lines on stderr for a while, in a program that shows none itself."""
+    """Let the package narrate for a while, in a program that has not set the level of its log.
+
+    Its lines go where the program sends log lines, or else to stderr.
+    """
     logger = logging.getLogger(PACKAGE)
-    if logger.hasHandlers():
+    if logger.level != logging.NOTSET:
         yield
         return
-    handler, level = logging.StreamHandler(sys.stderr), logger.level
-    handler.setFormatter(_Line("%(message)s"))
-    logger.addHandler(handler)
+    handlers = [] if logger.hasHandlers() else [logging.StreamHandler(sys.stderr)]
+    for handler in handlers:
+        handler.setFormatter(_Line("%(message)s"))
+        logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+        logger.setLevel(logging.NOTSET)
+        for handler in handlers:
+            logger.removeHandler(handler)
 
 
 def debugging() -> bool:

@@ -1,5 +1,6 @@
 """`import cryobase`, the face of the package."""
 
+import io
 import logging
 import shutil
 from pathlib import Path
@@ -184,16 +185,21 @@ def test_predict_answers_for_files_and_folders(checkout, monkeypatch):
     assert len(every.table()) in (1, 3)
 
 
-def test_the_stages_narrate_where_the_program_shows_no_log_of_its_own(checkout, capsys):
-    logger = logging.getLogger("cryobase")
-    handlers, logger.handlers = logger.handlers, []
-    roots, logging.getLogger().handlers = logging.getLogger().handlers, []
-    try:
-        cryobase.extract()
-        assert "published at" in capsys.readouterr().err
-        assert logger.handlers == []
-        logger.addHandler(logging.NullHandler())
-        cryobase.extract()
-        assert capsys.readouterr().err == ""
-    finally:
-        logger.handlers, logging.getLogger().handlers = handlers, roots
+def test_the_stages_narrate_unless_the_program_has_set_a_level(checkout, capsys, monkeypatch):
+    logger, root = logging.getLogger("cryobase"), logging.getLogger()
+    for one in (logger, root):
+        monkeypatch.setattr(one, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    cryobase.extract()
+    assert "published at" in capsys.readouterr().err
+    assert (logger.handlers, logger.level) == ([], logging.NOTSET)
+    lines = io.StringIO()
+    root.addHandler(logging.StreamHandler(lines))
+    cryobase.extract()
+    assert "published at" in lines.getvalue(), "where the program sends its lines"
+    assert capsys.readouterr().err == ""
+    logger.setLevel(logging.WARNING)
+    lines.truncate(0)
+    cryobase.extract()
+    assert "published at" not in lines.getvalue()
