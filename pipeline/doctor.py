@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 
 from cryobase.pipeline import status, tables
 from cryobase.pipeline.dvc_stage import PIPELINE, RELINK, leads_to_cache
-from cryobase.pipeline.layout import Layout
+from cryobase.pipeline.layout import Layout, dvc_root, git_root
 from cryobase.pipeline.logs import PACKAGE
 from cryobase.pipeline.params import Params, ParamsError, load
 from cryobase.stages import watch
@@ -173,8 +173,7 @@ def _dvc(layout: Layout) -> Iterator[Finding]:
     if not (layout.root / PIPELINE).is_file():
         yield Finding("dvc", "note", f"no {PIPELINE} here: DVC runs nothing, commands do")
         return
-    places = (layout.root, *layout.root.parents)
-    root = next((place for place in places if (place / ".dvc").is_dir()), None)
+    root = dvc_root(layout.root)
     if root is None:
         yield Finding("dvc", "wrong", f"{layout.root}: no DVC repository", _made(layout.root))
         return
@@ -202,10 +201,10 @@ def _dvc(layout: Layout) -> Iterator[Finding]:
 
 def _made(root: Path) -> str:
     """What makes a DVC repository of a folder."""
-    if (root / ".git").exists():
+    git = git_root(root)
+    if git == root:
         return "run `dvc init`"
-    inside = any((place / ".git").exists() for place in root.parents)
-    return "run `dvc init --subdir`" if inside else "run `dvc init --no-scm`"
+    return "run `dvc init --subdir`" if git else "run `dvc init --no-scm`"
 
 
 def _config(root: Path) -> Any:

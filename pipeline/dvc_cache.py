@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cryobase.pipeline.dvc_stage import locked
-from cryobase.pipeline.layout import PER_NAME
+from cryobase.pipeline.layout import PER_NAME, dvc_root
 from cryobase.store.errors import StoreError
 from cryobase.store.publish import share
 from cryobase.store.text import component, read_json
@@ -63,8 +63,9 @@ def _object(cache: Path, digest: str) -> Path:
 def _cache(root: Path) -> Path:
     from dvc.config import Config, ConfigError  # a third of a second
 
-    own = root / ".dvc" / "cache"
+    settings = (dvc_root(root) or root) / ".dvc"  # of a pipeline in a sub-folder it lies above
+    own = settings / "cache"
     try:
-        return Path(Config(str(root / ".dvc"))["cache"].get("dir") or own)
+        return Path(Config(str(settings))["cache"].get("dir") or own)
     except (ConfigError, OSError, RuntimeError):  # no home, or a broken file of the user's own
         return own

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cryobase.pipeline.dvc_stage import PIPELINE
+from cryobase.pipeline.layout import dvc_root
 from cryobase.pipeline.params import Params
 from cryobase.store.text import parse_json
 
@@ -42,8 +43,7 @@ class StageStatus:
 
 def in_repository(root: Path) -> bool:
     """Whether there is a pipeline here, below a directory that DVC knows."""
-    places = (root, *root.parents)
-    return (root / PIPELINE).is_file() and any((place / ".dvc").is_dir() for place in places)
+    return (root / PIPELINE).is_file() and dvc_root(root) is not None
 
 
 def ask(root: Path) -> dict[str, list[str]]:

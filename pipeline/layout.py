@@ -28,11 +28,11 @@ class Layout:
         """The layout of the current directory.
 
         DVC sets `DVC_ROOT` to the main checkout even where an experiment runs in a temporary copy,
-        so all experiments find the same pool; without DVC the root of the Git checkout is taken.
+        so all experiments find the same pool. By hand it is looked for, and then Git's root.
         Where `$CRYOBASE_POOL` may only be read, new rows go to the checkout's own pool.
         """
         root = Path.cwd()
-        shared = Path(os.environ.get("DVC_ROOT") or _git_root(root)) / ".cryobase"
+        shared = Path(os.environ.get("DVC_ROOT") or _checkout(root)) / ".cryobase"
         own, asked = shared / "pool", os.environ.get("CRYOBASE_POOL")
         if not asked:
             return cls(root, shared, own)
@@ -166,6 +166,21 @@ def _is_writable(pool: Path) -> bool:
     return all(os.access(path, os.W_OK | os.X_OK) for path in (there, *pools))
 
 
-def _git_root(start: Path) -> Path:
-    """The nearest directory at or above `start` that holds `.git`, else `start`."""
-    return next((path for path in (start, *start.parents) if (path / ".git").exists()), start)
+def dvc_root(start: Path) -> Path | None:
+    """The nearest directory at or above `start` that holds `.dvc`; None if there is none."""
+    return next((path for path in (start, *start.parents) if (path / ".dvc").is_dir()), None)
+
+
+def git_root(start: Path) -> Path | None:
+    """The nearest directory at or above `start` that holds `.git`; None if there is none."""
+    return next((path for path in (start, *start.parents) if os.path.lexists(path / ".git")), None)
+
+
+def _checkout(start: Path) -> Path:
+    """What DVC would call `DVC_ROOT`, else the root of the Git checkout, else `start`.
+
+    A DVC repository of a sub-folder is nearer than Git's; one around somebody's Git checkout is not
+    that checkout's.
+    """
+    git, dvc = git_root(start), dvc_root(start)
+    return dvc if dvc and (git is None or dvc.is_relative_to(git)) else git or start

@@ -19,6 +19,21 @@ def test_the_pool_lies_at_the_git_root(tmp_path, monkeypatch):
     assert Layout.here().raw == inner / "data" / "raw"
 
 
+def test_by_hand_the_pool_lies_where_dvc_would_have_it(tmp_path, monkeypatch):
+    """A DVC repository of a sub-folder is nearer than Git's; one around somebody's is not his."""
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.delenv("CRYOBASE_POOL", raising=False)
+    for name in ("mono/.git", "mono/vision/.dvc", "mono/vision/cryobase", "mono/text"):
+        (tmp_path / name).mkdir(parents=True)
+    for folder, root in (("vision/cryobase", "vision"), ("vision", "vision"), ("text", ".")):
+        monkeypatch.chdir(tmp_path / "mono" / folder)
+        assert Layout.here().pool == tmp_path / "mono" / root / ".cryobase" / "pool"
+    (tmp_path / ".dvc").mkdir()
+    assert Layout.here().pool == tmp_path / "mono" / ".cryobase" / "pool"
+    (tmp_path / "mono" / ".git").rmdir()
+    assert Layout.here().pool == tmp_path / ".cryobase" / "pool"
+
+
 def test_an_experiment_in_a_temporary_copy_shares_the_main_checkout(tmp_path, monkeypatch):
     monkeypatch.delenv("CRYOBASE_POOL", raising=False)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "main"))
