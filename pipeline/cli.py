@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from cryobase.pipeline import cli_heads, cli_recipe, cli_status, cli_store, logs, tables
+from cryobase.pipeline import cli_heads, cli_init, cli_recipe, cli_status, cli_store, logs, tables
 from cryobase.pipeline.layout import Layout
 from cryobase.stages.backbones import frameworks
 
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.add_typer(cli_store.app, name="store")
 app.add_typer(cli_heads.app, name="heads")
 app.add_typer(cli_recipe.app, name="recipe")
+app.command()(cli_init.init)
 app.command()(cli_status.status)
 app.command()(cli_status.doctor)
 

@@ -3,6 +3,8 @@
 A text here is one of the source, with `{}` for what is filled in.
 """
 
+INIT = "tests/unit/pipeline/init/"
+
 TRIED_ELSEWHERE = {  # text -> the test that does what it says
     "or run `dvc repro --allow-missing` to go on without it":
         "tests/e2e/test_watch.py::test_a_source_that_is_away_stops_dvc_with_a_line_and_can_be_allowed",
@@ -67,6 +69,80 @@ TRIED_ELSEWHERE = {  # text -> the test that does what it says
     " then run `cryobase extract`":
         "tests/unit/stages/test_finetune.py::"
         "test_wrong_stored_features_are_mended_as_the_message_says",
+    "{}: Git ignores it, and others need it: `git add -f {}`":
+        f"{INIT}test_place.py::"
+        "test_what_git_would_leave_out_is_named_with_the_command_that_adds_it",
+    "{}: has just changed; run `cryobase init` again":
+        f"{INIT}test_writing.py::"
+        "test_a_file_that_comes_in_between_is_not_overwritten",
+    "no folder of images here, so this is a trial on handwritten digits, which `pip install"
+    " 'cryobase[sample]'` brings; for your own give --images":
+        f"{INIT}test_params.py::"
+        "test_where_there_are_no_images_it_is_the_trial_on_digits",
+    "{}; see `cryobase init --images {}`":
+        f"{INIT}test_params.py::"
+        "test_a_folder_around_the_classes_is_seen_through",
+    "several folders hold images: {}; choose one, `cryobase init {}`":
+        f"{INIT}test_params.py::"
+        "test_without_an_option_one_of_several_folders_must_be_chosen",
+    "{}: no such folder or archive; name the one with the images":
+        f"{INIT}test_params.py::"
+        "test_images_that_are_not_there_are_an_error_before_anything_is_written",
+    "init: give one of --images, --tfds and --recipe":
+        f"{INIT}test_params.py::"
+        "test_options_that_contradict_each_other_are_refused",
+    "init: --pattern reads file names of --images; give both":
+        f"{INIT}test_params.py::"
+        "test_options_that_contradict_each_other_are_refused",
+    "{}: a name that is not UTF-8, which no params file holds; rename it":
+        f"{INIT}test_params.py::"
+        "test_a_path_that_is_no_utf8_is_refused",
+    "DVC may keep a second copy of each file here; `dvc config cache.type hardlink,copy`"
+    " keeps one, and makes files that DVC tracks read-only":
+        f"{INIT}test_place.py::"
+        "test_a_used_dvc_repository_keeps_its_settings_and_hears_of_ours",
+    "DVC makes symbolic links here, which are refused as features; run `dvc config --local"
+    " cache.type hardlink,copy`":
+        f"{INIT}test_place.py::"
+        "test_symbolic_links_of_dvc_are_named_before_they_are_made",
+    "{}: not a folder; name one, or a new one":
+        f"{INIT}test_place.py::"
+        "test_a_file_is_no_place",
+    "{}: there already, and the pipeline would write there; give it a folder of its own:"
+    " `cryobase init {}`":
+        f"{INIT}test_place.py::"
+        "test_a_folder_whose_outputs_are_somebodys_is_refused",
+    "{}: the pipeline's folders would lie among the images and become classes; make it"
+    " beside them: `cryobase init {}`":
+        f"{INIT}test_place.py::"
+        "test_the_pipeline_does_not_go_among_the_images",
+    "{}: the pipeline writes to {}/ too; give it a folder of its own: `cryobase init {}`":
+        f"{INIT}test_place.py::"
+        "test_images_in_a_folder_that_the_pipeline_writes_to_stay_alone_there",
+    "{}: of another pipeline, and a folder has one; give this one a folder of its own:"
+    " `cryobase init {}`":
+        f"{INIT}test_place.py::"
+        "test_another_pipeline_keeps_its_folder_and_the_command_that_is_named_takes_another",
+    "no Git repository here: `dvc repro` needs none, `dvc exp` does":
+        "tests/e2e/test_init.py::"
+        "test_two_commands_make_a_report_of_a_folder_with_a_mess_in_it",
+    "{}: of a newer Cryobase; run `pip install -U cryobase`":
+        f"{INIT}test_upgrade.py::"
+        "test_the_stages_of_a_newer_version_are_not_taken_back",
+    "{}: of another Cryobase; bring it up to date with `cryobase init {}`":
+        f"{INIT}test_upgrade.py::"
+        "test_an_upgrade_replaces_what_nobody_has_edited",
+    "{}: has been edited, so it stays; `cryobase init {}` shows what is new":
+        f"{INIT}test_upgrade.py::"
+        "test_an_upgrade_shows_what_is_new_beside_edits_and_leaves_them",
+    "{}: has been edited, so it is not replaced; put it aside with `mv {} && cryobase init"
+    " {}`, and stages of your own into the dvc.yaml of another folder":
+        f"{INIT}test_upgrade.py::"
+        "test_an_upgrade_shows_what_is_new_beside_edits_and_leaves_them",
+    "{}: there already, and is not overwritten; change its section download, or put it"
+    " aside with `mv {} && cryobase init {}`":
+        f"{INIT}test_writing.py::"
+        "test_params_that_are_there_are_kept_or_put_aside",
 }  # fmt: skip
 
 BY_HAND = {
