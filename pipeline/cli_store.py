@@ -1,5 +1,6 @@
 """`cryobase store …`: look into pools and feature sets, check, mend, compare, share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -240,7 +241,7 @@ def import_(
     from cryobase.pipeline import exchange
 
     layout = Layout.here()
-    if source.is_dir():
+    if os.path.lexists(source) and not source.is_file():  # a set is a directory, or nothing
         found = exchange.take_directory(layout, source, name, foreign=foreign)
         tables.line(f"{found.directory}: {len(found):,} images, every byte right")
         return
