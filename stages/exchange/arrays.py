@@ -28,6 +28,7 @@ MAX_ARRAYS = 4096
 MAX_NPZ = (1 << 32) - 1  # where zip needs its 64-bit form
 TEXTS = ("|S", "<U")
 NUMBERS = tuple(SAFETENSORS)
+OBJECTS = b"'descr': '|O'"
 SHAPES = 32  # dimensions that an array may have
 
 _DTYPES = {name: spelled for spelled, name in SAFETENSORS.items()}
@@ -128,6 +129,11 @@ def _npz(file: BufferedReader) -> tuple[dict[str, Place], bytes | None]:
             raise DataError(f"{visible(name)[:80]!r} is no array")
         file.seek(member.offset)
         beginning = file.read(min(member.size, MAX_NPY_HEADER))
+        if OBJECTS in beginning:
+            raise DataError(
+                f"{visible(key)[:80]!r} holds Python objects, which are not read; write texts as"
+                " numpy.array(texts, 'U')"
+            )
         header = npy_header(name, beginning, member.size, (*NUMBERS, *TEXTS))
         if header.fortran:
             raise DataError(
@@ -198,7 +204,9 @@ def _entry(name: str, entry: Any) -> tuple[np.dtype[Any], tuple[int, ...], int, 
     if isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"}:
         kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(kind, str) or kind not in _DTYPES:
-            raise DataError(f"{visible(name)[:80]!r} has the type {str(kind)[:20]!r}")
+            known = ", ".join(_DTYPES)
+            fact = f"{visible(name)[:80]!r} has the type {visible(str(kind))[:20]!r}"
+            raise DataError(f"{fact}, which is none of {known}")
         counts = [shape, offsets] if isinstance(offsets, list) and len(offsets) == 2 else []
         if counts and all(_are_counts(values) for values in counts):
             return np.dtype(_DTYPES[kind]), tuple(shape), *offsets

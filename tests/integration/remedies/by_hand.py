@@ -277,6 +277,7 @@ BY_HAND = {
     "whoever made the array or table writes it otherwise, or the command line names it": (
         "{}: there are splits already; leave --splits out",
         "{} bytes, at most {} of an .npz file are read; use safetensors or Parquet",
+        "{} holds Python objects, which are not read; write texts as numpy.array(texts, 'U')",
         "{} lies column by column; write it through numpy.ascontiguousarray",
         "two classes have one name in UTF-8; rename one of them",
         "not from a store's export, which says what computed it; name that with --foreign"

@@ -329,7 +329,7 @@ GOOD = {
         ({"features": np.array([[1, 2], [3, 1], [1e300, 0]])}, "of c are not finite"),
         ({"digests": np.ones((3, 31), np.uint8)}, "expected \\(3, 32\\)"),
         ({"split": np.array(["train", "trian", "test"])}, "trian"),
-        ({"pickled": np.array([object()])}, "no array"),
+        ({"ids": np.array(["a", "b", "c"], object)}, "Python objects, .* numpy.array"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, changes, message):
@@ -340,6 +340,26 @@ def test_what_does_not_fit_is_named(tmp_path, changes, message):
     assert str(raised.value).startswith(str(tmp_path / "file.npz"))
     assert not (tmp_path / "set").exists()
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_what_a_message_says_of_an_array_works(tmp_path):
+    texts = np.array(["a", "bb", "c"], object)
+    plain = np.array(texts, "U")
+    written(tmp_path / "1", "npz", **GOOD | {"ids": plain, "labels": np.array(["x", "y", "x"])})
+    assert len(take_in(tmp_path / "1.npz", tmp_path / "a", origin=ORIGIN).features) == 3
+    columns = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(3, 2))
+    rows = np.ascontiguousarray(columns)
+    written(tmp_path / "2", "npz", **GOOD | {"features": rows})
+    found = take_in(tmp_path / "2.npz", tmp_path / "b", origin=ORIGIN).features
+    assert (found.arrays()[0] == columns).all()
+
+
+def test_types_that_numpy_does_not_have_are_named(tmp_path):
+    entry = {"dtype": "BF16", "shape": [1, 2], "data_offsets": [0, 4]}
+    text = json.dumps({"features": entry}).encode()
+    (tmp_path / "file").write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 4)
+    with pytest.raises(DataError, match="'BF16', which is none of F16, F32"):
+        take_in(tmp_path / "file", tmp_path / "set", origin=ORIGIN)
 
 
 @pytest.mark.parametrize(
