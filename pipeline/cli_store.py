@@ -241,7 +241,8 @@ def import_(
     from cryobase.pipeline import exchange
 
     layout = Layout.here()
-    if os.path.lexists(source) and not source.is_file():  # a set is a directory, or nothing
+    of_a_set = not foreign and os.path.lexists(source) and not source.is_file()
+    if source.is_dir() or of_a_set:  # a socket, say, is said to be no set
         found = exchange.take_directory(layout, source, name, foreign=foreign)
         tables.line(f"{found.directory}: {len(found):,} images, every byte right")
         return
