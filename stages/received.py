@@ -13,15 +13,21 @@ from cryobase.store.files import open_regular
 
 
 @contextmanager
-def opened(path: Path, limit: int) -> Iterator[BufferedReader]:
+def opened(path: Path, limit: int, *, follow: bool = True) -> Iterator[BufferedReader]:
     """A file of at most `limit` bytes, for reading.
 
+    Args:
+        path: the file.
+        limit: bytes.
+        follow: whether it may be a symbolic link: what a user names may, and what DVC puts there;
+            what lies in a cache may not.
+
     Raises:
-        DataError: it is a FIFO, directory or device, or larger.
+        DataError: it is a FIFO, directory or device, a link without `follow`, or larger.
         OSError: there is none, or it cannot be opened.
     """
     try:
-        descriptor = open_regular(path, follow=True)
+        descriptor = open_regular(path, follow=follow)
     except IntegrityError as error:
         raise DataError(str(error)) from None
     with open(descriptor, "rb") as file:

@@ -150,7 +150,7 @@ def _card(directory: Path, trunk: Trunk, outputs: Sequence[str]) -> dict[str, An
     sha256 = {}
     for path in directory.iterdir():
         if path.name != CARD:
-            with opened(path, MAX_FILE) as file:
+            with opened(path, MAX_FILE, follow=False) as file:
                 sha256[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return {"made_from": _parts(trunk, outputs), "sha256": sha256}
 

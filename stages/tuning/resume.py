@@ -99,7 +99,7 @@ class Checkpoints:
         return self._read(self.directory / NAME.format(epoch)).weights
 
     def _read(self, path: Path) -> State:
-        with opened(path, MAX_BYTES) as file:
+        with opened(path, MAX_BYTES, follow=False) as file:
             arrays = read_npz(file, DTYPES)
         card = parse_json(arrays["card"].tobytes())
         rows, kept = card["rows"], card["kept"]

@@ -66,6 +66,17 @@ def test_an_epoch_under_another_number_is_not_taken_up(tmp_path):
     assert saved.load() is None
 
 
+@pytest.mark.fault(32)
+def test_a_link_in_place_of_an_epoch_is_not_followed(tmp_path):
+    saved = Checkpoints(tmp_path / "run")
+    saved.save(state(0, 0))
+    [epoch] = (tmp_path / "run").iterdir()
+    epoch.rename(tmp_path / epoch.name)
+    epoch.symlink_to(tmp_path / epoch.name)
+    assert saved.load() is None
+    assert (tmp_path / epoch.name).exists()
+
+
 def test_clear_removes_everything(tmp_path):
     saved = Checkpoints(tmp_path / "run")
     saved.save(state(0, 0))
