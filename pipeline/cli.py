@@ -88,9 +88,12 @@ def download() -> None:
     """Bring the images of the source into data/raw."""
     from cryobase.pipeline.params import load
     from cryobase.stages import download as stage
+    from cryobase.stages import watch
 
     layout = Layout.here()
-    stage.run(load(layout.params, "download").download, output=layout.raw)
+    config, seen = load(layout.params, "download").download, watch.last_look(layout.source)
+    files = seen.files if seen and config.source == "folder" else None
+    stage.run(config, output=layout.raw, expected=files)
 
 
 @app.command()

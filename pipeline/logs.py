@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 PACKAGE = "cryobase"
 
@@ -18,6 +19,16 @@ class _Line(logging.Formatter):
         return visible(super().formatMessage(record))
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes to stderr; bars that are drawn there step aside."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from cryobase.stages.progress import aside
+
+        with aside():
+            super().emit(record)
+
+
 def configure(*, quiet: bool = False, debug: bool = False) -> None:
     """Send the package's log lines to stderr; with `debug` say where from.
 
@@ -25,7 +36,7 @@ def configure(*, quiet: bool = False, debug: bool = False) -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     origin = "%(asctime)s %(levelname)s %(name)s: " if debug else ""
     handler.setFormatter(_Line(f"{origin}%(message)s"))
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
@@ -45,7 +56,7 @@ def narrated() -> Iterator[None]:
     if logger.level != logging.NOTSET:
         yield
         return
-    handlers = [] if logger.hasHandlers() else [logging.StreamHandler(sys.stderr)]
+    handlers = [] if logger.hasHandlers() else [_Handler(sys.stderr)]
     for handler in handlers:
         handler.setFormatter(_Line("%(message)s"))
         logger.addHandler(handler)

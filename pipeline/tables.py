@@ -29,9 +29,11 @@ def show(rows: Sequence[Row], *, as_json: bool = False, as_csv: bool = False) ->
 
 def line(text: str, *, error: bool = False) -> None:
     """Print one line for people, on stderr if it is no result."""
+    from cryobase.stages.progress import aside
     from cryobase.store.text import visible
 
-    (sys.stderr if error else sys.stdout).write(visible(text) + "\n")
+    with aside():
+        (sys.stderr if error else sys.stdout).write(visible(text) + "\n")
 
 
 def print_json(document: Any) -> None:

@@ -35,8 +35,13 @@ class DownloadSummary:
     quarantined: int
 
 
-def run(config: DownloadConfig, *, output: Path) -> DownloadSummary:
+def run(config: DownloadConfig, *, output: Path, expected: int | None = None) -> DownloadSummary:
     """Bring `output` up to date with the source; what is there and unchanged is kept.
+
+    Args:
+        config: the source.
+        output: the directory of packs and index.
+        expected: about how many images there are, for people who wait.
 
     Raises:
         DataError: no image at all, or the source cannot be read.
@@ -44,7 +49,7 @@ def run(config: DownloadConfig, *, output: Path) -> DownloadSummary:
     make_directory(output)
     found, new = _as_before(config, output), 0
     if found is None:
-        found, new = _bring_up_to_date(config, output)
+        found, new = _bring_up_to_date(config, output, expected)
     else:
         log.info("the archive is in already; what it has beside images: %s", output / LEFT_OUT)
     bad = np.flatnonzero(found.quarantined)
@@ -75,8 +80,10 @@ def _identity(config: DownloadConfig) -> dict[str, str | None]:
     return dict(SOURCES[config.source].identity(config.own))
 
 
-def _bring_up_to_date(config: DownloadConfig, output: Path) -> tuple[index.Index, int]:
-    ingest = Ingest(output, in_place=config.path if config.in_place else None)
+def _bring_up_to_date(
+    config: DownloadConfig, output: Path, expected: int | None
+) -> tuple[index.Index, int]:
+    ingest = Ingest(output, in_place=config.path if config.in_place else None, expected=expected)
     with open_source(config, output.with_name(f"{output.name}.incoming")) as source:
         found = replace(ingest.run(source), source=_identity(config))
         leaves = source.left_out

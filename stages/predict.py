@@ -1,7 +1,7 @@
 """`cryobase predict`: image files classified by a head on its backbone, or by a tuned model."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +17,7 @@ from cryobase.stages.data.received_pixels import ReceivedPixels
 from cryobase.stages.errors import DataError
 from cryobase.stages.heads.graft import graft_onto
 from cryobase.stages.heads.head import Head
+from cryobase.stages.progress import Progress
 from cryobase.stages.sources.folder import files
 from cryobase.stages.sources.left_out import Tally
 from cryobase.stages.tuning.saved import CARD, TunedModel
@@ -82,10 +83,15 @@ class Classifier:
         tuned = TunedModel.load(directory)
         return cls(tuned.model, tuned.classes, tuned.pixels)
 
-    def predict(self, paths: Iterable[Path]) -> Iterator[Prediction]:
+    def predict(self, paths: Collection[Path]) -> Iterator[Prediction]:
         """A prediction per file, in order; a file that is no image gives its reason."""
-        with closing(ReceivedPixels(self.pixels)) as decoder:
-            yield from self._predict(iter(paths), decoder)
+        with (
+            closing(ReceivedPixels(self.pixels)) as decoder,
+            Progress("predict", "images", len(paths)) as progress,
+        ):
+            for one in self._predict(iter(paths), decoder):
+                progress.advance(1)
+                yield one
 
     def _predict(self, remaining: Iterator[Path], decoder: ReceivedPixels) -> Iterator[Prediction]:
         while batch := list(islice(remaining, BATCH)):

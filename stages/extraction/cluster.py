@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import secrets
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -34,7 +33,6 @@ from numpy.typing import NDArray
 from cryobase.stages.backbones.table import EXTRACTOR_VERSION
 from cryobase.stages.backbones.weights import WeightsFile
 from cryobase.stages.errors import ConfigError, StageError
-from cryobase.stages.extraction.flow import TELL_SECONDS
 from cryobase.stages.extraction.passes import (
     Computed,
     check_size,
@@ -45,6 +43,7 @@ from cryobase.stages.extraction.passes import (
 )
 from cryobase.stages.extraction.plan import Images, Pass, Target, plan
 from cryobase.stages.extraction.trunk import Engine
+from cryobase.stages.progress import Progress
 from cryobase.store import StoreError
 from cryobase.store.pool import Pool
 from cryobase.store.shard import Views
@@ -270,11 +269,12 @@ def compute(
     with (
         connect(cluster) as client,
         _loaded(client, passes, images, weights, engine=engine, batch_size=batch_size) as loader,
+        Progress("extract", "rows", sum(len(each.positions) for each in passes)) as progress,
     ):
-        suspects = _hand_out(client, loader, parts_of(passes), computed)
+        suspects = _hand_out(client, loader, parts_of(passes), computed, progress)
         while suspects:  # one at a time: a worker's death is blamed on all that was queued on it
             part = suspects.pop()
-            if not _hand_out(client, loader, iter([part]), computed):
+            if not _hand_out(client, loader, iter([part]), computed, progress):
                 continue
             if len(part.positions) > 1:
                 suspects += part.halves()
@@ -285,13 +285,13 @@ def compute(
     return computed
 
 
-def _hand_out(client: Any, loader: str, parts: Iterator[Part], computed: Computed) -> list[Part]:
+def _hand_out(
+    client: Any, loader: str, parts: Iterator[Part], computed: Computed, progress: Progress
+) -> list[Part]:
     """Compute parts, a few per worker at a time; returns those that workers died of."""
     submitted: dict[Any, Part] = {}
     finished = as_completed()
     suspects = []
-    started = told = time.monotonic()
-    before = computed.rows.total()
 
     def fill() -> None:
         workers = len(client.scheduler_info(n_workers=-1)["workers"])  # some come late, or again
@@ -309,11 +309,9 @@ def _hand_out(client: Any, loader: str, parts: Iterator[Part], computed: Compute
             rows, failures = future.result()
             computed.rows.update(rows)
             computed.failures.update(failures)
+            progress.advance(len(part.positions))
         except KilledWorker:
             suspects.append(part)
-        if (now := time.monotonic()) - told >= TELL_SECONDS:
-            told, rows_here = now, computed.rows.total() - before
-            logger.info("%s rows, %.0f rows/s", f"{rows_here:,}", rows_here / (now - started))
         fill()
     return suspects
 

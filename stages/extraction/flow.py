@@ -6,7 +6,6 @@ At most `DEPTH` batches are under way. Whoever is ahead waits, so that memory do
 number of images. Batches arrive in order, whichever was ready first.
 """
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,13 +19,10 @@ from numpy.typing import NDArray
 
 from cryobase.stages.data.decoding import UndecodableImageError
 from cryobase.stages.extraction.trunk import Engine, cores
-
-logger = logging.getLogger(__name__)
+from cryobase.stages.progress import Progress
 
 DEPTH = 4
 IMAGES_PER_TASK = 8
-TELL_SECONDS = 10.0
-RATE_SECONDS = 1.0  # the least that a rate is told of
 
 Pixels = NDArray[np.float32]
 
@@ -105,35 +101,38 @@ class Flow:
     def __iter__(self) -> Iterator[FeatureBatch]:
         decoding = ThreadPoolExecutor(self._threads, "decode")
         forwarding = ThreadPoolExecutor(self._threads, "forward")
-        progress = Progress(self._count, self.times)
         under_way: deque[Future[_Timed]] = deque()
         try:
-            for first in range(0, self._count, self._batch_size):
-                if len(under_way) == DEPTH:
+            with Progress("extract", "rows", self._count) as progress:
+                for first in range(0, self._count, self._batch_size):
+                    if len(under_way) == DEPTH:
+                        yield from self._finish(under_way.popleft(), progress)
+                    buffer = (
+                        self._buffers.popleft() if self._buffers else np.empty(self._shape, "f4")
+                    )
+                    last = min(first + self._batch_size, self._count)
+                    tasks = [
+                        decoding.submit(self._decode, buffer, first, start, last)
+                        for start in range(first, last, IMAGES_PER_TASK)
+                    ]
+                    under_way.append(forwarding.submit(self._forward, buffer, first, last, tasks))
+                while under_way:
                     yield from self._finish(under_way.popleft(), progress)
-                buffer = self._buffers.popleft() if self._buffers else np.empty(self._shape, "f4")
-                last = min(first + self._batch_size, self._count)
-                tasks = [
-                    decoding.submit(self._decode, buffer, first, start, last)
-                    for start in range(first, last, IMAGES_PER_TASK)
-                ]
-                under_way.append(forwarding.submit(self._forward, buffer, first, last, tasks))
-            while under_way:
-                yield from self._finish(under_way.popleft(), progress)
         finally:
             for pool in (forwarding, decoding):
                 pool.shutdown(wait=False, cancel_futures=True)
             for pool in (decoding, forwarding):
                 pool.shutdown(wait=True)
 
-    def _finish(self, future: "Future[_Timed]", progress: "Progress") -> Iterator[FeatureBatch]:
+    def _finish(self, future: "Future[_Timed]", progress: Progress) -> Iterator[FeatureBatch]:
         batch, decode, forward = future.result()
         started = time.perf_counter()
         yield batch  # the caller writes before it asks for the next
         self.times.write += time.perf_counter() - started
         self.times.decode += decode
         self.times.forward += forward
-        progress.advance(len(batch.indices) + len(batch.failures))
+        rows = len(batch.indices) + len(batch.failures)
+        progress.advance(rows, f"slowest: {self.times.slowest}")
 
     def _decode(self, buffer: Pixels, first: int, start: int, last: int) -> _Decoded:
         """Load a few images into their places in the batch that begins at `first`."""
@@ -168,33 +167,3 @@ class Flow:
             if self._engine is None:
                 self._engine = self._make_engine()
             return self._engine
-
-
-class Progress:
-    """Tells every ten seconds how far a pass is, how fast it goes and what holds it up."""
-
-    def __init__(self, count: int, times: Times) -> None:
-        self._count, self._times = count, times
-        self._done = self._before = 0
-        self._started = self._told = time.monotonic()
-
-    def advance(self, rows: int) -> None:
-        """Count rows as done, and tell if it is time."""
-        now = time.monotonic()
-        if not self._done:  # the first batch waited for the engine, which says nothing of the rate
-            self._started, self._before = now, rows
-        self._done += rows
-        seconds = now - self._started
-        # batches that were ready together come at once: a rate needs some time to be one
-        if now - self._told < TELL_SECONDS or seconds < RATE_SECONDS:
-            return
-        self._told = now
-        rate = (self._done - self._before) / seconds
-        logger.info(
-            "%s of %s rows, %.0f rows/s, %.0f s left, slowest: %s",
-            f"{self._done:,}",
-            f"{self._count:,}",
-            rate,
-            (self._count - self._done) / rate,
-            self._times.slowest,
-        )

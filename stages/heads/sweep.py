@@ -19,6 +19,7 @@ from cryobase.stages.heads.history import History
 from cryobase.stages.heads.kernel import UPDATES, judge, trainer
 from cryobase.stages.heads.rows import READ, Batch, Floats, Task, fit_scale, weigh_classes
 from cryobase.stages.heads.stack import Read, Stack, plan
+from cryobase.stages.progress import Progress
 
 tf = load_tensorflow()
 logger = logging.getLogger(__name__)
@@ -188,12 +189,17 @@ def _train_read(
     stacks = [TrainingStack(stack, heads, task) for stack in read.stacks]
     active = stacks
     epoch = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    most = max(heads[name].epochs for stack in read.stacks for name in stack.names)
+    rows = most * (len(task.train) + len(task.validation))  # fewer if all heads stop early
+    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress("train", "rows", rows) as progress:
         while active:
+            learning = f"epoch {epoch + 1}, {sum(int(one.active.sum()) for one in active)} heads"
             for batch in task.epoch(epoch, read.rows, read.views):
                 _feed(pool, active, batch, scale, rows_of=_rows, use=TrainingStack.learn)
+                progress.advance(len(batch[1]), learning)
             for batch in task.in_order(task.validation):
                 _feed(pool, active, batch, scale, rows_of=lambda _: READ, use=TrainingStack.judge)
+                progress.advance(len(batch[1]), learning)
             for one in active:
                 one.end_epoch()
             active = [one for one in active if one.active.any()]

@@ -18,6 +18,7 @@ import requests
 import urllib3
 
 from cryobase.stages.errors import DataError, NetworkError
+from cryobase.stages.progress import BYTES, Progress
 from cryobase.store.errors import StoreError
 from cryobase.store.text import read_json
 
@@ -28,7 +29,6 @@ MAX_BYTES = 1 << 40
 ATTEMPTS = 5  # in a row that bring less than PROGRESS
 PROGRESS = 1 << 20  # bytes
 MAX_REDIRECTS = 10
-SAY_EVERY = 10.0  # seconds
 CONTENT_RANGE = re.compile(r"\Abytes ([0-9]{1,18})-[0-9]{1,18}/(?:[0-9]{1,18}|\*)\Z")
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP errors that may be gone the next time
 PROXY_WANTS_PASSWORD = 407
@@ -236,12 +236,14 @@ class _Transfer:
         with os.fdopen(os.open(self.path, flags, 0o600), "wb") as file:
             file.truncate(start)
             file.seek(start)
-            received = self._copy(response, file, start)
+            total = None if expected is None else start + expected
+            with Progress(self._url, BYTES, total, done=start) as progress:
+                received = self._copy(response, file, start, progress)
         if expected is not None and received < expected:
             raise _TransferError(f"the connection ended after {received:,} of {expected:,} bytes")
 
-    def _copy(self, response: requests.Response, file: Any, start: int) -> int:
-        received, began, said = 0, time.monotonic(), time.monotonic()
+    def _copy(self, response: requests.Response, file: Any, start: int, progress: Progress) -> int:
+        received, began = 0, time.monotonic()
         # read1 returns what has come; read would wait for the whole block, however slowly it drips
         while block := response.raw.read1(BLOCK, decode_content=False):
             if self._given_up:
@@ -253,9 +255,7 @@ class _Transfer:
             elapsed = time.monotonic() - began
             if elapsed > self._patience.crawl and received < CRAWL * elapsed:
                 raise _TransferError(f"only {received:,} bytes came in {elapsed:.0f} s")
-            if time.monotonic() - said > SAY_EVERY:
-                said = time.monotonic()
-                log.info("%s: %s MB so far", self._url, f"{(start + received) / 1e6:,.0f}")
+            progress.advance(len(block))
         return received
 
     def _refuse_too_much(self, have: int, more: int) -> None:

@@ -6,7 +6,6 @@ The way is the same for all sources; what a source is, `source.py` says.
 import hashlib
 import logging
 import os
-import time
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
@@ -23,6 +22,7 @@ from cryobase.stages.data.index import Index
 from cryobase.stages.data.isolation import IsolatedDecoder
 from cryobase.stages.data.packs import Pack, PackWriter
 from cryobase.stages.errors import DataError
+from cryobase.stages.progress import Progress
 from cryobase.stages.received import open_data
 from cryobase.stages.sources.digests import DigestTable
 from cryobase.stages.sources.left_out import Tally
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 MAX_ID_BYTES = 512
 MOSTLY_DEAD = 0.5  # of a pack's bytes unused, and it is written anew
 GROUP, GROUP_BYTES = 32, 1 << 16  # examples that a thread looks at together
-SAY_EVERY = 10.0  # seconds
 WIDTHS = {"<i4": "i", "<i8": "q"}  # numpy's dtypes to the array module's
 NOTHING = headers.Header("", 0, 0)
 
@@ -56,8 +55,19 @@ class _Image:
 class Ingest:
     """One run of `download`: takes examples, adds packs, and makes the next index of the last."""
 
-    def __init__(self, directory: Path, *, in_place: str | None = None, workers: int = 0) -> None:
-        """Go on from what lies in `directory`; with `in_place` images stay in that folder."""
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        in_place: str | None = None,
+        workers: int = 0,
+        expected: int | None = None,
+    ) -> None:
+        """Go on from what lies in `directory`; with `in_place` images stay in that folder.
+
+        `expected` is about how many images there are, for people who wait.
+        """
+        self._expected = expected
         self._directory = directory
         self._in_place = in_place
         self._workers = workers or os.cpu_count() or 1
@@ -80,16 +90,16 @@ class Ingest:
 
     def run(self, source: Source) -> Index:
         """Take all examples of a source; what it no longer has leaves the index."""
-        said = time.monotonic()
         groups = _groups(source.examples())
-        with closing(
-            ordered_map(self._look_at, groups, workers=self._workers, stop=self._decoder.close)
-        ) as looked_at:
+        with (
+            closing(
+                ordered_map(self._look_at, groups, workers=self._workers, stop=self._decoder.close)
+            ) as looked_at,
+            Progress("download", "images", self._expected) as progress,
+        ):
             for image in chain.from_iterable(looked_at):
                 self._take(image)
-                if time.monotonic() - said > SAY_EVERY:
-                    said, count = time.monotonic(), f"{len(self._labels):,}"
-                    log.info("%s images so far, %s of them new", count, self.decoded)
+                progress.advance(1, f"{self.decoded:,} new")
         return self._finish(source.classes)
 
     def _look_at(self, examples: list[SourceExample]) -> list[_Image]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cryobase.stages.backbones.frameworks import load_keras, load_tensorflow
 from cryobase.stages.data.stream import Batch, ImageStream
 from cryobase.stages.errors import DataError
+from cryobase.stages.progress import Progress
 from cryobase.stages.tuning import freezing, resume
 from cryobase.stages.tuning.freezing import logits_model, place_of_cut
 from cryobase.stages.tuning.resume import Checkpoints, HistoryRows, State
@@ -212,11 +213,14 @@ class Phase:
         """Train for one epoch, which depends on nothing but weights, optimizer, seed and number."""
         _reseed(self.upper, self.settings.seed, self.settings.first + epoch)
         total, right, seen = 0.0, 0, 0
-        for step, (inputs, labels) in enumerate(self.examples.train(self.settings.first + epoch)):
-            loss, logits = self._step(inputs, labels, step + self._steps * (epoch - 1))
-            total += float(loss) * len(labels)
-            right += int((_predicted(logits.numpy()) == labels).sum())
-            seen += len(labels)
+        number = self.settings.first + epoch
+        with Progress(f"epoch {number}", "batches", self._steps) as progress:
+            for step, (inputs, labels) in enumerate(self.examples.train(number)):
+                loss, logits = self._step(inputs, labels, step + self._steps * (epoch - 1))
+                total += float(loss) * len(labels)
+                right += int((_predicted(logits.numpy()) == labels).sum())
+                seen += len(labels)
+                progress.advance(1)
         if not math.isfinite(total):
             raise DataError(f"epoch {epoch}: the loss is {total}; lower the learning_rate")
         row = self.judged(epoch, total / seen, right / seen)

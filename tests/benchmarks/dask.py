@@ -11,6 +11,7 @@ from cryobase.stages.extraction import cluster
 from cryobase.stages.extraction.cluster import Part, parts_of
 from cryobase.stages.extraction.passes import Computed
 from cryobase.stages.extraction.plan import Images, Target, plan
+from cryobase.stages.progress import Progress
 from cryobase.store import Pool
 from tests.benchmarks import extract
 
@@ -31,11 +32,14 @@ def _seconds(workers: int) -> float:
     weights, computed = locate_weights("vgg16", "none"), Computed()
     with cluster.connect(cluster.Cluster(workers=workers)) as client:
         client.wait_for_workers(workers)
-        with cluster._loaded(
-            client, passes, images, weights, engine="auto", batch_size=extract.BATCH
-        ) as loader:
+        with (
+            cluster._loaded(
+                client, passes, images, weights, engine="auto", batch_size=extract.BATCH
+            ) as loader,
+            Progress("extract", "rows", IMAGES) as progress,
+        ):
             seconds = extract._seconds(
-                lambda: cluster._hand_out(client, loader, iter(parts), computed)
+                lambda: cluster._hand_out(client, loader, iter(parts), computed, progress)
             )
     if computed.rows.total() != IMAGES:
         raise RuntimeError(f"{computed.rows.total()} rows of {IMAGES}")

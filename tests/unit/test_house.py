@@ -39,6 +39,7 @@ HOMES = {  # a library -> the only modules that import it
     "pillow_heif": {"stages/data/decoding.py"},
     "openvino": {"stages/extraction/openvino_engine.py", "stages/heads/export.py"},
     "tensorflow_datasets": {"stages/sources/tfds.py"},
+    "tqdm": {"stages/progress.py"},
     "pyarrow": {"stages/exchange/parquet_reader.py"},  # in a child; for writing, by `load_arrow`
 }
 

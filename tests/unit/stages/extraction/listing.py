@@ -19,6 +19,7 @@ from cryobase.stages.extraction import cluster
 from cryobase.stages.extraction.cluster import Part, parts_of
 from cryobase.stages.extraction.passes import Computed
 from cryobase.stages.extraction.plan import Images, Target, plan
+from cryobase.stages.progress import Progress
 from cryobase.store import Pool
 from tests.memory import peak_bytes
 from tests.unit.stages.heads.sets import SPEC
@@ -64,7 +65,8 @@ def main() -> None:
     here = cluster.Cluster(workers=2)
     with patch.object(cluster, "run_part", count_rows), cluster.connect(here) as client:
         client.wait_for_workers(2)
-        assert not cluster._hand_out(client, "", parts_of(passes), computed)
+        with Progress("extract", "rows", None) as progress:
+            assert not cluster._hand_out(client, "", parts_of(passes), computed, progress)
     print(json.dumps({"rows": computed.rows.total(), "peak": peak_bytes()}))
 
 

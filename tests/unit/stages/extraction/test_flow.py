@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryobase.stages.data.decoding import UndecodableImageError
-from cryobase.stages.extraction import flow as flow_module
-from cryobase.stages.extraction.flow import DEPTH, Flow, Times
+from cryobase.stages.extraction.flow import DEPTH, Flow
 
 
 class Sums:
@@ -131,38 +130,3 @@ def test_an_error_of_any_part_ends_the_flow_and_its_threads(part):
     with pytest.raises(OSError, match=part):
         write()
     assert threading.active_count() == before
-
-
-class Clock:
-    """A clock that stands still unless it is moved."""
-
-    def __init__(self, monkeypatch):
-        self.now = 1000.0
-        monkeypatch.setattr(flow_module.time, "monotonic", lambda: self.now)
-
-
-def test_progress_tells_rate_time_left_and_the_slowest_part(monkeypatch, caplog):
-    caplog.set_level("INFO")
-    clock = Clock(monkeypatch)
-    progress = flow_module.Progress(1000, Times(decode=1, forward=2, write=0.5))
-    for _ in range(3):
-        clock.now += 6
-        progress.advance(200)
-    assert caplog.messages == ["400 of 1,000 rows, 33 rows/s, 18 s left, slowest: forward"]
-
-
-@given(
-    steps=st.lists(
-        st.tuples(st.sampled_from([0.0, 1e-9, 0.3, 9.0, 600.0]), st.integers(1, 64)), max_size=30
-    )
-)
-def test_progress_never_tells_an_absurd_rate(steps):
-    """Batches that come in no time at all, after a long start, have no rate."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        clock, told = Clock(monkeypatch), []
-        monkeypatch.setattr(flow_module.logger, "info", lambda *words: told.append(words[3]))
-        progress = flow_module.Progress(10_000, Times())
-        for seconds, rows in steps:
-            clock.now += seconds
-            progress.advance(rows)
-    assert all(0 < rate <= 64 * len(steps) / flow_module.RATE_SECONDS for rate in told)
