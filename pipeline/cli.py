@@ -13,7 +13,16 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from cryobase.pipeline import cli_heads, cli_init, cli_recipe, cli_status, cli_store, logs, tables
+from cryobase.pipeline import (
+    cli_heads,
+    cli_init,
+    cli_recipe,
+    cli_status,
+    cli_store,
+    completion,
+    logs,
+    tables,
+)
 from cryobase.pipeline.layout import Layout
 from cryobase.stages.backbones import frameworks
 
@@ -34,11 +43,19 @@ app.command()(cli_init.init)
 app.command()(cli_status.status)
 app.command()(cli_status.doctor)
 
-SetName = Annotated[str | None, typer.Argument(help="A feature set; all of them by default.")]
+SetName = Annotated[
+    str | None,
+    typer.Argument(help="A feature set; all of them by default.", autocompletion=completion.sets),
+]
 SchedulerAddress = Annotated[str | None, typer.Option(help="A Dask cluster that runs already.")]
 SchedulerFile = Annotated[str | None, typer.Option(help="The file that its scheduler wrote.")]
 InputName = Annotated[
-    str | None, typer.Argument(metavar="SET", help="A feature set or pair; all by default.")
+    str | None,
+    typer.Argument(
+        metavar="SET",
+        help="A feature set or pair; all by default.",
+        autocompletion=completion.inputs,
+    ),
 ]
 
 
@@ -206,7 +223,10 @@ def evaluate(name: InputName = None, dvc: OfDvc = False) -> None:
 
 @app.command()
 def finetune(
-    name: Annotated[str | None, typer.Argument(help="A run; all of them by default.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A run; all of them by default.", autocompletion=completion.runs),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only say where the base can be cut, and what it costs.")
     ] = False,
@@ -277,11 +297,18 @@ def predict(
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option(help="models/SET/HEAD or tuned/RUN; the best head by default."),
+        typer.Option(
+            help="models/SET/HEAD or tuned/RUN; the best head by default.",
+            autocompletion=completion.models,
+        ),
     ] = None,
     imagenet: Annotated[
         str | None,
-        typer.Option(metavar="BACKBONE", help="Show the base's own ImageNet labels instead."),
+        typer.Option(
+            metavar="BACKBONE",
+            help="Show the base's own ImageNet labels instead.",
+            autocompletion=completion.backbones,
+        ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 3,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -300,7 +327,14 @@ def predict(
 
 @app.command()
 def ladder(
-    name: Annotated[str, typer.Argument(metavar="SET", help="The set whose base is climbed with.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="SET",
+            help="The set whose base is climbed with.",
+            autocompletion=completion.sets,
+        ),
+    ],
     train_images: Annotated[int, typer.Option(min=0, help="Training images; 0 is all.")] = 0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,

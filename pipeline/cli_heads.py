@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cryobase.pipeline import tables
+from cryobase.pipeline import completion, tables
 from cryobase.pipeline.layout import Layout
 
 if TYPE_CHECKING:
@@ -17,9 +17,17 @@ CHECKED = 64  # real images on which the model must give the head's stored answe
 
 app = typer.Typer(help="Compare heads, plan their training, export the best.", no_args_is_help=True)
 
-SetName = Annotated[str, typer.Argument(metavar="SET", help="A feature set or pair.")]
+SetName = Annotated[
+    str,
+    typer.Argument(metavar="SET", help="A feature set or pair.", autocompletion=completion.inputs),
+]
 HeadName = Annotated[
-    str | None, typer.Argument(metavar="HEAD", help="The best by validation by default.")
+    str | None,
+    typer.Argument(
+        metavar="HEAD",
+        help="The best by validation by default.",
+        autocompletion=completion.heads,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 

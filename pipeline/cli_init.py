@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cryobase.pipeline import tables
+from cryobase.pipeline import completion, tables
 
 Folder = Annotated[Path, typer.Argument(metavar="[DIR]", help="The pipeline's folder.")]
 
@@ -23,7 +23,12 @@ def init(
         str | None, typer.Option(metavar="NAME", help="A dataset of TensorFlow Datasets.")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A recipe; see `cryobase recipe ls`.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A recipe; see `cryobase recipe ls`.",
+            autocompletion=completion.recipes,
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be written, as a diff.")

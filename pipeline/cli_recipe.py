@@ -7,13 +7,20 @@ from typing import Annotated
 
 import typer
 
-from cryobase.pipeline import tables
+from cryobase.pipeline import completion, tables
 from cryobase.pipeline.layout import Layout
 
 app = typer.Typer(help="Ready params files for well-known experiments.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A recipe; see `cryobase recipe ls`.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="A recipe; see `cryobase recipe ls`.",
+        autocompletion=completion.recipes,
+    ),
+]
 
 
 @app.command()

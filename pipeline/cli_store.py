@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cryobase.pipeline import tables
+from cryobase.pipeline import completion, tables
 from cryobase.pipeline.layout import Layout
 
 if TYPE_CHECKING:
@@ -18,7 +18,16 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-SetArgument = Annotated[str, typer.Argument(metavar="SET", help="A feature set's name or path.")]
+SetArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SET", help="A feature set's name or path.", autocompletion=completion.sets
+    ),
+]
+OneOrAll = Annotated[
+    str | None,
+    typer.Argument(metavar="SET", help="All by default.", autocompletion=completion.sets),
+]
 
 
 @app.command()
@@ -55,7 +64,7 @@ def show(name: SetArgument, json: Json = False) -> None:
 
 @app.command()
 def verify(
-    name: Annotated[str | None, typer.Argument(metavar="SET", help="All by default.")] = None,
+    name: OneOrAll = None,
     full: Annotated[bool, typer.Option("--full", help="Check every byte.")] = False,
     json: Json = False,
 ) -> None:
@@ -73,7 +82,7 @@ def verify(
 
 @app.command()
 def repair(
-    name: Annotated[str | None, typer.Argument(metavar="SET", help="All by default.")] = None,
+    name: OneOrAll = None,
 ) -> None:
     """Drop what is damaged in pools and feature sets, and compute exactly those rows again."""
     from cryobase.pipeline import mending
@@ -103,7 +112,10 @@ def diff(a: SetArgument, b: SetArgument, json: Json = False) -> None:
 
 @app.command()
 def why(
-    name: Annotated[str, typer.Argument(metavar="SET", help="A set in params.yaml.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="SET", help="A set in params.yaml.", autocompletion=completion.sets),
+    ],
     json: Json = False,
 ) -> None:
     """Name the part of the spec that makes a published feature set stale."""
