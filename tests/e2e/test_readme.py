@@ -19,6 +19,7 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE
 # What a block must leave behind, found by a word of the block.
 LEAVES = {
     "make repro": "models/lite0-160/linear/head.json",
+    "cryobase init": "../own/report/index.html",
     "pip install": "report/index.html",
     "predict": "results/lite0-160/metrics.json",
     "finetune.runs.ft": "results/tuned/ft/metrics.json",
@@ -52,7 +53,15 @@ def run_block(project: Project, block: str) -> str:
     stub.chmod(stub.stat().st_mode | stat.S_IEXEC)
     script = block.replace("make repro", "make -o .venv/.installed -o env repro")
     script = re.sub(r"^make test\b.*$", "make -n test", script, flags=re.MULTILINE)
-    return project.run("bash", "-ec", f'export PATH="{stub.parent}:$PATH"\n{script}')
+    place = own_folder(project) if "cryobase init" in block else project
+    return place.run("bash", "-ec", f'export PATH="{stub.parent}:$PATH"\n{script}')
+
+
+def own_folder(project: Project) -> Project:
+    """A folder that has photographs and nothing else."""
+    own = Project(project.root.parent / "own")
+    write_folder(own.root / "photos", 10)
+    return own
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
