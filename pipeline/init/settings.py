@@ -79,7 +79,8 @@ def _document(download: str, split: str, backbone: str, size: int, reason: str) 
     own = _sections(default())
     name = f"{SHORT.get(backbone, backbone)}-{size}"
     sets = own["extract"]
-    for key, value in (("backbone", backbone), ("image_size", size)):
+    shown = f"{backbone} # small and quick; larger ones: docs/backbones.md of Cryobase"
+    for key, value in (("backbone", shown), ("image_size", size)):
         sets = re.sub(rf"^( +{key}: ).*$", rf"\g<1>{value}", sets, flags=re.MULTILINE)
     sets = sets.replace("extract:\n", f"extract: # {reason}\n")
     sections = {**own, "download": download, "split": split, "extract": sets}
@@ -147,7 +148,7 @@ def _base(found: Found) -> tuple[str, int, str]:
 
 
 def _unknown_base() -> tuple[str, int, str]:
-    return _small_base(), DEFAULT_SIZE, "a small base; larger ones are in docs/backbones.md"
+    return _small_base(), DEFAULT_SIZE, "the size is a guess: nothing was measured"
 
 
 def _small_base() -> str:

@@ -18,7 +18,7 @@ PROGRAM = "cryobase"
 STAMP = (
     "# Written by Cryobase {version}; the SHA-256 of what follows is {digest}.\n"
     "# While nobody edits it, `cryobase init --upgrade` keeps it up to date. Stages of your own\n"
-    "# go into the dvc.yaml of another folder.\n"
+    "# go into the dvc.yaml of another folder. The docs that are named are those of Cryobase.\n"
 )
 STAMPED = re.compile(
     r"# Written by Cryobase (?P<version>\S+); the SHA-256 of what follows is "
