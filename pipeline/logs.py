@@ -48,25 +48,26 @@ def configure(*, quiet: bool = False, debug: bool = False) -> None:
 
 @contextmanager
 def narrated() -> Iterator[None]:
-    """Let the package narrate for a while, in a program that has not set the level of its log.
+    """Let the package narrate on stderr for a while.
 
-    Its lines go where the program sends log lines, or else to stderr.
+    A program that wants its lines elsewhere, or none, gives the logger `cryobase` a handler or a
+    level. Handlers of the root logger do not count: TensorFlow brings one along.
     """
     logger = logging.getLogger(PACKAGE)
-    if logger.level != logging.NOTSET:
+    if logger.handlers or logger.level != logging.NOTSET:
         yield
         return
-    handlers = [] if logger.hasHandlers() else [_Handler(sys.stderr)]
-    for handler in handlers:
-        handler.setFormatter(_Line("%(message)s"))
-        logger.addHandler(handler)
+    handler, propagate = _Handler(sys.stderr), logger.propagate
+    handler.setFormatter(_Line("%(message)s"))
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False
     try:
         yield
     finally:
+        logger.removeHandler(handler)
         logger.setLevel(logging.NOTSET)
-        for handler in handlers:
-            logger.removeHandler(handler)
+        logger.propagate = propagate
 
 
 def debugging() -> bool:

@@ -185,21 +185,21 @@ def test_predict_answers_for_files_and_folders(checkout, monkeypatch):
     assert len(every.table()) in (1, 3)
 
 
-def test_the_stages_narrate_unless_the_program_has_set_a_level(checkout, capsys, monkeypatch):
+def test_the_stages_narrate_unless_the_program_has_said_where_to(checkout, capsys, monkeypatch):
     logger, root = logging.getLogger("cryobase"), logging.getLogger()
-    for one in (logger, root):
-        monkeypatch.setattr(one, "handlers", [])
+    of_a_library = io.StringIO()
+    monkeypatch.setattr(root, "handlers", [logging.StreamHandler(of_a_library)])
+    monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "propagate", True)
     monkeypatch.setattr(logger, "level", logging.NOTSET)
-    cryobase.extract()
-    assert "published at" in capsys.readouterr().err
-    assert (logger.handlers, logger.level) == ([], logging.NOTSET)
+    for _ in range(2):
+        cryobase.extract()
+        assert capsys.readouterr().err.count("published at") == 1
+    assert (logger.handlers, logger.level, logger.propagate) == ([], logging.NOTSET, True)
+    assert of_a_library.getvalue() == ""
     lines = io.StringIO()
-    root.addHandler(logging.StreamHandler(lines))
+    logger.addHandler(logging.StreamHandler(lines))
+    logger.setLevel(logging.INFO)
     cryobase.extract()
-    assert "published at" in lines.getvalue(), "where the program sends its lines"
+    assert "published at" in lines.getvalue()
     assert capsys.readouterr().err == ""
-    logger.setLevel(logging.WARNING)
-    lines.truncate(0)
-    cryobase.extract()
-    assert "published at" not in lines.getvalue()
