@@ -49,6 +49,7 @@ LONG = (
     "integration/test_environment",
     "integration/test_recipes_trunk",
     "e2e/test_dvc",
+    "e2e/test_foreign",
     "unit/stages/extraction/test_cluster",
     "e2e/test_changed_sources",
     "integration/test_heads_out_of_core",

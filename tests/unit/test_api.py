@@ -187,7 +187,14 @@ def test_predict_answers_for_files_and_folders(checkout, monkeypatch):
 
 def test_the_stages_narrate_unless_the_program_has_said_where_to(checkout, capsys, monkeypatch):
     logger, root = logging.getLogger("cryobase"), logging.getLogger()
-    of_a_library = io.StringIO()
+    of_a_library, watched = io.StringIO(), []
+    bars = logging.getLogger("cryobase.stages.progress")  # which are drawn where this is enabled
+
+    def computing(*arguments):
+        watched.append(bars.isEnabledFor(logging.INFO))
+        return compute(*arguments)
+
+    monkeypatch.setattr(stage, "_computed", computing)
     monkeypatch.setattr(root, "handlers", [logging.StreamHandler(of_a_library)])
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "propagate", True)
@@ -197,6 +204,7 @@ def test_the_stages_narrate_unless_the_program_has_said_where_to(checkout, capsy
         assert capsys.readouterr().err.count("published at") == 1
     assert (logger.handlers, logger.level, logger.propagate) == ([], logging.NOTSET, True)
     assert of_a_library.getvalue() == ""
+    assert watched == [True, True]
     lines = io.StringIO()
     logger.addHandler(logging.StreamHandler(lines))
     logger.setLevel(logging.INFO)
