@@ -20,6 +20,10 @@ from packaging.requirements import Requirement
 
 from cryobase.pipeline import status, tables
 from cryobase.pipeline.dvc_stage import PIPELINE, RELINK, leads_to_cache
+from cryobase.pipeline.init import stages_file
+from cryobase.pipeline.init.choice import Choice
+from cryobase.pipeline.init.plan import plan
+from cryobase.pipeline.init.stages_file import State
 from cryobase.pipeline.layout import Layout, dvc_root, git_root
 from cryobase.pipeline.logs import PACKAGE
 from cryobase.pipeline.params import Params, ParamsError, load
@@ -32,7 +36,7 @@ from cryobase.store import Pool
 from cryobase.store.errors import StoreError
 from cryobase.store.text import visible
 
-State = Literal["fine", "note", "wrong"]
+Grade = Literal["fine", "note", "wrong"]
 LISTED = 5  # findings of one kind
 ROOM = 1_000_000_000  # bytes that a run may need beside its rows
 
@@ -49,7 +53,7 @@ class Finding:
     """
 
     check: str
-    state: State
+    state: Grade
     what: str
     fix: str = ""
 
@@ -61,7 +65,7 @@ def examine() -> list[Finding]:
         layout = Layout.here()
     except ParamsError as error:
         return [*found, _complaint("pool", error)]
-    found += [*_pool(layout), *_dvc(layout)]
+    found += [*_pool(layout), *_pipeline(layout), *_dvc(layout)]
     try:
         params = load(layout.params)
     except ParamsError as error:
@@ -74,12 +78,12 @@ def examine() -> list[Finding]:
 def show(findings: list[Finding]) -> None:
     """Print the findings, each fix on a line of its own."""
     for one in findings:
-        tables.line(f"{one.state:5}  {one.check:8}  {one.what}")
+        tables.line(f"{one.state:5}  {one.check:8}  {one.what}", mark=one.state)
         if one.fix:
             tables.line(f"{'':17}{one.fix}")
 
 
-def _complaint(check: str, error: Exception, state: State = "wrong") -> Finding:
+def _complaint(check: str, error: Exception, state: Grade = "wrong") -> Finding:
     """An error in its own words, which end with what to do."""
     what, _, fix = " ".join(str(error).split()).partition("; ")
     return Finding(check, state, what, fix)
@@ -169,6 +173,22 @@ def _can_link(first: Path, second: Path) -> bool:
     return first.stat().st_dev == second.stat().st_dev
 
 
+def _pipeline(layout: Layout) -> Iterator[Finding]:
+    """The files that `cryobase init` writes, where it would write them."""
+    path = layout.root / PIPELINE
+    try:
+        changes = plan(layout.root, Choice()).changes()
+    except (ParamsError, StageError, StoreError) as error:
+        if stages_file.state(path) in (State.OLDER, State.EDITED, State.NEWER):
+            yield _complaint("pipeline", error, "note")
+        return
+    if changes:
+        names = ", ".join(os.path.relpath(change.path, layout.root) for change in changes)
+        what = f"{names}: not there, or without lines that the pipeline needs"
+        state: Grade = "wrong" if path.is_file() else "note"
+        yield Finding("pipeline", state, what, "run `cryobase init`")
+
+
 def _dvc(layout: Layout) -> Iterator[Finding]:
     if not (layout.root / PIPELINE).is_file():
         yield Finding("dvc", "note", f"no {PIPELINE} here: DVC runs nothing, commands do")
@@ -229,7 +249,7 @@ def _weights(_: Layout, params: Params) -> Iterator[Finding]:
             yield _complaint("weights", error)
             continue
         where = "here" if here else "made once" if one.weights == "none" else "fetched once"
-        state: State = "fine" if here else "note"
+        state: Grade = "fine" if here else "note"
         yield Finding("weights", state, f"{name}: {one.backbone}, {one.weights}: {where}")
 
 

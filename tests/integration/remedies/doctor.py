@@ -42,6 +42,25 @@ def a_pipeline_in_git_without_dvc():
     repository("git init -q")
 
 
+FILES = "run `cryobase init`"
+GUARD = ".cryobase-stages/names_are_no_paths.yaml"
+
+
+@situation(FILES, probe="doctor", obey=obey_line(FILES))
+def a_pipeline_that_has_lost_its_stages():
+    repository("git init -q", "dvc init -q", stages=False)
+    Path(GUARD).parent.mkdir()
+    Path(GUARD).write_text("{}\n")
+
+
+@situation(FILES, probe="doctor", obey=obey_line(FILES))
+def a_pipeline_whose_ignored_files_were_edited():
+    a_pipeline_that_has_lost_its_stages()
+    execute("cryobase init")
+    Path(".dvcignore").write_text("# nothing\n")
+    shutil.rmtree("models/none")
+
+
 SUBDIR = "run `dvc init --subdir`"
 
 
