@@ -387,7 +387,7 @@ def main() -> NoReturn:
         if logs.debugging():
             traceback.print_exception(error)
         text = _one_line(error)
-        tables.line(f"cryobase: {text}{mend_of_links(text)}", error=True)
+        tables.line(f"cryobase: {text}{mend_of_links(text)}", error=True, mark="cryobase:")
         sys.exit(exit_code(error))
     sys.exit(0)
 

@@ -7,14 +7,22 @@ with it.
 
 import json
 import math
+import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, TextIO
 
 Row = Mapping[str, Any]
 
 LONGEST = 200  # columns of a cell
+RED, GREEN, YELLOW = 31, 32, 33  # of a terminal
+STATES = {  # what stands in a column `state`, or in front of a finding
+    **dict.fromkeys(("done", "fine", "always"), GREEN),
+    **dict.fromkeys(("stale", "missing", "follows", "note"), YELLOW),
+    "wrong": RED,
+}
 
 
 def show(rows: Sequence[Row], *, as_json: bool = False, as_csv: bool = False) -> None:
@@ -27,13 +35,29 @@ def show(rows: Sequence[Row], *, as_json: bool = False, as_csv: bool = False) ->
         _print_table(rows)
 
 
-def line(text: str, *, error: bool = False) -> None:
-    """Print one line for people, on stderr if it is no result."""
+def line(text: str, *, error: bool = False, mark: str = "") -> None:
+    """Print one line for people, on stderr if it is no result.
+
+    Args:
+        text: the line.
+        error: whether it is no result.
+        mark: a word that the line begins with, in the colour of its state; red if it has none.
+    """
     from cryobase.stages.progress import aside
     from cryobase.store.text import visible
 
+    stream = sys.stderr if error else sys.stdout
+    shown = visible(text)
+    if mark:
+        shown = _coloured(mark, STATES.get(mark, RED), stream) + shown.removeprefix(mark)
     with aside():
-        (sys.stderr if error else sys.stdout).write(visible(text) + "\n")
+        stream.write(shown + "\n")
+
+
+def _coloured(word: str, colour: int, stream: TextIO) -> str:
+    """A word in a colour, where a terminal shows it and nobody has asked for none."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty()
+    return word if plain else f"\x1b[{colour}m{word}\x1b[0m"
 
 
 def print_json(document: Any) -> None:
@@ -102,8 +126,17 @@ def _print_csv(rows: Sequence[Row]) -> None:
 
 
 def _print_table(rows: Sequence[Row]) -> None:
-    if rows:
-        sys.stdout.write(text(rows) + "\n")
+    if not rows:
+        return
+    head, *lines = text(rows).split("\n")
+    start = re.search(r"(?<!\S)state(?!\S)", head)
+    sys.stdout.write(head + "\n")
+    for row, one in zip(rows, lines, strict=True):
+        word = str(row.get("state", ""))
+        if start and one.startswith(word, start.start()) and word in STATES:
+            coloured = _coloured(word, STATES[word], sys.stdout)
+            one = one[: start.start()] + coloured + one[start.start() + len(word) :]  # noqa: PLW2901
+        sys.stdout.write(one + "\n")
 
 
 def text(rows: Sequence[Row]) -> str:
