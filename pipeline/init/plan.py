@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryobase.pipeline.dvc_stage import PIPELINE
 from cryobase.pipeline.init import dvc_settings, place, stages_file
 from cryobase.pipeline.init.changes import Change, read, with_lines
 from cryobase.pipeline.init.choice import Choice, new_params
@@ -53,7 +54,7 @@ class Plan:
         changes += [with_lines(root / name, lines[name], TITLE) for name in IGNORE_FILES]
         changes += [Change(root / name, None, text) for name, text in texts.items()
                     if not os.path.lexists(root / name)]  # fmt: skip
-        path = root / stages_file.NAME
+        path = root / PIPELINE
         if stages_file.state(path) is not State.CURRENT:
             changes.append(Change(path, read(path), stages_file.stamped()))
         return [change for change in changes if change]
@@ -61,7 +62,7 @@ class Plan:
     @property
     def needed(self) -> list[Path]:
         """The files that must be in Git, for colleagues and for experiments in copies."""
-        names = (stages_file.NAME, "params.yaml", GUARD, *NOTES, *IGNORE_FILES)
+        names = (PIPELINE, "params.yaml", GUARD, *NOTES, *IGNORE_FILES)
         return [self.place.root / name for name in names]
 
     def diff(self) -> Iterator[str]:
@@ -103,7 +104,7 @@ def plan(directory: Path, choice: Choice, *, upgrade: bool = False) -> Plan:
     """
     choice.check()
     where = place.around(directory)
-    state = stages_file.state(where.root / stages_file.NAME)
+    state = stages_file.state(where.root / PIPELINE)
     _check_stages(where, state, choice, upgrade=upgrade)
     ours = state is not State.MISSING or where.is_ours()
     if not ours:
@@ -133,17 +134,17 @@ def _ignored_by_dvc() -> list[str]:
 
 def difference(directory: Path) -> Iterator[str]:
     """What an edited `dvc.yaml` has otherwise than `init` would write it, as a unified diff."""
-    path = place.around(directory).root / stages_file.NAME
+    path = place.around(directory).root / PIPELINE
     if stages_file.state(path) is State.EDITED:
-        yield from Change(path, read(path), stages_file.stamped()).diff(stages_file.NAME)
+        yield from Change(path, read(path), stages_file.stamped()).diff(PIPELINE)
 
 
 def _check_stages(where: Place, state: State, choice: Choice, *, upgrade: bool) -> None:
     """Refuse a `dvc.yaml` that is not to be replaced."""
-    path = place.shown(where.root / stages_file.NAME)
+    path = place.shown(where.root / PIPELINE)
     again = shlex.join((*where.arguments, "--upgrade"))
     if state is State.FOREIGN:
-        raise ParamsError(_taken(where, stages_file.NAME, choice))
+        raise ParamsError(_taken(where, PIPELINE, choice))
     if state is State.NEWER:
         raise ParamsError(f"{path}: of a newer Cryobase; run `pip install -U cryobase`")
     if state is State.OLDER and not upgrade:
@@ -155,7 +156,7 @@ def _check_stages(where: Place, state: State, choice: Choice, *, upgrade: bool) 
             f"{path}: has been edited, so it stays; `cryobase init {again}` shows what is new"
         )
     if state is State.EDITED:
-        aside = _aside(where.root / stages_file.NAME)
+        aside = _aside(where.root / PIPELINE)
         raise ParamsError(
             f"{path}: has been edited, so it is not replaced; put it aside with `mv {aside} &&"
             f" cryobase init {again}`, and stages of your own into the dvc.yaml of another folder"

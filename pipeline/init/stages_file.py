@@ -13,7 +13,6 @@ from pathlib import Path
 from cryobase.pipeline import bounded_yaml
 from cryobase.pipeline.init import changes
 
-NAME = "dvc.yaml"
 PROGRAM = "cryobase"
 STAMP = (
     "# Written by Cryobase {version}; the SHA-256 of what follows is {digest}.\n"
