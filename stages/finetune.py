@@ -24,7 +24,11 @@ FINETUNE_VERSION = 1  # raise by hand when an unchanged run gives other weights
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """The runs by name; none by default, and then the stage is absent from the pipeline."""
+    """The runs of fine-tuning; without one the stage is absent from the pipeline.
+
+    Attributes:
+        runs: the runs by name.
+    """
 
     runs: Mapping[str, FinetuneRun] = field(default_factory=dict)
 

@@ -31,7 +31,11 @@ TUNED = ("run", "model", "part", *SCORES, *EPOCHS)
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """`title` heads the page."""
+    """What the summary page says.
+
+    Attributes:
+        title: its heading.
+    """
 
     title: str = "Cryobase"
 

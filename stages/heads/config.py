@@ -151,6 +151,9 @@ def keys_of(kind: Kind) -> set[str]:
 class HeadConfig(HeadKeys):
     """One entry of `train.heads`: a kind, and values or grids for the keys that it reads.
 
+    Attributes:
+        kind: one dense layer, hidden layers before it, or the exact least-squares classifier.
+
     Raises:
         ValueError: a value means nothing, or the kind does not read the key; the message begins
             with the key.

@@ -43,7 +43,10 @@ Keys: Any = _keys()
 class DownloadConfig(Keys):  # type: ignore[misc]
     """`download`: the name of a source, and keys of all sources; each reads its own.
 
-    The sources' own `Config` describe the keys, docs/images.md the sources.
+    The sources' own `Config` describe the other keys, docs/images.md the sources.
+
+    Attributes:
+        source: where the images come from.
     """
 
     def __post_init__(self) -> None:

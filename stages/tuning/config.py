@@ -84,6 +84,8 @@ class PhaseConfig:
         batch_normalization: `frozen`, in inference mode, or `trainable` where `unfreeze` says so.
         optimizer: with Keras' defaults but for `momentum` (of `sgd`) and `weight_decay`.
         learning_rate: of the head, and with `layer_decay: 1` of all layers.
+        momentum: of `sgd`.
+        weight_decay: decoupled; None means 0.004 for `adamw`, else 0, as in Keras.
         layer_decay: from the head down, each layer learns at this multiple of the rate above it.
         warmup: epochs in which the rate rises linearly from 0.
         epochs: passes over the training images.
@@ -140,6 +142,8 @@ class FinetuneRun(PhaseConfig):
         trunk_dtype: what the store keeps of it.
         trunk_gigabytes: what `auto` may store, in 10^9 bytes.
         precision: `auto` is `mixed_float16` where a GPU is, else `float32`.
+        batch_size: images of one step.
+        seed: of a new head's or network's weights, the order of images, views and dropout.
         imagenet_labels: with `fresh`, of how many classes one training image is shown to the base
             with its own classifier first; `imagenet.csv` gets the likeliest labels.
         final: whether the test split is scored too, once all choices are made.

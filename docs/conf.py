@@ -1,0 +1,43 @@
+"""How Sphinx builds the pages; `make docs` runs it with warnings as errors."""
+
+import sys
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import reference
+
+project = "Cryobase"
+copyright = "The Cryobase authors"  # noqa: A001 (Sphinx' name)
+version = release = installed("cryobase")
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+html_theme = "furo"
+html_title = "Cryobase"
+
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+nb_execution_mode = "cache"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+linkcheck_anchors = False
+
+
+def setup(app: Any) -> None:
+    """Write the pages that the code itself tells, before Sphinx lists the pages."""
+    reference.write(Path(__file__).parent / "reference")
+    app.connect("source-read", _list_decisions)
+
+
+def _list_decisions(_app: Any, name: str, text: list[str]) -> None:
+    """Below its table, which people read in the repository, the index of decisions names them."""
+    if name == "adr/README":
+        text[0] += "\n```{toctree}\n:hidden:\n:glob:\n\n0*\n```\n"
