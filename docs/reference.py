@@ -36,8 +36,8 @@ def write(directory: Path) -> None:
         (directory / "commands" / f"{name}.md").write_text(text, encoding="utf-8")
     listing = "\n".join(names)
     (directory / "commands.md").write_text(
-        "# Commands\n\n`cryobase COMMAND --help` says the same in a terminal. Exit codes: "
-        "[security](../security.md) and the README.\n\n"
+        "# Commands\n\n`cryobase COMMAND --help` says the same in a terminal. How a command ends: "
+        "[exit codes](../exit_codes.md).\n\n"
         f"```{{toctree}}\n:glob:\n\n{_under('commands', listing)}\n```\n",
         encoding="utf-8",
     )
