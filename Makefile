@@ -4,7 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help env repro test test-all lint format lock clean
+.PHONY: help env repro test test-all docs lint format lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ test: env ## run the tests, two files at a time: each process may take 3 GB
 test-all: env ## run the tests with the long loops whole
 	CRYOBASE_TEST_ALL=1 $(PYTEST)
 
+docs: env ## build the pages in build/docs, with warnings as errors; runs the notebooks
+	sphinx-build --quiet --fail-on-warning --keep-going --builder html docs build/docs
+
 lint: env ## check style, spelling and types
 	ruff check .
 	ruff format --check .
@@ -47,7 +50,7 @@ format: env ## rewrite the code in the agreed style
 lock: env ## resolve requirements.lock anew
 	UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --quiet --upgrade --universal \
 		--python-version 3.11 --generate-hashes --extra sample --extra openvino --extra onnx \
-		--extra heif --extra keras-hub --extra parquet --extra dev --output-file requirements.lock pyproject.toml
+		--extra heif --extra keras-hub --extra parquet --extra docs --extra dev --output-file requirements.lock pyproject.toml
 
 clean: ## remove the environment and caches, never data, features or models
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import reference
 
 project = "Cryobase"
-copyright = "The Cryobase authors"  # noqa: A001 (Sphinx' name)
+copyright = "The Cryobase authors"
 version = release = installed("cryobase")
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]

@@ -136,7 +136,9 @@ def _attributes(config: type) -> dict[str, str]:
 
 
 def _summary(config: type) -> str:
-    documented = next((c for c in config.__mro__ if c.__doc__ and c.__doc__[0] != c.__name__), config)
+    documented = next(
+        (c for c in config.__mro__ if c.__doc__ and c.__doc__[0] != c.__name__), config
+    )
     first = (documented.__doc__ or "").partition("\n\n")[0]
     return " ".join(first.split())
 
