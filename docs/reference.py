@@ -136,11 +136,7 @@ def _attributes(config: type) -> dict[str, str]:
 
 
 def _summary(config: type) -> str:
-    documented = next(
-        (c for c in config.__mro__ if c.__doc__ and c.__doc__[0] != c.__name__), config
-    )
-    first = (documented.__doc__ or "").partition("\n\n")[0]
-    return " ".join(first.split())
+    return " ".join((config.__doc__ or "").partition("\n\n")[0].split())
 
 
 def _leaves(hint: Any) -> list[Any]:
@@ -156,26 +152,23 @@ def _is_map(hint: Any) -> bool:
     return any(isinstance(one, type) and issubclass(one, Mapping) for one in origins)
 
 
+NAMES = {str: "text", int: "a whole number", float: "a number", bool: "`true`, `false`"}
+
+
 def _kind(hint: Any, known: Mapping[Any, str]) -> str:
-    """The values that a hint allows, for a person; of the classes in `known`, what is said there."""
+    """The values that a hint allows, for a person; `known` says it of classes."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint in known:
-        return known[hint]
     if origin is typing.Annotated:
         return _kind(arguments[0], known)
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
-    if origin in {typing.Union, UnionType}:
-        return " or ".join(
-            dict.fromkeys(_kind(one, known) for one in arguments if one is not NoneType)
-        )
+    if origin is None:
+        return known.get(hint) or NAMES[hint]
+    held = [one for one in arguments if one not in {NoneType, Ellipsis}]
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return f"a map from name to {_kind(arguments[1], known)}"
-    if origin in {tuple, list}:
-        inner = dict.fromkeys(_kind(one, known) for one in arguments if one is not Ellipsis)
-        return f"a list of {' or '.join(inner)}"
-    names = {str: "text", int: "a whole number", float: "a number", bool: "`true`, `false`"}
-    return names[hint]
+        return f"a map from name to {_kind(held[1], known)}"
+    kinds = " or ".join(dict.fromkeys(_kind(one, known) for one in held))
+    return kinds if origin in {typing.Union, UnionType} else f"a list of {kinds}"
 
 
 def _default(entry: "dataclasses.Field[Any]") -> str:

@@ -28,6 +28,7 @@ PAGES = sorted(
     str(path.relative_to(DOCS))
     for path in (*DOCS.glob("*.md"), *DOCS.glob("tutorials/*.md"), *DOCS.glob("adr/*.md"))
 )
+PARAMS = {**SMALL, "extract": {"sets": {"lite0-160": SMALL["extract"]["sets"]["small"]}}}
 TUTORIAL = "tutorial.md"
 ELSEWHERE = {  # page, first words of a block -> what runs it
     ("format.md", '"""Read a Cryobase'): "tests/integration/test_store_format.py",
@@ -39,6 +40,12 @@ AROUND = {
         "from cryobase.stages.backbones.table import KERAS, Backbone\nROWS = {{\n{block}}}"
     ),
     ("heads.md", "def train("): "from __future__ import annotations\n{block}",
+    ("recipes.md", "cryobase finetune"): (
+        "sed -i 's/runs: {{}}/runs: {{ft: {{set: lite0-160, head: linear}}}}/' params.yaml\n{block}"
+    ),
+    ("store.md", "cryobase store import"): (
+        "mkdir ../foreign && cp dino.npz ../foreign && cd ../foreign\n{block}"
+    ),
     ("store.md", "import numpy"): (
         "import numpy as random_numpy\n"
         "vectors = random_numpy.random.default_rng(0).normal(size=(30, 8))\n"
@@ -47,15 +54,11 @@ AROUND = {
 }
 
 
-def found(table, page, text):
-    return next(
-        (
-            value
-            for (name, start), value in table.items()
-            if (name, text[: len(start)]) == (page, start)
-        ),
-        None,
-    )
+def found(table: dict[tuple[str, str], str], page: str, text: str) -> str | None:
+    for (name, start), value in table.items():
+        if name == page and text.startswith(start):
+            return value
+    return None
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +66,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A clone with small images, features of the default name and heads, committed to Git."""
     made = clone(tmp_path_factory.mktemp("docs") / "project")
     images = write_folder(made.root.parent / "images", 20)
-    sets = {"lite0-160": SMALL["extract"]["sets"]["small"]}
     made.params(
         **{
-            **SMALL,
+            **PARAMS,
             "download": {"source": "folder", "path": str(images)},
-            "extract": {"sets": sets},
-            "finetune": {"runs": {"ft": {"set": "lite0-160", "head": "linear", "epochs": 1}}},
         }
     )
+    write_folder(made.root / "photos", 1)
     made.commit()
     made.repro("train")
     made.repro("evaluate")
@@ -99,11 +100,12 @@ def test_the_code_of_a_page_runs(page, request, tmp_path):
 
 
 def check_params(text: str, path: Path) -> None:
-    """Each section, on its own, is one that `params.yaml` may have."""
-    for section in re.split(r"^(?=\w)", text, flags=re.MULTILINE)[1:]:
-        document = YAML(typ="safe").load(section)
+    """It may stand in `params.yaml`; where it has a section twice, each of them may."""
+    sections = re.split(r"^(?=\w)", text, flags=re.MULTILINE)[1:]
+    names = [section.partition(":")[0] for section in sections]
+    for part in [text] if len({*names}) == len(names) else sections:
         with path.open("w") as file:
-            YAML().dump({**SMALL, **document}, file)
+            YAML().dump({**PARAMS, **YAML(typ="safe").load(part)}, file)
         params.load(path)
 
 
