@@ -14,6 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+QUIET = {
+    "DVC_NO_ANALYTICS": "1",
+    "NO_COLOR": "1",
+    "GIT_AUTHOR_NAME": "A reader",
+    "GIT_AUTHOR_EMAIL": "reader@example.org",
+    "GIT_COMMITTER_NAME": "A reader",
+    "GIT_COMMITTER_EMAIL": "reader@example.org",
+}
 SHOWN = 12  # lines of an output, the last ones
 WIDTH = 110
 
@@ -37,7 +45,7 @@ def blocks(page: str) -> Iterator[Block]:
         yield Block(found[2], textwrap.dedent(found[3]), found.end())
 
 
-def run(block: Block, directory: Path, **variables: str) -> str:
+def run(block: Block, directory: Path) -> str:
     """What a block of shell or Python prints when it runs in a directory.
 
     Nothing is installed: the packages are those of this Python.
@@ -54,7 +62,7 @@ def run(block: Block, directory: Path, **variables: str) -> str:
     done = subprocess.run(
         [*command, block.text],
         cwd=directory,
-        env={**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "NO_COLOR": "1", **variables},
+        env={**os.environ, "PATH": path, **QUIET},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
