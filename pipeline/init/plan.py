@@ -120,7 +120,9 @@ def plan(directory: Path, choice: Choice, *, upgrade: bool = False) -> Plan:
     if os.path.lexists(params):
         _keep_params(where, text, choice)
         text = None
-    return Plan(place=where, params=text, remarks=[*remarks, *_about(where)])
+    made = Plan(place=where, params=text, remarks=[*remarks, *_about(where)])
+    made.changes()  # a file that cannot be read is refused before anything is written
+    return made
 
 
 def _ignored_by_git() -> list[str]:

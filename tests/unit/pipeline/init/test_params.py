@@ -13,6 +13,7 @@ from cryobase.pipeline.cli import app
 from cryobase.pipeline.init import images, settings
 from cryobase.pipeline.params import STAGES, ParamsError, load
 from cryobase.stages.errors import DataError
+from cryobase.store.errors import IntegrityError
 from tests.images import write_folder
 from tests.unit.pipeline.init.calls import HOSTILE, ROOT, contents, obey, run
 
@@ -201,3 +202,19 @@ def test_images_that_are_not_there_are_an_error_before_anything_is_written(git, 
     with pytest.raises(ParamsError, match="no such folder or archive"):
         run("--images", path)
     assert contents(git) == before
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("path", ["/dev/zero", "pipe"])
+def test_what_is_no_file_is_no_archive(git, path):
+    os.mkfifo("pipe")
+    before = contents(git)
+    with pytest.raises(IntegrityError, match="not a regular file"):
+        run("--images", path)
+    assert contents(git) == before
+
+
+def test_an_image_that_is_no_file_is_not_waited_for(git):
+    os.mkfifo(git / "photos" / "blue" / "0000.jpg")
+    run("--images", "photos")
+    assert load(git / "params.yaml", *STAGES).download.path == "photos"

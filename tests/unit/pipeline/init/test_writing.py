@@ -1,15 +1,19 @@
 """What `init` writes, and that it overwrites nothing."""
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from cryobase.pipeline.cli import app
 from cryobase.pipeline.init import place
+from cryobase.pipeline.init.changes import Change
 from cryobase.pipeline.init.choice import Choice
 from cryobase.pipeline.init.plan import next_step, plan
 from cryobase.pipeline.params import STAGES, ParamsError, load
-from cryobase.store.errors import ConflictError
+from cryobase.store.errors import ConflictError, StoreError
 from tests.unit.pipeline.init.calls import ROOT, WRITTEN, contents, obey, run
 
 
@@ -99,3 +103,48 @@ def test_params_that_are_there_are_kept_or_put_aside(git):
     assert load(git / "params.yaml").download.name == "tf_flowers"
     with pytest.raises(ParamsError, match=r"`mv params.yaml params.yaml.old-2 && "):
         run("--images", "photos")
+
+
+@pytest.mark.parametrize("written", range(len(WRITTEN)))
+def test_what_was_broken_off_is_finished_by_the_same_command(git, monkeypatch, written):
+    real, files = Change.write, []
+
+    def write(change: Change) -> None:
+        if len(files) == written:
+            raise KeyboardInterrupt
+        files.append(change.path)
+        real(change)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Change, "write", write)
+        result = CliRunner().invoke(app, ["init", "--images", "photos"])
+        assert result.exit_code
+    assert not (git / "dvc.yaml").exists()
+    run("--images", "photos")
+    assert contents(git).keys() >= WRITTEN
+    assert (git / ".gitignore").read_text().count("/results/") == 1
+    assert run("--images", "photos").endswith("nothing to do\n")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"])
+@pytest.mark.parametrize("kind", ["fifo", "folder", "link", "large", "laughs"])
+def test_a_hostile_repository_is_refused_at_once_and_left_as_it_is(git, name, kind):
+    path = git / name
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "link":
+        path.symlink_to("/dev/zero")
+    elif kind == "large":
+        path.write_bytes(b"#" * (1 << 21))
+    else:
+        path.write_text("a: &a [x]\nb: &b [*a, *a, *a]\nc: [*b, *b, *b]\n")
+    before = contents(git)
+    if kind == "laughs" and "ignore" in name:
+        run("--images", "photos")  # lines like any others
+        return
+    with pytest.raises((ParamsError, StoreError)):
+        run("--images", "photos")
+    assert contents(git) == before
