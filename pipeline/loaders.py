@@ -14,8 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from cryobase.store import FeatureSet
 
-Batch = tuple[NDArray[np.float32], NDArray[np.int64]]
-
 _LARGEST = (1 << 64) - 1
 
 
@@ -135,7 +133,8 @@ class TorchBatches:
         """Have the next passes in the order of an epoch; call it before each of them."""
         self._epoch = epoch
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
+        """Features (n, …) and labels (n,) of each batch, as tensors where PyTorch is loaded."""
         worker, workers, base = _worker()
         own = base if self.ranks == 1 else 0  # each process has drawn another one
         epoch, seed = self._passes, (self.seed + own) & _LARGEST
@@ -151,7 +150,7 @@ class TorchBatches:
         mine = slice(count) if step == 1 else _strided(count, self.size, first, step)
         chosen, views = order[mine], None if drawn is None else drawn[mine]
         for rows, labels in self.features.read(chosen, self.size, views):
-            yield rows, labels.astype(np.int64)
+            yield tensors(rows, labels.astype(np.int64))  # which a loader hands on as they are
 
 
 def _strided(count: int, size: int, first: int, step: int) -> NDArray[np.int64]:

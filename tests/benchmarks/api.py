@@ -24,6 +24,7 @@ def torch_vs_batches() -> float:
         return speed_ratio(
             lambda: drain(loader),
             lambda: drain(features.batches(None, BATCH, shuffle=True, block=16)),
+            rounds=41,  # of a twentieth of a second each: other work on the machine weighs much
         )
 
 
