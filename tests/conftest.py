@@ -45,6 +45,7 @@ LONG = (
     "integration/test_store_crash",
     "e2e/test_repro",
     "e2e/test_wheel",
+    "e2e/test_init",
     "integration/test_remedies",
     "integration/test_environment",
     "integration/test_recipes_trunk",
