@@ -135,11 +135,11 @@ def _is_watched() -> bool:
 
 
 def _width() -> dict[str, Any]:
-    """As wide as the terminal, whatever becomes of it; 80 columns where it does not say."""
+    """As wide as the terminal, whatever becomes of it; else as one that does not say."""
     with suppress(OSError):
-        if os.get_terminal_size(sys.stderr.fileno()).columns:
+        if all(os.get_terminal_size(sys.stderr.fileno())):
             return {"dynamic_ncols": True}
-    return {"ncols": 80}
+    return {"ncols": 80, "nrows": 24}  # tqdm draws nothing on a terminal of 0 lines
 
 
 def _in_notebook() -> bool:

@@ -90,10 +90,10 @@ print("tqdm" in sys.modules)
 """
 
 
-def on_a_terminal(*arguments: str, columns: int = 100, **variables: str) -> str:
+def on_a_terminal(*arguments: str, size: tuple[int, int] = (24, 100), **variables: str) -> str:
     """All that a terminal gets, with its line ends as `\\n`."""
     ours, theirs = pty.openpty()
-    termios.tcsetwinsize(ours, (24, columns))
+    termios.tcsetwinsize(ours, size)
     environ = {key: value for key, value in os.environ.items() if key not in ("CI", "NO_COLOR")}
     environ |= {"TERM": "xterm"} | variables
     shown = bytearray()
@@ -114,9 +114,10 @@ def on_a_terminal(*arguments: str, columns: int = 100, **variables: str) -> str:
     return shown.decode().replace("\r\n", "\n")
 
 
-@pytest.mark.parametrize("columns", [100, 0])  # a serial line does not know how wide it is
-def test_a_terminal_has_a_bar_that_goes_and_steps_aside_for_lines(columns):
-    shown = on_a_terminal(columns=columns)
+# serial lines, and terminals of containers, do not know how large they are
+@pytest.mark.parametrize("size", [(24, 100), (24, 0), (0, 120), (0, 0)])
+def test_a_terminal_has_a_bar_that_goes_and_steps_aside_for_lines(size):
+    shown = on_a_terminal(size=size)
     assert re.search(r"\rextract: +\d+%\|.*\| \d+/40 \[\d\d:\d\d<\d\d:\d\d, .* rows/s", shown)
     assert "slowest: decode" in shown
     for line in ("a line of the log", "a result"):
