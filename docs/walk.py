@@ -22,7 +22,7 @@ QUIET = {
     "GIT_COMMITTER_NAME": "A reader",
     "GIT_COMMITTER_EMAIL": "reader@example.org",
 }
-SHOWN = 12  # lines of an output, the last ones
+SHOWN = 30  # lines of an output, the last ones
 WIDTH = 110
 
 

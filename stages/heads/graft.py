@@ -105,7 +105,7 @@ def _beside(bases: Sequence[Any]) -> Any:
     image = keras.Input(bases[0].input_shape[1:], name="image")
     features = []
     for k, base in enumerate(bases):
-        named = keras.Model(base.inputs, base.outputs, name=f"base{k}_{base.name}")
+        named = keras.Model(base.inputs[0], base.outputs, name=f"base{k}_{base.name}")
         features += named(image)
     model = keras.Model(image, features, name="side_by_side_bases")
     model.trainable = False
@@ -135,7 +135,7 @@ def graft(backbone: Any, head: Head) -> Any:
     x = _with_head(x, head)
     activation = "sigmoid" if head.outputs == 1 else "softmax"
     x = keras.layers.Activation(activation, dtype="float32", name="probabilities")(x)
-    return keras.Model(backbone.inputs, x, name="grafted")
+    return keras.Model(backbone.inputs[0], x, name="grafted")
 
 
 def _with_head(x: Any, head: Head) -> Any:

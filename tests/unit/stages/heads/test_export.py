@@ -39,6 +39,8 @@ import sys
 import numpy as np
 from pathlib import Path
 import keras
+import warnings
+warnings.filterwarnings("error", "The structure of `inputs`")
 from cryobase.stages.data.pixels import PixelSpec, load
 from cryobase.stages.data.raw import RawImages
 from cryobase.stages.heads.head import Head
