@@ -80,9 +80,7 @@ class Progress:
             logger.info("%s", self._line(now - self._started, note))
 
     def _draw(self) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns where a notebook has no widgets
-            from tqdm.auto import tqdm
+        tqdm = _kind()
         tqdm.monitor_interval = 0  # no thread that watches bars
         tqdm.set_lock(RLock())  # and no semaphore of several processes
         bar = tqdm(
@@ -132,6 +130,19 @@ def _is_watched() -> bool:
     if os.environ.get("CI") or os.environ.get("TERM") == "dumb":
         return False
     return _in_notebook() or sys.stderr.isatty()
+
+
+def _kind() -> Any:
+    """The class of bars for a terminal, or for a notebook with or without widgets."""
+    if not _in_notebook():
+        from tqdm.std import tqdm
+
+        return tqdm
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns where there are no widgets
+        from tqdm.auto import tqdm as kind
+
+    return kind
 
 
 def _width() -> dict[str, Any]:

@@ -8,6 +8,7 @@ import sys
 import termios
 import threading
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -69,6 +70,23 @@ def test_no_line_has_an_absurd_rate(steps):
             progress.advance(rows)
     rates = [int(re.search(r"([0-9,]+) rows/s", line)[1].replace(",", "")) for line in told]
     assert all(rate <= 64 * len(steps) / module.RATE_SECONDS for rate in rates)
+
+
+@pytest.mark.parametrize("shell", ["ZMQInteractiveShell", "TerminalInteractiveShell", None])
+def test_a_notebook_has_a_bar_of_its_kind_and_no_warning(monkeypatch, capsys, shell):
+    """Without widgets that is a bar of text; a terminal's IPython is a terminal."""
+    kind = type(shell, (), {}) if shell else None
+    found = SimpleNamespace(get_ipython=lambda: kind() if kind else None)
+    monkeypatch.setitem(sys.modules, "IPython", found)
+    for name in ("CI", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(module, "BAR_SECONDS", 0.0)
+    monkeypatch.setattr(module.logger, "isEnabledFor", lambda _: True)
+    with Progress("extract", "rows", 3) as progress:
+        for _ in range(3):
+            progress.advance(1)
+    assert ("extract" in capsys.readouterr().err) == (shell == "ZMQInteractiveShell")
+    assert not module._drawn
 
 
 WORK = """
