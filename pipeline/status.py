@@ -112,7 +112,7 @@ class Status:
 
     def total(self) -> dict[str, Any]:
         """Rows, bytes and seconds of all sets, None where one of them is not known; heads."""
-        due = [one for one in self.sets if one.missing != 0]
+        due = [one for one in self.sets if one.state != "done" and one.missing != 0]
         return {
             "rows": _sum([one.missing for one in due]),
             "bytes": _sum([one.bytes for one in due]),
@@ -139,8 +139,8 @@ def look(layout: Layout, params: Params) -> Status:
 
 def sets(layout: Layout, params: Params) -> list[SetStatus]:
     """The feature sets of params, each against what is published, pooled and downloaded."""
-    raw = _raw(layout)
-    return [_set(layout, name, one, raw) for name, one in params.extract.sets.items()]
+    raw, why = _raw(layout)
+    return [_set(layout, name, one, raw, why) for name, one in params.extract.sets.items()]
 
 
 def show(status: Status) -> None:
@@ -234,14 +234,17 @@ def _written(path: Path) -> Any:
         return None
 
 
-def _raw(layout: Layout) -> RawImages | None:
+def _raw(layout: Layout) -> tuple[RawImages | None, str]:
+    """The images, or why there are none; a colleague who pulled features alone needs none."""
+    if not layout.raw.exists():
+        return None, ""
     try:
-        return RawImages.open(layout.raw)
-    except StageError:
-        return None
+        return RawImages.open(layout.raw), ""
+    except StageError as error:
+        return None, str(error)
 
 
-def _set(layout: Layout, name: str, one: SetConfig, raw: RawImages | None) -> SetStatus:
+def _set(layout: Layout, name: str, one: SetConfig, raw: RawImages | None, why: str) -> SetStatus:
     last, reasons = None, []
     try:
         last = published(layout.features(name))
@@ -252,8 +255,8 @@ def _set(layout: Layout, name: str, one: SetConfig, raw: RawImages | None) -> Se
     try:
         spec, here = spec_at_hand(one, last.spec.weights_sha256 if last else UNKNOWN)
     except StageError as error:
-        why = "; ".join([*reasons, str(error)])
-        return SetStatus(set=name, state=state, why=why, weights="missing")
+        reasons.append(str(error))
+        return SetStatus(set=name, state=state, why="; ".join(reasons), weights="missing")
     if last:
         differences = last.spec.differences(spec)
         reasons += [f"{part}: {was} → {now}" for part, (was, now) in differences.items()]
@@ -263,7 +266,7 @@ def _set(layout: Layout, name: str, one: SetConfig, raw: RawImages | None) -> Se
             reasons.append("images or labels changed")
     due: dict[str, Any] = {}
     if raw is None:
-        reasons += [] if last else ["no images yet"]
+        reasons += [why] if why else [] if last else ["no images yet"]
     else:
         try:
             found: Estimate = estimate(

@@ -129,6 +129,37 @@ def test_a_damaged_head_or_set_is_stale_with_its_message(place):
     assert shard.name in one["why"]
 
 
+def test_pairs_wait_for_the_sets_that_they_are_made_of(place, monkeypatch):
+    small = PARAMS["extract"]["sets"]["small"]
+    sets = {"small": small, "other": {**small, "output": "max"}}
+    pairs = {"both": ["small", "other"]}
+    write_params(PARAMS | {"extract": {"sets": sets}, "train": PARAMS["train"] | {"pairs": pairs}})
+    found = {one["set"]: (one["state"], one["why"]) for one in status()["heads"]}
+    assert found == {
+        "small": ("done", ""),
+        "other": ("missing", "after extract of other"),
+        "both": ("missing", "after extract of other"),
+    }
+    monkeypatch.setattr(extract_stage, "_computed", compute)
+    assert cryobase("extract", "other")[0] == cryobase("train", "both")[0] == 0
+    found = {one["set"]: one["why"] for one in status()["heads"]}
+    assert found == {"small": "", "other": "never trained", "both": ""}
+
+
+def test_who_pulled_features_alone_has_them_done_and_damaged_images_are_named(place):
+    (path,) = place.glob("data/raw/dataset.json")
+    text = path.read_bytes()
+    path.unlink()
+    path.write_bytes(text[:-9])
+    (one,) = status()["sets"]
+    assert one["state"] == "stale"
+    assert "dataset.json" in one["why"]
+    shutil.rmtree("data/raw")
+    (one,) = status()["sets"]
+    assert (one["state"], one["missing"]) == ("done", None)
+    assert status()["total"]["rows"] == 0
+
+
 def test_a_damaged_pool_is_named(place):
     (manifest,) = place.glob(".cryobase/pool/*/manifest-*")
     manifest.unlink()
