@@ -1,4 +1,4 @@
-"""Exit codes: what went wrong, for scripts (README, "Exit codes")."""
+"""Exit codes: what went wrong, for scripts (docs/exit_codes.md)."""
 
 from cryobase.pipeline.params import ParamsError
 from cryobase.stages.errors import (

@@ -20,9 +20,7 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE
 LEAVES = {
     "make repro": "models/lite0-160/linear/head.json",
     "cryobase init": "../own/report/index.html",
-    "pip install": "report/index.html",
     "predict": "results/lite0-160/metrics.json",
-    "finetune.runs.ft": "results/tuned/ft/metrics.json",
     "git clone": "../colleague/results/lite0-160/metrics.json",
 }
 
@@ -42,6 +40,7 @@ def readme(tmp_path_factory: pytest.TempPathFactory) -> Project:
     )
     write_folder(made.root / "photos", 1)
     made.commit()
+    made.repro()
     return made
 
 
@@ -52,7 +51,7 @@ def run_block(project: Project, block: str) -> str:
     stub.write_text("#!/bin/sh\nexit 0\n")
     stub.chmod(stub.stat().st_mode | stat.S_IEXEC)
     script = block.replace("make repro", "make -o .venv/.installed -o env repro")
-    script = re.sub(r"^make test\b.*$", "make -n test", script, flags=re.MULTILINE)
+    script = re.sub(r"^make (test|docs)\b.*$", r"make -n \1", script, flags=re.MULTILINE)
     place = own_folder(project) if "cryobase init" in block else project
     return place.run("bash", "-ec", f'export PATH="{stub.parent}:$PATH"\n{script}')
 
@@ -80,6 +79,8 @@ def test_the_colleague_never_had_the_images(readme):
 
 
 def test_an_edit_of_another_head_tunes_nothing(readme):
+    readme.params(finetune={"runs": {"ft": {"set": "lite0-160", "head": "mlp", "epochs": 1}}})
+    assert "finetune@ft" in readme.repro()
     heads = {**SMALL["train"]["heads"], "linear": {"kind": "linear", "learning_rate": 0.03}}
     readme.params(train={"heads": heads})
     ran = readme.repro()
@@ -96,7 +97,7 @@ def test_every_block_that_must_leave_something_exists():
 
 def test_extras_that_are_named_exist():
     declared = (ROOT / "pyproject.toml").read_text()
-    named = re.findall(r"\.\[([a-z,-]+)\]", README)
+    named = re.findall(r"cryobase\[([a-z,-]+)\]", README)
     assert named
     for extras in named:
         for extra in extras.split(","):

@@ -1,4 +1,4 @@
-"""Every error that is raised on purpose has an exit code of the table in the README."""
+"""Every error that is raised on purpose has an exit code of the table in docs/exit_codes.md."""
 
 import pytest
 
