@@ -39,6 +39,7 @@ LONG = (
     "e2e/test_pairs",
     "unit/stages/heads/test_export",
     "e2e/test_readme",
+    "e2e/test_docs",
     "unit/stages/backbones/test_rows",
     "integration/test_heads_accuracy",
     "unit/stages/test_finetune",
