@@ -95,7 +95,7 @@ def folders_in(directory: Path) -> list[Path]:
     """The sub-folders that hold two classes of images or more, sorted by name."""
     try:
         with os.scandir(directory) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir())
+            names = sorted(entry.name for entry in entries if os.path.isdir(entry.path))
     except OSError:
         return []
     return [

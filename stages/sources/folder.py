@@ -208,7 +208,7 @@ def _too_many_folders(folder: Path) -> DataError:
 
 def _sort_in(entry: os.DirEntry[str], found: Children) -> str:
     """Put an entry where it belongs, or give the reason why it belongs nowhere."""
-    if entry.is_dir():
+    if _is_folder(entry):
         if reason := left_out.of_folder(entry.name):
             return reason
         if entry.is_symlink():  # could lead out of the folder, or round in a circle
@@ -222,6 +222,16 @@ def _sort_in(entry: os.DirEntry[str], found: Children) -> str:
         return left_out.BROKEN_LINK
     found.files.append(entry.name)
     return ""
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a directory or a link to one; a link that cannot be followed is a broken file."""
+    try:
+        return entry.is_dir()
+    except OSError:  # the link leads to itself, below a file, or where nobody may look
+        if entry.is_symlink():
+            return False
+        raise
 
 
 def files(

@@ -155,11 +155,19 @@ def test_links_to_folders_are_not_followed_and_listed(tmp_path, folder, caplog):
 
 
 def test_a_broken_link_is_listed_or_in_quarantine(tmp_path, folder):
-    (folder / "c").symlink_to("nowhere")
+    broken = {
+        "c": "nowhere",
+        "loop": "loop",
+        "d": folder / "a" / "gone.jpg" / "below a file",
+        "e": "n" * 300,
+    }
+    for name, target in broken.items():
+        (folder / name).symlink_to(target)
     (folder / "a" / "gone.jpg").symlink_to("nowhere.jpg")
+    (folder / "a" / "loop.jpg").symlink_to("loop.jpg")
     summary = run(DownloadConfig(source="folder", path=str(folder)), output=tmp_path / "raw")
-    assert listed(tmp_path / "raw") == LEFT_OUT | {"c": "broken link"}
-    assert summary.quarantined == 1
+    assert listed(tmp_path / "raw") == LEFT_OUT | dict.fromkeys(broken, "broken link")
+    assert summary.quarantined == 2
 
 
 def test_a_folder_that_cannot_be_listed_stops_the_run_only_where_it_is_needed(

@@ -162,6 +162,8 @@ def test_without_an_option_the_only_folder_of_images_is_taken(git):
         (git / "src" / name).write_text("export {}\n")
     (git / ".cache").mkdir()
     write_folder(git / ".cache", 2)
+    for place in (git, git / "photos"):
+        (place / "loop").symlink_to("loop")
     run()
     assert load(git / "params.yaml").download.path == "photos"
 
