@@ -1,1 +1,1 @@
-"""Fine-tuning: what a run starts from, its phases, how it resumes, and what it leaves."""
+"""Fine-tuning: how a run starts, its phases, how it resumes, and the files that it writes."""

@@ -1,6 +1,7 @@
-"""Stored outputs of the frozen part of a base: what each cut would save, and training on them.
+"""Stored outputs of the frozen part of a base, the trunk: what each cut saves, training on them.
 
-The rows are a feature set like any other; `stages/extract.py` computes them.
+The rows are an ordinary feature set; `stages/extract.py` computes them. `freezing.py` finds the
+cuts.
 """
 
 import math
@@ -23,8 +24,8 @@ from cryobase.store import FeatureSet
 from cryobase.store.epochs import drawn_views, shuffled
 from cryobase.store.errors import mended_by
 
-# Of two cores: VGG16's forward pass, and reading float16 rows and widening them. Only their ratio
-# matters, and places differ by much more than machines do.
+# Speeds measured on two cores: VGG16's forward pass, and reading float16 rows and widening them.
+# Only their ratio matters, and it differs between machines much less than places do.
 MULTIPLICATIONS_PER_SECOND = 1.5e11
 BYTES_PER_SECOND = 5e8
 BYTES = {"float16": 2, "float32": 4}
@@ -35,10 +36,10 @@ class Place:
     """One place to cut.
 
     Attributes:
-        layer: its output is stored.
-        bytes: of the rows of all images and views.
-        speedup: an epoch end to end, as multiple of one on stored rows.
-        break_even: epochs after which computing the rows has paid; infinity for never.
+        layer: the layer whose output is stored.
+        bytes: size of the rows of all images and views.
+        speedup: time of an epoch end to end, divided by the time of an epoch on stored rows.
+        break_even: number of epochs after which storing has saved time; infinity if it never does.
     """
 
     layer: str
@@ -52,16 +53,17 @@ def places(
 ) -> list[Place]:
     """Every place to cut below the learning layers, from the input up.
 
-    Seconds are reckoned from multiplications and bytes: a learning layer costs three forward
-    passes (its own, and two products backward), a frozen one costs one, a stored row its reading.
+    Seconds are estimated from multiplications and bytes. A learning layer costs three forward
+    passes (one forward, two products backward), a frozen layer one, a stored row the time to read
+    it.
 
     Args:
-        model: from pixels to logits.
+        model: model from pixels to logits.
         learning: names of the layers that learn.
-        images: how many there are, since all get rows.
-        train: how many of them train.
-        views: how many augmented ones of each are stored.
-        dtype: of the rows.
+        images: number of images; all of them get rows.
+        train: number of training images.
+        views: number of augmented views stored for each image.
+        dtype: dtype of the rows.
     """
     found = cuts(model)
     works = {layer.name: multiplications(layer) for layer in model.layers}
@@ -91,38 +93,43 @@ def places(
     return result
 
 
-def chosen(trunk: str, found: Sequence[Place], epochs: int, budget: float) -> Place | None:
+def chosen(trunk: str, candidates: Sequence[Place], epochs: int, budget: float) -> Place | None:
     """The place that a run's `trunk` means: `auto`, or a layer.
 
     Raises:
-        ConfigError: that layer is none of the places.
+        ConfigError: the layer is not a place to cut.
     """
     if trunk == "auto":
-        return choose(found, epochs=epochs, budget=budget)
-    return named(found, trunk)
+        return choose(candidates, epochs=epochs, budget=budget)
+    return named(candidates, trunk)
 
 
-def choose(found: Sequence[Place], *, epochs: int, budget: float) -> Place | None:
-    """The fastest place within a budget of bytes that pays within the epochs; None if none does."""
-    fitting = [place for place in found if place.bytes <= budget and place.break_even < epochs]
+def choose(candidates: Sequence[Place], *, epochs: int, budget: float) -> Place | None:
+    """The fastest place that fits the budget in bytes and saves time within the epochs, or None."""
+    fitting = [place for place in candidates if place.bytes <= budget and place.break_even < epochs]
     return max(fitting, key=lambda place: place.speedup, default=None)
 
 
-def named(found: Sequence[Place], layer: str) -> Place:
-    """The place of a name.
+def named(candidates: Sequence[Place], layer: str) -> Place:
+    """The place at a layer.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the layer is not a place to cut.
     """
-    for place in found:
+    for place in candidates:
         if place.layer == layer:
             return place
-    known = ", ".join(place.layer for place in found) or "none"
-    raise ConfigError(f"trunk: {layer!r} is no place to cut below what learns; places: {known}")
+    known = ", ".join(place.layer for place in candidates) or "none"
+    raise ConfigError(
+        f"trunk: {layer!r} is not a place to cut below the learning layers; places: {known}"
+    )
 
 
 def multiplications(layer: Any) -> int:
-    """Of a layer's forward pass for one image: each kernel element once per place of its output."""
+    """Multiplications of a layer's forward pass for one image.
+
+    Each element of the kernel counts once for every position in the output.
+    """
     kernels: int = sum(math.prod(w.shape) for w in layer.weights if len(w.shape) >= 2)
     shape: list[int | None] = list(layer.output.shape) if kernels else []
     return kernels * (int(shape[1] or 1) * int(shape[2] or 1) if len(shape) == 4 else 1)
@@ -136,10 +143,11 @@ class StoredTrunk:
     """Rows of the trunk for the training and validation images of a split.
 
     Attributes:
-        rows: the feature set; with views, each epoch sees another one of every image.
-        train_ids, validation_ids: which learn, and which judge.
+        rows: the feature set; if it has views, each epoch draws a view for every image.
+        train_ids: ids of the images that train.
+        validation_ids: ids of the images that validate.
         batch_size: rows in a batch.
-        seed: of order and views.
+        seed: seed of the order and of the views.
     """
 
     rows: FeatureSet
@@ -174,7 +182,7 @@ class StoredTrunk:
 
 
 def store_trunk(config: SetConfig, *, raw: Path, pool: Path, output: Path) -> FeatureSet:
-    """Compute what the pool lacks of a trunk's rows, and publish them as a feature set."""
+    """Compute the rows of a trunk that the pool lacks, and publish all as a feature set."""
     sets = ExtractConfig(sets={NAME: config})
     nothing = Path(os.devnull)  # to adopt: the last version's rows came from this pool
     extract.run(sets, NAME, raw=raw, pool=pool, output=output, before=nothing)

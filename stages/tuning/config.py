@@ -1,4 +1,4 @@
-"""What `params.yaml` says of a fine-tuning run."""
+"""The keys of a fine-tuning run in `params.yaml`, with their checks. Nothing here loads Keras."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from cryobase.stages.tuning.convnets import CONVNETS
 
 @dataclass(frozen=True, kw_only=True)
 class NewHead:
-    """A head that is trained with the rest, not on stored features.
+    """A head that is trained together with the base or network, not on stored features.
 
     Attributes:
-        units: of the hidden layers; none makes it linear.
-        activation: of the hidden layers.
-        dropout: after each hidden layer.
+        units: units of the hidden layers; an empty list makes the head linear.
+        activation: activation of the hidden layers.
+        dropout: share of values set to zero after each hidden layer.
         output: `softmax`, or for two classes one `sigmoid` unit.
     """
 
@@ -42,11 +42,11 @@ class NewHead:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A network from nothing.
+    """A network that is trained from scratch.
 
     Attributes:
         kind: a key of `CONVNETS`.
-        image_size: side of the square input in pixels; None means the row's own.
+        image_size: side of the square input in pixels; None means the size in `CONVNETS`.
         resize, aspect: how images become squares, as in `extract.sets`.
     """
 
@@ -80,17 +80,19 @@ class PhaseConfig:
 
     Attributes:
         unfreeze: which layers of the base learn: `none`, `all`, `{from: LAYER}` (a name or number;
-            that one and what comes after) or `{last: n}`. The head always learns.
-        batch_normalization: `frozen`, in inference mode, or `trainable` where `unfreeze` says so.
-        optimizer: with Keras' defaults but for `momentum` (of `sgd`) and `weight_decay`.
-        learning_rate: of the head, and with `layer_decay: 1` of all layers.
-        momentum: of `sgd`.
+            that layer and all later ones) or `{last: n}`. The head always learns.
+        batch_normalization: `frozen` runs BatchNormalization in inference mode; `trainable` lets
+            those layers learn that `unfreeze` names.
+        optimizer: has Keras' defaults, except `momentum` (for `sgd`) and `weight_decay`.
+        learning_rate: rate of the head; with `layer_decay: 1`, of all layers.
+        momentum: momentum of `sgd`.
         weight_decay: decoupled; None means 0.004 for `adamw`, else 0, as in Keras.
-        layer_decay: from the head down, each layer learns at this multiple of the rate above it.
+        layer_decay: each layer's rate is that of the layer above it, towards the head, times this.
         warmup: epochs in which the rate rises linearly from 0.
         epochs: passes over the training images.
-        keep: `best` by validation loss, the start counting as epoch 0; `smoothed`, the lowest
-            exponentially smoothed validation loss; or `last`.
+        keep: the epoch whose weights are kept: `best` has the lowest validation loss, and the start
+            counts as epoch 0; `smoothed` has the lowest exponentially smoothed validation loss; or
+            `last`.
     """
 
     unfreeze: Unfreeze = "all"
@@ -125,30 +127,32 @@ class PhaseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneRun(PhaseConfig):
-    """One run: where it starts, and its phases. Its own keys are the first phase.
+    """One run: its start and its phases. The keys of the run itself describe the first phase.
 
     Attributes:
         start: `head`, a trained head of a feature set; `fresh`, a new head on a base; `scratch`, a
-            network of its own.
-        set, head: with `start: head`, which one; else both are `none`.
+            network that is trained from scratch.
+        set, head: with `start: head`, the names of the set and the head; else both are `none`.
         base: with `fresh`, the base, described as in `extract.sets`.
         network: with `scratch`, the network.
-        new_head: with `fresh` and `scratch`, the head that is put on top.
-        then: further phases, each going on with the weights that the one before has kept.
-        augmentation: how training images are changed, anew each epoch; never those that judge.
-        views: with a trunk, how many augmented views of each image are stored, to draw from.
-        trunk: where the base is cut so that the frozen part runs once per image: `none`, `auto`
-            (the fastest place within `trunk_gigabytes` that pays, or none), or a layer.
-        trunk_dtype: what the store keeps of it.
-        trunk_gigabytes: what `auto` may store, in 10^9 bytes.
-        precision: `auto` is `mixed_float16` where a GPU is, else `float32`.
+        new_head: with `fresh` and `scratch`, the head on top of the base or network.
+        then: further phases; each starts from the weights that the phase before it kept.
+        augmentation: random changes of training images, drawn again in each epoch; images that
+            validate or test are never changed.
+        views: with a trunk, the number of augmented views that are stored for each image.
+        trunk: where the base is cut so that the frozen part runs once per image: `none`; `auto`,
+            the fastest place within `trunk_gigabytes` that saves time, if any; or a layer.
+        trunk_dtype: dtype of the trunk's rows in the store.
+        trunk_gigabytes: the most that `auto` may store, in 10^9 bytes.
+        precision: `auto` means `mixed_float16` if there is a GPU, else `float32`.
         batch_size: images of one step.
-        seed: of a new head's or network's weights, the order of images, views and dropout.
-        imagenet_labels: with `fresh`, of how many classes one training image is shown to the base
-            with its own classifier first; `imagenet.csv` gets the likeliest labels.
-        final: whether the test split is scored too, once all choices are made.
+        seed: seed of a new head's or network's weights, the order of images, views and dropout.
+        imagenet_labels: with `fresh`, a number of classes. Before training, the base with its
+            original classifier labels one training image of each; `imagenet.csv` lists the most
+            probable labels.
+        final: whether the test split is scored too; set it when all choices are made.
         tensorboard: whether logs for TensorBoard are written.
-        smoothing: of the curves in the picture, 0 for none.
+        smoothing: smoothing of the curves in the picture; 0 means no smoothing.
     """
 
     start: Literal["head", "fresh", "scratch"] = "head"
@@ -198,7 +202,7 @@ class FinetuneRun(PhaseConfig):
         if not 0 <= self.views <= 1000 or (self.views and self.trunk == NONE):
             raise ValueError("views: 0 to 1000, and only with a trunk")
         if self.trunk != NONE and (self.augmentation is None) != (self.views == 0):
-            raise ValueError("trunk: augmentation goes with stored views alone; set views")
+            raise ValueError("trunk: augmentation needs stored views; set views")
 
     @property
     def phases(self) -> tuple[PhaseConfig, ...]:

@@ -1,4 +1,4 @@
-"""Small networks that are trained from nothing: the table, and what builds them."""
+"""Small networks that are trained from scratch: the table `CONVNETS`, and their builder."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,10 +12,10 @@ class Convnet:
 
     Attributes:
         image_size: side of the square input in pixels.
-        filters: of each convolution.
-        pools: how many of the first convolutions are followed by max-pooling.
-        features: what becomes of the last map: `flatten` or `avg`.
-        gray: whether the input is made one channel first (luma of ITU-R BT.601).
+        filters: number of filters of each convolution.
+        pools: max-pooling follows this many convolutions, counted from the first.
+        features: how the last map becomes a vector: `flatten` or `avg`.
+        gray: whether the input is first reduced to one channel (luma of ITU-R BT.601).
         dropout: share of the features set to zero while training.
     """
 
@@ -28,7 +28,7 @@ class Convnet:
 
     @property
     def smallest(self) -> int:
-        """The smallest image size of which the last convolution leaves a pixel."""
+        """The smallest image size for which the last map has at least one pixel."""
         size = 1
         for number in range(len(self.filters), 0, -1):
             size = (2 * size if number <= self.pools else size) + 2
@@ -61,8 +61,8 @@ def build(name: str, *, image_size: int | None = None, seed: int = 0) -> Any:
 
     Args:
         name: a key of `CONVNETS`.
-        image_size: side of the square input in pixels; None means the row's own.
-        seed: of the initial weights.
+        image_size: side of the square input in pixels; None means the size in `CONVNETS`.
+        seed: seed of the initial weights.
 
     Returns:
         A `keras.Model` from RGB pixels (b, size, size, 3) in 0 to 255 to features (b, width).

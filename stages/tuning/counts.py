@@ -23,10 +23,10 @@ class Count:
     Attributes:
         what: `SET` (extraction), `SET/HEAD` (a head on stored features) or `RUN` (end to end).
         phase: from 1; 0 for extraction.
-        total: parameters.
-        trainable: those that learn.
-        frozen: the others, moving statistics of BatchNormalization included.
-        tensors: how many weight tensors learn.
+        total: number of parameters.
+        trainable: number of parameters that learn.
+        frozen: number of all others, including moving statistics of BatchNormalization.
+        tensors: number of weight tensors that learn.
     """
 
     what: str
@@ -43,12 +43,12 @@ def counts(
     runs: Mapping[str, FinetuneRun],
     classes: Sequence[str],
 ) -> Iterator[Count]:
-    """A row for every base, every head on it, and every phase of every run.
+    """One row for each base, each head on a base, and each phase of each run.
 
     Args:
         sets: `extract.sets`.
         heads: `train.heads`.
-        runs: `finetune.runs`; those from a trained head count with that head.
+        runs: `finetune.runs`; a run that starts from a trained head is counted with that head.
         classes: names of the classes.
     """
     for name, config in sets.items():
@@ -110,7 +110,7 @@ def _head(new: NewHead, base: Any, classes: Sequence[str]) -> Any:
 
 
 def _alone(new: NewHead, shape: tuple[int, ...], classes: Sequence[str]) -> Any:
-    """The head as a model of its own, on features."""
+    """The head as a separate model that takes features."""
     keras = load_keras()
 
     features = keras.Input(shape, name="features")

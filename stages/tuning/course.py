@@ -1,4 +1,7 @@
-"""All phases of a tuning, one after the other, and what was seen on the way."""
+"""All phases of a tuning, one after the other, and the record of their epochs.
+
+One phase is trained by `phase.py`; files are written by `outcome.py`.
+"""
 
 import dataclasses
 import logging
@@ -37,14 +40,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Data:
-    """What a run learns from.
+    """The data of a run.
 
     Attributes:
         images: the images.
-        split: which of them learn, which judge.
-        raw: where the images lie.
-        pool: where rows of trunks are kept.
-        rows: where a trunk's rows are published while the run is under way.
+        split: the ids that train, validate and test.
+        raw: directory of the images.
+        pool: directory of the pool that holds rows of trunks.
+        rows: directory where a trunk's rows are published while the run trains.
     """
 
     images: RawImages
@@ -59,11 +62,11 @@ class Told:
     """The record of all phases.
 
     Attributes:
-        rows: one per epoch, counted on through all phases from 0: phase (from 1), epoch, loss,
-            accuracy, val_loss, val_accuracy.
-        kept: the epoch of each phase whose weights were kept.
-        between: validation scores after each phase but the last; empty where nothing validates.
-        trunks: by number of the phase, what was stored and what that changed.
+        rows: one row per epoch: phase (from 1), epoch, loss, accuracy, val_loss, val_accuracy.
+            Epochs are counted from 0 through all phases.
+        kept: for each phase, the epoch whose weights were kept.
+        between: validation scores after each phase except the last; empty without validation.
+        trunks: by number of the phase, what was stored and how far it changed the logits.
     """
 
     rows: HistoryRows = field(default_factory=list)
@@ -72,7 +75,7 @@ class Told:
     trunks: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, number: int, settings: PhaseSettings, found: HistoryRows) -> None:
-        """Go on with the rows of a phase, which counts from its own start."""
+        """Append the rows of a phase. Their epochs count from the start of the phase."""
         self.kept.append(settings.first + kept_epoch(found, settings.keep))
         self.rows.extend(
             {**row, "phase": number, "epoch": settings.first + row["epoch"]}
@@ -87,7 +90,7 @@ class Told:
 
     @property
     def overfitting_from(self) -> int | None:
-        """The epoch where overfitting sets in, see `history.overfitting_onset`."""
+        """The epoch where overfitting begins, see `history.overfitting_onset`."""
         rows = self.rows[1:]
         return overfitting_onset([row["loss"] for row in rows], [row["val_loss"] for row in rows])
 
@@ -100,14 +103,14 @@ def train(
     directory: Path,
     scaled: bool,
 ) -> Told:
-    """Run every phase; the model of `start` then has the weights that the last one kept.
+    """Run every phase. Afterwards the model of `start` has the weights that the last phase kept.
 
     Args:
         config: the run.
-        start: the model, which is changed.
-        data: what it learns from.
-        directory: of the checkpoints.
-        scaled: whether the loss is scaled, for float16.
+        start: the model; its weights are changed.
+        data: images and split to train on.
+        directory: directory of the checkpoints.
+        scaled: whether the loss is scaled, which float16 needs.
     """
     stream = ImageStream(
         images=data.images,
@@ -121,10 +124,10 @@ def train(
         logger.warning(
             "no validation images, so each phase keeps its last epoch; raise split.validation"
         )
-    told = Told()
+    record = Told()
     for number, phase in enumerate(config.phases, start=1):
         if number > 1:
-            told.between.append(_scores_now(start, stream, data.split))
+            record.between.append(_scores_now(start, stream, data.split))
         free(phase, start)
         place = place_to_store(config, start, data, phase.epochs)
         settings = PhaseSettings(
@@ -138,32 +141,32 @@ def train(
         )
         examples = _examples(config, start, data, stream, place)
         if isinstance(examples, StoredTrunk) and place:
-            told.trunks[number] = _told_of_trunk(config, start, stream, examples, place)
-        found = Phase(start.model, start.base, examples, settings).run(
+            record.trunks[number] = _told_of_trunk(config, start, stream, examples, place)
+        history = Phase(start.model, start.base, examples, settings).run(
             Checkpoints(directory / f"phase-{number}")
         )
-        told.add(number, settings, found)
-    return told
+        record.add(number, settings, history)
+    return record
 
 
 def place_to_store(
     config: FinetuneRun, start: Start, data: Data, epochs: int
 ) -> cached_trunk.Place | None:
-    """Where the outputs are stored; None where the images go through the whole base.
+    """The place whose outputs are stored; None if images go through the whole base each epoch.
 
     Raises:
-        ConfigError: the layer asked for is no place to cut.
+        ConfigError: the layer that the run names is not a place to cut.
     """
     if config.trunk == "none":
         return None
-    found = places_now(config, start, data.images, data.split)
-    return cached_trunk.chosen(config.trunk, found, epochs, config.trunk_gigabytes * 1e9)
+    candidates = places_now(config, start, data.images, data.split)
+    return cached_trunk.chosen(config.trunk, candidates, epochs, config.trunk_gigabytes * 1e9)
 
 
 def places_now(
     config: FinetuneRun, start: Start, images: RawImages, split: Splits
 ) -> list[cached_trunk.Place]:
-    """Every place to cut below the layers that learn now."""
+    """Every place to cut below the layers that currently learn."""
     whole = logits_model(start.model)
     return cached_trunk.places(
         whole,
@@ -176,7 +179,7 @@ def places_now(
 
 
 def free(phase: PhaseConfig, start: Start) -> None:
-    """Let the layers learn that a phase names."""
+    """Unfreeze the layers that a phase names, and freeze all others."""
     learns = phase.batch_normalization == "trainable"
     unfreeze(start.base, phase.unfreeze, batch_normalization=learns)
 
@@ -218,21 +221,21 @@ def _told_of_trunk(
     examples: StoredTrunk,
     place: cached_trunk.Place,
 ) -> dict[str, Any]:
-    """What is stored, and how far the logits on it are from those on the images themselves."""
+    """Facts about what is stored: sizes, and how far its logits are from those on the images."""
     whole = logits_model(start.model)
     upper = freezing.split(whole, place_of_cut(whole, start.base, place.layer))[1]
     ids = examples.train_ids[:CHECKED]
     images, _ = next(stream.plain.batches(ids))
     expected = np.asarray(whole(images, training=False), np.float32)
-    found = np.asarray(upper(examples.rows.arrays(ids[: len(images)])[0], training=False))
-    told = {
+    stored = np.asarray(upper(examples.rows.arrays(ids[: len(images)])[0], training=False))
+    facts = {
         "layer": place.layer,
         "dtype": config.trunk_dtype,
         "bytes": place.bytes,
-        "logits_differ_by": float(np.abs(found - expected).max()),
+        "logits_differ_by": float(np.abs(stored - expected).max()),
     }
-    logger.info("stored trunk: %s", ", ".join(f"{key} {value}" for key, value in told.items()))
-    return told
+    logger.info("stored trunk: %s", ", ".join(f"{key} {value}" for key, value in facts.items()))
+    return facts
 
 
 def _optimizer(phase: PhaseConfig) -> OptimizerSettings:
@@ -248,5 +251,5 @@ def _optimizer(phase: PhaseConfig) -> OptimizerSettings:
 
 def _scores_now(start: Start, stream: ImageStream, split: Splits) -> dict[str, float]:
     model = saved.TunedModel(start.model, start.head.classes, start.pixels)
-    found = saved.answers({"now": model}, stream, split.ids("validation"))
-    return saved.scores_of(found).get("now", {})
+    predictions = saved.answers({"now": model}, stream, split.ids("validation"))
+    return saved.scores_of(predictions).get("now", {})

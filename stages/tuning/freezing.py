@@ -1,7 +1,7 @@
 """Which layers of a model are frozen, and where it can be cut above them.
 
-A cut is valid where one tensor alone is live: everything that the output needs goes through it.
-Whatever lies below a cut and does not learn may run once per image instead of once per epoch.
+A cut is valid where only one tensor is live: everything that the output needs goes through it. If
+nothing below a cut learns, that part may run once per image instead of once per epoch.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,14 +15,14 @@ from cryobase.stages.errors import ConfigError
 def unfreeze(
     base: Any, rule: str | Mapping[Any, Any], *, batch_normalization: bool = False
 ) -> list[str]:
-    """Let some layers of a base learn; the others stay frozen.
+    """Unfreeze some layers of a base; the others stay frozen.
 
     A frozen BatchNormalization runs in inference mode, so its moving statistics do not change.
 
     Args:
         base: the backbone, a `keras.Model`.
-        rule: `none`, `all`, `{"from": a layer's name or number}` (that layer and those after it, as
-            `base.layers` counts from 0, the input) or `{"last": n}`.
+        rule: `none`, `all`, `{"from": a layer's name or number}` (that layer and all later ones,
+            counted in `base.layers` from 0, the input) or `{"last": n}`.
         batch_normalization: whether BatchNormalization layers that the rule names learn too.
 
     Returns:
@@ -64,9 +64,9 @@ class Cut:
     """A place to cut.
 
     Attributes:
-        layer: the layer whose output is the one live tensor; "" is the model's input.
-        tensor: that output, a `KerasTensor`.
-        below: names of the layers that it needs, itself among them.
+        layer: the layer whose output is the only live tensor; "" means the model's input.
+        tensor: the output of that layer, a `KerasTensor`.
+        below: names of the layers that the output needs, including `layer`.
     """
 
     layer: str
@@ -85,11 +85,11 @@ class Cut:
 def cuts(model: Any) -> list[Cut]:
     """Every valid cut of a functional model with one input and one output, from the input up.
 
-    Only outputs of layers are offered, not of bare operations: these have no name that lasts.
+    Only outputs of layers are offered. The names of bare operations change from build to build.
     """
     keras = load_keras()
 
-    found = []
+    valid = []
     below: set[str] = set()
     live: dict[int, int] = {}  # tensor -> how many operations still need it
     uses = _uses(model)
@@ -104,12 +104,12 @@ def cuts(model: Any) -> list[Cut]:
             below.add(operation.name)
         if layer and len(live) == 1 and output is not model.outputs[0]:
             name = "" if isinstance(operation, keras.layers.InputLayer) else operation.name
-            found.append(Cut(name, output, frozenset(below)))
-    return found
+            valid.append(Cut(name, output, frozenset(below)))
+    return valid
 
 
 def deepest(model: Any, learning: set[str]) -> Cut:
-    """The last cut with no learning layer below it; the input where the first layer learns."""
+    """The last cut with no learning layer below it; the input if the first layer learns."""
     return [cut for cut in cuts(model) if not cut.below & learning][-1]
 
 
@@ -117,19 +117,23 @@ def at(model: Any, layer: str, learning: set[str]) -> Cut:
     """The cut at a layer's output.
 
     Raises:
-        ConfigError: there is none with no learning layer below it; names those there are.
+        ConfigError: the layer is not a valid cut, or a layer below it learns; the message lists
+            the places.
     """
     known = {cut.layer: cut for cut in cuts(model) if cut.layer and not cut.below & learning}
     if layer not in known:
         raise ConfigError(
-            f"trunk: {layer!r} is no place to cut, for more than its output is live there or"
-            f" a layer below it learns; places: {', '.join(known) or 'none'}"
+            f"trunk: {layer!r} is not a place to cut: either later layers need more than its"
+            f" output, or a layer below it learns; places: {', '.join(known) or 'none'}"
         )
     return known[layer]
 
 
 def split(model: Any, cut: Cut) -> tuple[Any, Any]:
-    """The models below (None at the input) and above a cut; they share the layers of the whole."""
+    """The models below and above a cut, with the same layers as `model`.
+
+    The model below is None if the cut is at the input.
+    """
     keras = load_keras()
 
     if not cut.layer:
@@ -147,7 +151,7 @@ def logits_model(model: Any) -> Any:
 
 
 def learning_layers(whole: Any, base: Any) -> set[str]:
-    """Names of the layers of a model that learn: the head's, and those unfrozen in the base."""
+    """Names of the layers that learn: the layers of the head, and the unfrozen ones of the base."""
     below = {layer.name for layer in base.layers}
     learning = {layer.name for layer in whole.layers if layer.name not in below}
     return learning | {layer.name for layer in base.layers if layer.trainable_variables}
@@ -157,14 +161,14 @@ def place_of_cut(whole: Any, base: Any, layer: str | None) -> Cut:
     """Where to cut a model below everything that learns: the deepest place, or the layer named.
 
     Raises:
-        ConfigError: the named cut lies above a layer that learns, or is none.
+        ConfigError: the named layer is not a valid cut, or a layer below it learns.
     """
     learning = learning_layers(whole, base)
     return deepest(whole, learning) if layer is None else at(whole, layer, learning)
 
 
 def _operations(model: Any) -> Iterator[tuple[Any, list[Any], Any]]:
-    """Operation, inputs and output of every node, each after those that it needs."""
+    """Operation, inputs and output of every node; a node comes after all nodes that it needs."""
     keras = load_keras()
 
     for depth in sorted(model._nodes_by_depth, reverse=True):

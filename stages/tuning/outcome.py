@@ -1,4 +1,7 @@
-"""What a tuning came to: scores of both saved models on the same images, tables, pictures."""
+"""The results of a tuning: scores of both saved models on the same images, tables, pictures.
+
+Nothing here trains or changes a model.
+"""
 
 import logging
 import math
@@ -27,7 +30,7 @@ from cryobase.store.epochs import shuffled
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 30  # images in the grid of predictions, and at most in the gallery of mistakes
+SHOWN = 30  # images in the grid of predictions; also the most in the gallery of mistakes
 SHEET = 9  # views in the contact sheet, at most
 NAME = 17  # characters of a class in the title of an image
 COLUMNS = ("phase", "epoch", "loss", "accuracy", "val_loss", "val_accuracy")
@@ -46,15 +49,15 @@ def write(
 
     Args:
         config: the run.
-        told: its record.
+        told: the record of the run's epochs.
         images: the images.
-        split: which of them judge.
-        models: directory of the saved pair.
-        output: gets `metrics.json`, `score.json`, `comparison.csv`, `history.csv`, `curves.svg`,
-            `predictions.svg`, `mistakes.svg` and `views.svg`.
+        split: the ids that train, validate and test.
+        models: directory of the two saved models.
+        output: directory that receives `metrics.json`, `score.json`, `comparison.csv`,
+            `history.csv`, `curves.svg`, `predictions.svg`, `mistakes.svg` and `views.svg`.
 
     Returns:
-        What `metrics.json` says.
+        The content of `metrics.json`.
     """
     pair = {
         "start": saved.TunedModel.load(models, saved.START),
@@ -89,13 +92,13 @@ def write(
 
 
 def _parts(config: FinetuneRun, split: Splits) -> list[str]:
-    """The parts that judge: those that have images, and train where no other has any."""
+    """The parts to score: those that have images; train only if no other part has images."""
     parts = ["validation", *(["test"] if config.final else [])]
     return [part for part in parts if len(split.ids(part))] or ["train"]
 
 
 def _between(told: Told) -> dict[str, Any]:
-    """Scores after each phase but the last; a part without images has none."""
+    """Validation scores after each phase except the last."""
     return {
         f"phase_{number}": {"validation": scores} if scores else {}
         for number, scores in enumerate(told.between, start=1)
@@ -155,7 +158,7 @@ def _draw(
 
 
 def _contact_sheet(path: Path, config: FinetuneRun, stream: ImageStream, split: Splits) -> None:
-    """Views of one training image as its first epochs see it, or as they are stored."""
+    """Draw views of one training image, as the first epochs see them or as they are stored."""
     images = stream.images
     position = int(images.examples.positions(split.ids("train")[:1])[0])
     plain = load(images.read(position), stream.pixels)
@@ -174,7 +177,7 @@ def _contact_sheet(path: Path, config: FinetuneRun, stream: ImageStream, split: 
 
 
 def _grid(path: Path, stream: ImageStream, predictions: Predictions, chosen: Any) -> None:
-    """Images titled with the prediction: blue where it is right, red with the true class if not."""
+    """Draw images titled with the prediction: blue if right; else red, with the true class."""
     shown = [image for batch, _ in stream.plain.batches(predictions.ids[chosen]) for image in batch]
     titles, colors = [], []
     for position in chosen:
@@ -192,10 +195,10 @@ IMAGENET_COLUMNS = ("id", "rank", "label", "probability")
 
 
 def write_imagenet(config: FinetuneRun, images: RawImages, split: Splits, output: Path) -> None:
-    """Write `imagenet.csv` where a run asks for it, see `FinetuneRun.imagenet_labels`.
+    """Write `imagenet.csv` if the run has `imagenet_labels`, see `FinetuneRun`.
 
     Raises:
-        MissingWeightsError: the base's own classifier cannot be had.
+        MissingWeightsError: the weights of the base's original classifier are not available.
     """
     if not config.imagenet_labels or config.base is None:
         return
@@ -206,17 +209,17 @@ def write_imagenet(config: FinetuneRun, images: RawImages, split: Splits, output
     firsts = np.unique(examples.labels[positions], return_index=True)[1]  # one of each class
     shown = positions[firsts[: config.imagenet_labels]]
     pixels = pixel_spec(config.base.backbone)
-    found = top_labels(
+    labels = top_labels(
         config.base.backbone,
         np.stack([load(images.read(int(position)), pixels) for position in shown]),
         top=TOP,
         weights="none" if config.base.weights == "none" else "imagenet",
     )
     rows = []
-    for position, guesses in zip(shown, found, strict=True):
+    for position, guesses in zip(shown, labels, strict=True):
         name = examples.ids[position].decode()
-        told = ", ".join(f"{guess.name} {guess.probability:.3f}" for guess in guesses)
-        logger.info("%s is, of ImageNet's classes: %s", name, told)
+        likeliest = ", ".join(f"{guess.name} {guess.probability:.3f}" for guess in guesses)
+        logger.info("%s: most probable classes of ImageNet: %s", name, likeliest)
         for rank, guess in enumerate(guesses, start=1):
             rows.append((name, rank, guess.name, f"{guess.probability:.6f}"))
     write_table(output / "imagenet.csv", IMAGENET_COLUMNS, rows)
@@ -228,12 +231,13 @@ CURVES = {"train": "", "validation": "val_"}  # directory -> prefix of the histo
 def write_curves(rows: HistoryRows, directory: Path) -> None:
     """Write loss and accuracy by epoch as event files in `train` and `validation`.
 
-    `tf.summary.scalar` and Keras' callback are refused where TensorBoard is not installed;
-    `tf.summary.write` is what they call, and TensorFlow's own.
+    `tf.summary.scalar` and Keras' callback need TensorBoard to be installed. `tf.summary.write`,
+    which both call, does not: it belongs to TensorFlow.
     """
     tf = load_tensorflow()
 
-    shutil.rmtree(directory, ignore_errors=True)  # TensorBoard would draw both runs as one
+    # TensorBoard would draw the old and the new run as one curve
+    shutil.rmtree(directory, ignore_errors=True)
     for name, prefix in CURVES.items():
         writer = tf.summary.create_file_writer(str(directory / name))
         with writer.as_default():

@@ -1,4 +1,7 @@
-"""Training a grafted model: its epochs, which of them is kept, and going on after a kill."""
+"""One phase of training a grafted model: its epochs, the epoch that is kept, resuming after a kill.
+
+The loop is our own because a killed run must give the same bits as one that ran through.
+"""
 
 import logging
 import math
@@ -22,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 Keep = Literal["best", "smoothed", "last"]
 
-SMOOTHING = 0.8  # of the curve that `keep: smoothed` looks at
-HELD = 256 << 20  # bytes of the trunk's outputs for validation images that are kept in memory
+SMOOTHING = 0.8  # factor of the smoothed curve for `keep: smoothed`
+HELD = 256 << 20  # bytes of memory, at most, for the trunk's outputs on validation images
 
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
@@ -31,16 +34,16 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """Keras' optimizers with their defaults, but for what stands here.
+    """A Keras optimizer. All settings that are not listed here have Keras' defaults.
 
     Attributes:
         name: `adam`, `adamw`, `sgd` or `rmsprop`.
-        learning_rate: of the head, after the warm-up.
-        momentum: of `sgd`.
+        learning_rate: rate of the head after the warm-up.
+        momentum: momentum of `sgd`.
         weight_decay: decoupled; None means Keras' default.
-        layer_decay: from the head down, each layer with weights learns at this multiple of the rate
-            of the one above it; 1 means one rate for all.
-        warmup: epochs in which the rate rises from 0, in steps; a fraction is allowed.
+        layer_decay: each layer with weights has the rate of the layer above it, towards the head,
+            times this; 1 means the same rate for all layers.
+        warmup: epochs in which the rate rises from 0, step by step; may be a fraction.
     """
 
     name: str
@@ -51,7 +54,7 @@ class OptimizerSettings:
     warmup: float = 0.0
 
     def build(self, *, scaled: bool) -> Any:
-        """The optimizer; `scaled` wraps it for float16, whose small gradients vanish otherwise."""
+        """Make the optimizer. `scaled` scales the loss: small float16 gradients would become 0."""
         keras = load_keras()
 
         kinds = {
@@ -75,7 +78,7 @@ class OptimizerSettings:
 
 
 class TrainingExamples(Protocol):
-    """Where training batches come from: images, or stored outputs of the frozen trunk."""
+    """The source of training batches: images, or stored outputs of the frozen trunk."""
 
     stored: bool
 
@@ -84,11 +87,11 @@ class TrainingExamples(Protocol):
         ...
 
     def train(self, epoch: int) -> Iterator[Batch]:
-        """The training examples, in another order every epoch."""
+        """The training examples, in a different order each epoch."""
         ...
 
     def validation(self) -> Iterator[Batch]:
-        """The validation examples, plain, always the same."""
+        """The validation examples without augmentation, in the same order each time."""
         ...
 
     def batches_per_epoch(self) -> int:
@@ -124,14 +127,15 @@ class PhaseSettings:
     """How one phase trains.
 
     Attributes:
-        optimizer: its optimizer and rates.
+        optimizer: the optimizer and its rates.
         epochs: passes over the training images.
-        keep: which epoch's weights are kept: `best` by validation loss, where the phase's start
-            counts as epoch 0; `smoothed`, by the exponentially smoothed validation loss; `last`.
-        seed: of dropout.
-        cut: the layer to cut at where examples are stored, else the deepest place is taken.
-        scaled: whether the loss is scaled, for float16.
-        first: number of epochs that came before this phase.
+        keep: the epoch whose weights are kept: `best` has the lowest validation loss, and the
+            phase's start counts as epoch 0; `smoothed` has the lowest exponentially smoothed
+            validation loss; or `last`.
+        seed: seed of dropout.
+        cut: the layer whose outputs are stored; None cuts at the deepest place.
+        scaled: whether the loss is scaled, which float16 needs.
+        first: number of epochs before this phase.
     """
 
     optimizer: OptimizerSettings
@@ -146,19 +150,19 @@ class PhaseSettings:
 class Phase:
     """One phase of a tuning: a fixed set of learning layers and an optimizer.
 
-    Make it after `unfreeze`; the model then learns by `run`.
+    Create it after `unfreeze`, then call `run` to train the model.
     """
 
     def __init__(
         self, model: Any, base: Any, examples: TrainingExamples, settings: PhaseSettings
     ) -> None:
-        """Cut the model where learning begins.
+        """Cut the model below its first learning layer.
 
         Args:
-            model: from pixels to probabilities, with a layer `logits`.
+            model: model from pixels to probabilities, with a layer `logits`.
             base: the model whose layers are partly frozen; all other layers learn.
-            examples: what to learn from, and to be judged by.
-            settings: how.
+            examples: training and validation examples.
+            settings: how the phase trains.
         """
         whole = logits_model(model)
         cut = place_of_cut(whole, base, settings.cut)
@@ -179,7 +183,7 @@ class Phase:
         )
 
     def run(self, checkpoints: Checkpoints) -> HistoryRows:
-        """Train from the start or from the last checkpoint; ends with the weights to be kept.
+        """Train from the start or from the last checkpoint. The model then has the kept weights.
 
         Returns:
             A row per epoch, from 0: epoch, loss and accuracy (NaN for 0), val_loss, val_accuracy.
@@ -210,7 +214,7 @@ class Phase:
         return State(rows, weights, resume.arrays_of(self.optimizer.variables), kept)
 
     def epoch(self, epoch: int) -> dict[str, float]:
-        """Train for one epoch, which depends on nothing but weights, optimizer, seed and number."""
+        """Train for one epoch. It depends only on weights, optimizer state, seed and number."""
         _reseed(self.upper, self.settings.seed, self.settings.first + epoch)
         total, right, seen = 0.0, 0, 0
         number = self.settings.first + epoch
@@ -232,9 +236,9 @@ class Phase:
         return self.examples.batches_per_epoch()
 
     def judged(self, epoch: int, loss: float, accuracy: float) -> dict[str, float]:
-        """The history's row of an epoch, with validation loss and accuracy as they are now.
+        """The row of an epoch for the history, with validation scores of the current weights.
 
-        They are NaN where nothing validates.
+        Validation loss and accuracy are NaN without validation examples.
         """
         total, right, seen = 0.0, 0, 0
         for inputs, labels in self._validation():
@@ -247,7 +251,10 @@ class Phase:
         return row | dict(zip(("val_loss", "val_accuracy"), values, strict=True))
 
     def _validation(self) -> Iterator[Batch]:
-        """Batches for the learning part; what the frozen part says of them is computed once."""
+        """Validation batches as inputs of the learning part.
+
+        Outputs of the frozen part are computed once and kept, up to `HELD` bytes.
+        """
         if self._below is None:
             yield from self.examples.validation()
         elif self._held is not None:
@@ -264,9 +271,9 @@ class Phase:
 
 
 def kept_epoch(rows: HistoryRows, keep: Keep) -> int:
-    """The epoch, counted in rows from 0, whose weights are kept; the first of equals.
+    """The epoch, counted in rows from 0, whose weights are kept.
 
-    Where nothing validates it is the last.
+    Of equally good epochs it is the first; without validation it is the last.
     """
     losses = [row["val_loss"] for row in rows]
     if keep == "last" or not np.isfinite(losses).any():
@@ -277,7 +284,7 @@ def kept_epoch(rows: HistoryRows, keep: Keep) -> int:
 
 
 def smoothed(values: list[float], factor: float = SMOOTHING) -> list[float]:
-    """Exponential smoothing: each point is `factor` of the one before and the rest of the value.
+    """Exponential smoothing: new = factor * previous + (1 - factor) * value.
 
     As `smooth_curve` in Chollet, Deep Learning with Python, 1st edition, section 5.3.
     """
@@ -288,7 +295,7 @@ def smoothed(values: list[float], factor: float = SMOOTHING) -> list[float]:
 
 
 def _rated(settings: PhaseSettings, examples: TrainingExamples, optimizer: Any, step: Step) -> Any:
-    """The step with its rate set first."""
+    """The training step; it sets the learning rate of the optimizer first."""
 
     def rated(inputs: Any, labels: Any, number: int) -> tuple[Any, Any]:
         if settings.optimizer.warmup:
@@ -300,7 +307,7 @@ def _rated(settings: PhaseSettings, examples: TrainingExamples, optimizer: Any, 
 
 
 def _reseed(model: Any, seed: int, epoch: int) -> None:
-    """Set the state of every random layer, so that an epoch does not depend on those before it."""
+    """Set the state of every random layer, so that an epoch does not depend on earlier epochs."""
     for number, layer in enumerate(model.layers):
         generator = getattr(layer, "seed_generator", None)
         if generator is not None:
@@ -314,8 +321,8 @@ def _predicted(logits: NDArray[Any]) -> NDArray[Any]:
 
 def _tell(row: dict[str, float], settings: PhaseSettings) -> None:
     names = {"loss": "loss", "val_loss": "validation loss", "val_accuracy": "validation accuracy"}
-    told = (f"{name} {row[key]:.4f}" for key, name in names.items() if math.isfinite(row[key]))
-    logger.info("epoch %d: %s", settings.first + row["epoch"], ", ".join(told))
+    scores = (f"{name} {row[key]:.4f}" for key, name in names.items() if math.isfinite(row[key]))
+    logger.info("epoch %d: %s", settings.first + row["epoch"], ", ".join(scores))
 
 
 def layer_factors(upper: Any, base: Any, layer_decay: float) -> list[float]:
@@ -331,13 +338,13 @@ def layer_factors(upper: Any, base: Any, layer_decay: float) -> list[float]:
 def compiled_step(
     upper: Any, lower: Any | None, optimizer: Any, factors: Sequence[float], *, scaled: bool
 ) -> Step:
-    """A function of a batch and its labels that learns, and gives the mean loss and the logits.
+    """A function of a batch and its labels: does one training step, returns mean loss and logits.
 
     Args:
         upper: the model that learns, up to the logits (b, outputs).
-        lower: the frozen model below it, which then takes the batch; or None.
+        lower: the frozen model below it, which takes the batch; None if `upper` takes it.
         optimizer: a Keras optimizer, built for the trainable variables of `upper`.
-        factors: for each of these, the multiple of the optimizer's rate.
+        factors: for each of these variables, the multiple of the optimizer's rate.
         scaled: whether the optimizer scales the loss.
     """
     tf = load_tensorflow()
@@ -354,7 +361,7 @@ def compiled_step(
         gradients = tape.gradient(objective, variables)
         before = [tf.identity(variable) for variable, _ in slowed]
         optimizer.apply(gradients, variables)
-        # an update is proportional to its rate, so a share of the update is a share of the rate
+        # an update is proportional to the rate, so scaling the update has the effect of scaling it
         for (variable, factor), old in zip(slowed, before, strict=True):
             variable.assign(old + factor * (variable - old))
         return loss, logits
@@ -364,7 +371,7 @@ def compiled_step(
 
 
 def inference(model: Any) -> Any:
-    """A compiled function of a batch: the model's float32 output, nothing dropped."""
+    """A compiled function of a batch: the model's float32 output, in inference mode."""
     tf = load_tensorflow()
 
     def answer(inputs: Any) -> Any:
@@ -374,7 +381,7 @@ def inference(model: Any) -> Any:
 
 
 def cross_entropy(logits: Any, labels: Any) -> Any:
-    """(b,) losses of logits (b, classes), or (b, 1) of a sigmoid unit."""
+    """Losses (b,) of logits (b, classes), or (b, 1) of a sigmoid unit."""
     tf = load_tensorflow()
 
     if logits.shape[-1] == 1:

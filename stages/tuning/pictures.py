@@ -1,4 +1,4 @@
-"""Pictures of a tuning as SVG: its curves, what the model says of images, what it gets wrong."""
+"""Pictures of a tuning as SVG: its curves, predictions on images, mistakes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,14 +28,15 @@ def curves(
 
     Args:
         path: the SVG file.
-        rows: one per epoch from 0, see `course.Told`.
-        phase_starts: first epochs of further phases, each marked by a line.
+        rows: one row per epoch from 0, see `course.Told`.
+        phase_starts: first epochs of further phases; a line marks each.
         kept: the epoch whose weights were kept.
-        overfitting_from: where overfitting sets in, shaded from there on.
-        smoothing: factor of exponential smoothing; the values themselves then stand pale behind.
+        overfitting_from: the epoch where overfitting begins; from there the figure is shaded.
+        smoothing: factor of exponential smoothing; the values without smoothing are drawn pale
+            behind the curve.
     """
     epochs = [row["epoch"] for row in rows]
-    marker = "o" if len(epochs) < 4 else None  # a line of one epoch is not seen
+    marker = "o" if len(epochs) < 4 else None  # a line through a single point is invisible
     with figure(path, 2, (9.0, 3.6)) as axes:
         for axis, curve in zip(axes, ("accuracy", "loss"), strict=True):
             for name, color in ((curve, GREY), (f"val_{curve}", BLUE)):
@@ -65,7 +66,7 @@ def curves(
 def _smoothed(
     rows: Sequence[Mapping[str, float]], name: str, factor: float
 ) -> tuple[list[float], list[float]]:
-    """Epochs and smoothed values; each phase anew, and without epoch 0, before any training."""
+    """Epochs and smoothed values. Smoothing starts again in each phase and leaves out epoch 0."""
     epochs: list[float] = []
     values: list[float] = []
     for phase in sorted({row["phase"] for row in rows}):
@@ -97,9 +98,9 @@ def grid(
 
 
 def ladder(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Accuracy and seconds of every rung, side by side, and what each one bought.
+    """Accuracy and seconds of every rung, side by side, and the accuracy that each rung added.
 
-    A tick across a bar is the accuracy within the seconds of the frozen rung.
+    A line across a bar is the accuracy that was reached in the seconds of the frozen rung.
     """
     names = [row["rung"] for row in rows]
     with figure(path, 2, (9.0, 0.5 * len(rows) + 1.2)) as axes:

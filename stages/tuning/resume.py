@@ -1,4 +1,4 @@
-"""What a run needs to go on after it was killed: weights, optimizer state and history per epoch."""
+"""Checkpoints, from which a killed run goes on: weights, optimizer state and history per epoch."""
 
 import io
 import json
@@ -23,7 +23,7 @@ Arrays = list[NDArray[Any]]
 HistoryRows = list[dict[str, float]]
 
 NAME = "epoch-{:05}.npz"
-# what weights, optimizers' slots and seeds have; the card is u1
+# dtypes of weights, optimizers' slots and seeds; the card is u1
 DTYPES = ("<f4", "<f2", "<i4", "<i8", "<u4", "|u1", "|b1")
 MAX_BYTES = 4 << 30
 
@@ -32,13 +32,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """A phase after some epoch.
+    """The state of a phase after an epoch.
 
     Attributes:
         rows: the history so far, one row per epoch, from epoch 0.
-        weights: of the model that learns, in the order of `model.weights`.
-        slots: of the optimizer, in the order of `optimizer.variables`.
-        kept: the epoch whose weights are to be kept, so far.
+        weights: weights of the model that learns, in the order of `model.weights`.
+        slots: variables of the optimizer, in the order of `optimizer.variables`.
+        kept: the best epoch so far; its weights would be kept.
     """
 
     rows: HistoryRows
@@ -49,13 +49,13 @@ class State:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The last epoch of a phase and the one to be kept, each in a file of its own.
+    """The last epoch of a phase and the epoch to keep, each in a separate file.
 
-    A file has its name only when it is whole, so what a kill leaves behind is never read. It also
-    says which phase of which run it is of: epochs of another one are not taken up.
+    A file gets its name only when it is complete, so the remains of a killed run are never read. A
+    file also names its run and phase; files of another run or phase are refused.
 
     Attributes:
-        directory: of the phase, in that of the run's fingerprint.
+        directory: directory of the phase, inside the directory of the run's fingerprint.
     """
 
     directory: Path
@@ -65,7 +65,7 @@ class Checkpoints:
         return "/".join(self.directory.parts[-2:])
 
     def save(self, state: State) -> None:
-        """Write the state after its last row, then remove the files that are no longer needed."""
+        """Write the state after its last row, then remove files that are no longer needed."""
         epoch = len(state.rows) - 1
         arrays = {f"weight{k:05}": array for k, array in enumerate(state.weights)}
         arrays |= {f"slot{k:05}": array for k, array in enumerate(state.slots)}
@@ -82,20 +82,20 @@ class Checkpoints:
                 path.unlink()
 
     def load(self) -> State | None:
-        """The newest state; None where there is none, or none that can be read."""
+        """The newest state that can be read, or None. Newer files that cannot are removed."""
         for path in sorted(self.directory.glob("epoch-*.npz"), reverse=True):
             try:
                 state = self._read(path)
                 self.weights(state.kept)
             except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                logger.warning("%s: no epoch of this run, or damaged; removed", path)
+                logger.warning("%s: damaged, or not an epoch of this run; removed", path)
                 remove(path)
             else:
                 return state
         return None
 
     def weights(self, epoch: int) -> Arrays:
-        """The weights after an epoch that was to be kept."""
+        """The weights after the epoch to keep."""
         return self._read(self.directory / NAME.format(epoch)).weights
 
     def _read(self, path: Path) -> State:
@@ -108,7 +108,7 @@ class Checkpoints:
         rows = [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
         numbers = all(isinstance(value, int | float) for row in rows for value in row.values())
         if not numbers or type(kept) is not int or not 0 <= kept < len(rows):
-            raise DataError(f"{path}: no history, or none with epoch {kept!r:.20}")
+            raise DataError(f"{path}: no history, or a history without epoch {kept!r:.20}")
         weights, slots = (_series(arrays, kind) for kind in ("weight", "slot"))
         return State(rows, weights, slots, kept)
 
@@ -127,11 +127,11 @@ def arrays_of(variables: Sequence[Any]) -> Arrays:
 
 
 def fit(variables: Sequence[Any], arrays: Arrays) -> bool:
-    """Whether arrays are of the shapes of Keras variables."""
+    """Whether the arrays have the shapes of the Keras variables."""
     return [tuple(each.shape) for each in variables] == [each.shape for each in arrays]
 
 
 def assign(variables: Sequence[Any], arrays: Arrays) -> None:
-    """Give Keras variables their values back."""
+    """Set Keras variables to the values of the arrays."""
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)

@@ -1,4 +1,4 @@
-"""Saved models on disk, with what is needed to use them: the pair that a tuning leaves behind."""
+"""Saved models on disk: the two models that a tuning leaves, and the card needed to load them."""
 
 import hashlib
 import json
@@ -31,12 +31,12 @@ TOP_K = 5
 
 @dataclass(frozen=True, eq=False)
 class TunedModel:
-    """A model that was saved by `finetune`, ready to answer.
+    """A model that was saved by `finetune`, loaded and ready to predict.
 
     Attributes:
         model: the `keras.Model`, from pixels (b, size, size, 3) in 0 to 255 to probabilities.
-        classes: names, in order.
-        pixels: how an image becomes its input.
+        classes: names of the classes, in the order of the outputs.
+        pixels: how an image becomes the model's input.
     """
 
     model: Any
@@ -45,10 +45,10 @@ class TunedModel:
 
     @classmethod
     def load(cls, directory: Path, name: str = TUNED) -> "TunedModel":
-        """Read a saved model, also one from elsewhere.
+        """Read a saved model. It may come from somebody else.
 
-        Of the Keras file only the weights are used: the model that they fit into is built from the
-        card and the head, whose words are names of our tables and bounded numbers.
+        Only the weights of the Keras file are used. The model is built from the card and the head,
+        which hold only bounded numbers and names from our tables.
 
         Raises:
             DataError: a file is missing, damaged, or not the one that was saved.
@@ -74,19 +74,19 @@ class TunedModel:
 
 
 def save(model: Any, path: Path) -> None:
-    """Save a Keras model as a `.keras` file, in the place of what was there."""
+    """Save a Keras model as a `.keras` file, replacing an earlier file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     model.save(path)
 
 
 def save_card(directory: Path, start: Start, policy: str) -> None:
-    """Write what `TunedModel.load` needs beside both models.
+    """Write the card that `TunedModel.load` needs beside the two models.
 
     Args:
-        directory: of the models.
-        start: what was tuned.
-        policy: the Keras dtype policy that it was built under.
+        directory: directory of the models.
+        start: the start of the run.
+        policy: the Keras dtype policy under which the models were built.
     """
     shutil.rmtree(directory / HEAD, ignore_errors=True)
     start.head.save(directory / HEAD)
@@ -119,18 +119,21 @@ def _model(card: Mapping[str, Any], head: Head, pixels: PixelSpec, path: Path) -
 def answers(
     models: Mapping[str, TunedModel], stream: ImageStream, ids: NDArray[np.bytes_]
 ) -> dict[str, Predictions]:
-    """What several models say of the same plain images, each decoded once; of none, nothing."""
+    """Predictions of several models on the same plain images; each image is decoded once.
+
+    Returns an empty dict if there are no images.
+    """
     if not len(ids):
         return {}
-    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in models}
+    probabilities: dict[str, list[NDArray[np.float64]]] = {name: [] for name in models}
     for images, _ in stream.plain.batches(ids):
         for name, model in models.items():
-            found[name].append(model.probabilities(images))
+            probabilities[name].append(model.probabilities(images))
     examples = stream.images.examples
     labels = examples.labels[examples.positions(ids)]
     return {
         name: Predictions(ids, labels, np.concatenate(parts), models[name].classes)
-        for name, parts in found.items()
+        for name, parts in probabilities.items()
     }
 
 

@@ -1,6 +1,6 @@
-"""What a tuning starts from: a trained head, a new head on a base, or a network from nothing.
+"""How a tuning starts: from a trained head, a new head on a base, or a network from scratch.
 
-Also the checks of a start before anything learns, and the numbers that it is computed in.
+Also here: the checks of a start before training, and the numeric precision.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from cryobase.stages.heads.side_by_side import SideBySide
 from cryobase.stages.tuning import convnets
 from cryobase.stages.tuning.config import Network, NewHead
 
-GRAFT_TOLERANCE = 1e-4  # in probability; float32 in another order of summation errs by 1e-6
+GRAFT_TOLERANCE = 1e-4  # in probability; another order of float32 sums changes about 1e-6
 HALF_TOLERANCE = 2e-2  # under a half-precision policy, whose steps are 1e-3 and 8e-3
 
 
@@ -42,12 +42,12 @@ class Start:
 
     Attributes:
         model: `keras.Model` from pixels (b, size, size, 3) to probabilities; has a layer `logits`.
-        base: the part below the head, with the same layers.
-        pixels: how an image becomes its input.
+        base: the part below the head; it shares its layers with `model`.
+        pixels: how an image becomes the model's input.
         head: the head as arrays.
-        identity: what decides its weights, for the key of checkpoints.
-        below: what is below the head, for `untuned`.
-        config: the base as a feature set's config; None for a network from nothing.
+        identity: everything that decides the initial weights; part of the key of checkpoints.
+        below: description of the part below the head, for `untuned`.
+        config: the base as a feature set's config; None for a network from scratch.
     """
 
     model: Any
@@ -59,17 +59,17 @@ class Start:
     config: SetConfig | None = None
 
     def check(self, images: NDArray[np.float32]) -> None:
-        """Compare the grafted model with base and head apart, on some images.
+        """On some images, compare the joined model with its base followed by its head.
 
         Raises:
-            DataError: they do not agree.
+            DataError: the probabilities differ by more than the tolerance.
         """
         outputs = self.base.predict_on_batch(images)
         outputs = outputs if isinstance(outputs, list) else [outputs]
         flat = [np.asarray(x).reshape(len(images), -1) for x in outputs]
         expected = self.head.probabilities(np.concatenate(flat, axis=1))
-        found = two_columns(self.model.predict_on_batch(images))
-        gap = float(np.abs(found - expected).max())
+        joined = two_columns(self.model.predict_on_batch(images))
+        gap = float(np.abs(joined - expected).max())
         half = self.base.compute_dtype != "float32"
         tolerance = HALF_TOLERANCE if half else GRAFT_TOLERANCE
         if not gap <= tolerance:
@@ -118,10 +118,10 @@ def fresh(base: SetConfig, new: NewHead, classes: Sequence[str], seed: int) -> S
 
     Raises:
         MissingWeightsError: the weights cannot be found.
-        DataError: one sigmoid unit for other than two classes.
+        DataError: the head has one sigmoid unit, and there are not two classes.
     """
-    found = locate_weights(base.backbone, base.weights, image_size=base.size)
-    model = _backbone(base.backbone, found, base.size, preprocessing_of(base), base.output)
+    weights = locate_weights(base.backbone, base.weights, image_size=base.size)
+    model = _backbone(base.backbone, weights, base.size, preprocessing_of(base), base.output)
     pixels = PixelSpec(
         image_size=base.size, resize=base.resize, aspect=base.aspect, decode=base.decode
     )
@@ -133,15 +133,15 @@ def fresh(base: SetConfig, new: NewHead, classes: Sequence[str], seed: int) -> S
         "output": base.output,
     }
     return _joined(
-        model, head, pixels, identity={"weights": found.sha256}, below=below, config=base
+        model, head, pixels, identity={"weights": weights.sha256}, below=below, config=base
     )
 
 
 def scratch(network: Network, new: NewHead, classes: Sequence[str], seed: int) -> Start:
-    """A network of its own, with its head.
+    """A network with random weights, and its head.
 
     Raises:
-        DataError: one sigmoid unit for other than two classes.
+        DataError: the head has one sigmoid unit, and there are not two classes.
     """
     model = convnets.build(network.kind, image_size=network.image_size, seed=seed)
     row = asdict(convnets.CONVNETS[network.kind])
@@ -151,15 +151,15 @@ def scratch(network: Network, new: NewHead, classes: Sequence[str], seed: int) -
 
 
 def untuned(head: Head, below: Mapping[str, Any]) -> Any:
-    """The model of a start, with weights that mean nothing: what a file of weights fits into.
+    """The model of a start with arbitrary weights; a file of weights is loaded into it.
 
     Args:
-        head: its head.
-        below: `Start.below`; where the head has specs, these say what is below it.
+        head: the head of the start.
+        below: `Start.below`. If the head has specs, they describe what is below it instead.
 
     Raises:
         DataError: the parts do not fit together.
-        KeyError: there is no such part.
+        KeyError: `below` names a part that does not exist.
     """
     if head.specs:
         return graft_onto(head, None)
@@ -182,12 +182,12 @@ def preprocessing_of(base: SetConfig) -> str:
 
 
 def two_columns(probabilities: NDArray[Any]) -> NDArray[np.float64]:
-    """(n, classes) of a model's answers, also of a single sigmoid unit's (n, 1)."""
+    """Probabilities (n, classes) from an output (n, classes), or (n, 1) of a sigmoid unit."""
     p = probabilities.astype(np.float64)
     if p.shape[1] == 1:
         return np.concatenate([1 - p, p], axis=1)
     sums: NDArray[np.float64] = p.sum(axis=1, keepdims=True)
-    return p / sums  # which in float32 are one within 1e-7 only
+    return p / sums  # in float32, sums differ from 1 by up to 1e-7
 
 
 def _backbone(name: str, weights: WeightsFile, size: int, preprocessing: str, output: str) -> Any:
@@ -218,7 +218,7 @@ def untrained(new: NewHead, shape: tuple[int, ...], classes: Sequence[str], seed
     """A head with Glorot's uniform initial kernels (2010), as Keras' Dense, and zero biases.
 
     Raises:
-        DataError: one sigmoid unit for other than two classes.
+        DataError: the head has one sigmoid unit, and there are not two classes.
     """
     if new.output == "sigmoid" and len(classes) != 2:
         raise DataError(f"new_head.output: sigmoid is for 2 classes, found {len(classes)}")
@@ -251,32 +251,32 @@ def untrained(new: NewHead, shape: tuple[int, ...], classes: Sequence[str], seed
     )
 
 
-CHECKED = 8  # training images that are looked at
+CHECKED = 8  # training images that `check_stored` compares
 
 
 def check_stored(
     head: Path, weights: str, features: Path, images: RawImages, ids: NDArray[np.bytes_]
 ) -> None:
-    """Refuse a head whose graft does not answer images as the head answers their stored features.
+    """Compare a head's answers for stored features with the answers of its graft for the images.
 
-    The graft is built for this alone, in float32: half precision would hide small differences.
+    The graft is built in float32 for this check alone: half precision would hide small differences.
 
     Args:
         head: directory of the head.
-        weights: of its backbone.
-        features: the feature set that it was trained on.
+        weights: weights of its backbone.
+        features: the feature set that the head was trained on.
         images: the images.
-        ids: of those that train.
+        ids: ids of the training images.
 
     Raises:
         DataError: images and head do not have the same classes.
-        GraftError: the answers differ; it names the layer or the preprocessing.
+        GraftError: the answers differ; the message names the layer or the preprocessing.
     """
     loaded = Head.load(head)
     if loaded.classes != images.examples.classes:
         name = head.parent.name
         raise DataError(
-            f"the images have the classes {list(images.examples.classes)}, the head {head}"
+            f"the images have the classes {list(images.examples.classes)}, the head {head} has"
             f" {list(loaded.classes)}; run `cryobase extract {name} && cryobase split && cryobase"
             f" train {name}`"
         )
@@ -285,7 +285,7 @@ def check_stored(
         return graft_onto(one, weights, preprocessing=preprocessing)
 
     stored = SideBySide.open(features)
-    having = stored.having(ids)  # spread over them, because neighbours are often alike
+    having = stored.having(ids)  # take images far apart, because neighbours are often alike
     chosen = having[np.unique(np.linspace(0, len(having) - 1, CHECKED).astype(np.intp))]
     samples = Samples(stored, images, chosen)
     with precision("float32"):
@@ -293,10 +293,10 @@ def check_stored(
 
 
 def check_joined(start: Start, stream: ImageStream, ids: NDArray[np.bytes_]) -> None:
-    """Refuse a model that does not say what its base and its head say apart.
+    """Compare the model of a start with its base followed by its head, on training images.
 
     Raises:
-        DataError: they do not agree.
+        DataError: the probabilities differ by more than the tolerance.
     """
     images, _ = next(stream.plain.batches(ids[:CHECKED]))
     start.check(images)
@@ -310,7 +310,7 @@ def precision(policy: str) -> Iterator[str]:
     """Build and train under a Keras dtype policy.
 
     Args:
-        policy: `float32`, `mixed_float16`, `mixed_bfloat16`, or `auto`: `mixed_float16` where
+        policy: `float32`, `mixed_float16`, `mixed_bfloat16`, or `auto`: `mixed_float16` if
             TensorFlow sees a GPU, else `float32`.
 
     Yields:

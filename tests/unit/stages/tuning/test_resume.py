@@ -55,7 +55,7 @@ def test_epochs_of_another_run_or_phase_are_not_taken_up(tmp_path, place, caplog
     moved.parent.mkdir(exist_ok=True)
     own.directory.rename(moved)
     assert Checkpoints(moved).load() is None
-    assert "no epoch of this run" in caplog.text
+    assert "not an epoch of this run" in caplog.text
     assert not list(moved.iterdir())
 
 
