@@ -1,7 +1,7 @@
-"""What `params.yaml` says of a head: one table of keys, and the grid that lists in it span.
+"""The keys of a head in `params.yaml`: one table, and the grids that lists of values make.
 
-`HeadKeys` is the table. Defaults, checks, the marks of grids, which kind reads which key, what a
-fingerprint covers and the messages all follow from it. Nothing here trains: see `kinds.py`.
+`HeadKeys` is the table. Everything else follows from it: defaults, checks, marks of grids, the keys
+of each kind, what a fingerprint covers, and the messages. Nothing here trains: see `kinds.py`.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from cryobase.store.text import record
 
-MAX_HEADS = 4096  # of one set: more than anybody compares
+MAX_HEADS = 4096  # heads of one set: more than anybody compares
 MAX_EPOCHS = 1_000_000
 MAX_UNITS = 1 << 16
 MAX_LAYERS = 32
@@ -31,11 +31,11 @@ ClassWeights = Literal["none", "balanced"] | Mapping[str, float]
 EVERY: frozenset[Kind] = frozenset(get_args(Kind))
 STEPPED: frozenset[Kind] = frozenset(("linear", "mlp"))  # trained by steps of gradient descent
 HIDDEN: frozenset[Kind] = frozenset(("mlp",))  # with hidden layers
-SOLVED: frozenset[Kind] = frozenset(("ridge",))  # by one equation
+SOLVED: frozenset[Kind] = frozenset(("ridge",))  # solved as one equation, without steps
 
 
 class Rule(NamedTuple):
-    """What a value must be: a test, and the words for who fails it."""
+    """What a value must be: a test, and the words for a message when the test fails."""
 
     holds: Callable[[Any], bool]
     expected: str
@@ -64,12 +64,12 @@ WEIGHTS = Rule(
 
 
 class Key(NamedTuple):
-    """What the table says of a key beside its type and default.
+    """What the table holds about a key, beside its type and default.
 
     Attributes:
-        kinds: which read it; given for another kind it is an error.
+        kinds: the kinds of head that read the key; any other kind refuses it.
         rules: what each single value must be.
-        mark: its letters in the names of a grid's heads; empty where it takes no list.
+        mark: letters for the key in the names of a grid's heads; empty if it accepts no list.
     """
 
     kinds: frozenset[Kind]
@@ -88,24 +88,26 @@ class HeadKeys:
     Attributes:
         units: units of the hidden layers: 256, a grid `[128, 256]`, or layers in a list in that
             list: `[[256, 64]]` is one head with two hidden layers.
-        activation: of the hidden layers.
-        optimizer: with Keras' formulas and defaults.
-        momentum: of `sgd`.
-        learning_rate: of each step.
+        activation: activation of the hidden layers.
+        optimizer: name of the optimizer, with Keras' formulas and defaults.
+        momentum: momentum of `sgd`.
+        learning_rate: learning rate of each step.
         weight_decay: decoupled, as in Keras; None means 0.004 for `adamw`, else 0.
         dropout: share of a layer's inputs set to zero: after each hidden layer of an `mlp`, on the
             features of a `linear` head.
-        penalty: of a `ridge` head, on the squares of its weights; `alpha` of `RidgeClassifier`.
-        seed: of initial weights and dropout.
+        penalty: factor of the squared weights of a `ridge` head; `alpha` of `RidgeClassifier`.
+        seed: seed of the initial weights and of dropout.
         epochs: passes over the training rows, at most.
         batch_size: rows of one step.
         patience: stop after so many epochs without a better validation loss; 0 never stops early.
             The weights of the epoch with the best validation loss are kept in any case.
-        views: how many stored augmented views to draw from beside the plain one, anew each epoch.
+        views: number of stored augmented views; each epoch draws one of them, or the plain view,
+            for each row.
         output: `softmax`, or for two classes one `sigmoid` unit.
         class_weights: `none`, `balanced` (n / (classes x count), as scikit-learn) or one weight per
             class name; classes not named weigh 1.
-        standardize: shift and scale the features to mean 0 and deviation 1 of the training rows.
+        standardize: shift and scale the features so that the training rows have mean 0 and
+            deviation 1.
     """
 
     units: int | tuple[int | tuple[int, ...], ...] = field(
@@ -152,10 +154,11 @@ class HeadConfig(HeadKeys):
     """One entry of `train.heads`: a kind, and values or grids for the keys that it reads.
 
     Attributes:
-        kind: one dense layer, hidden layers before it, or the exact least-squares classifier.
+        kind: `linear` is one dense layer, `mlp` has hidden layers before it, `ridge` is the exact
+            least-squares classifier.
 
     Raises:
-        ValueError: a value means nothing, or the kind does not read the key; the message begins
+        ValueError: a value is out of bounds, or the kind does not read the key; the message begins
             with the key.
     """
 
@@ -171,10 +174,10 @@ class HeadConfig(HeadKeys):
                 raise ValueError(f"{name}: not a key of {self.kind} heads; valid: {valid}")
 
     def points(self) -> dict[str, "HeadParams"]:
-        """Every point of the grid by its suffix, `""` where there is no grid.
+        """Every point of the grid by its suffix; without a grid, the suffix is `""`.
 
-        A suffix names each key that is given as a list, also of one value, so that adding a value
-        to the list renames no head: `-lr0.001-wd0.0001`.
+        A suffix names each key that is given as a list, also a list of one value, so that adding a
+        value renames no head: `-lr0.001-wd0.0001`.
 
         Raises:
             ValueError: a list is empty or names a value twice.
@@ -191,11 +194,14 @@ class HeadConfig(HeadKeys):
         return points
 
     def count(self) -> int:
-        """How many heads the grid has; counted, not made."""
+        """How many heads the grid has, without making them."""
         return math.prod(len(getattr(self, name)) for name in KEYS if self._is_grid(name))
 
     def _along_the_axes(self) -> "Iterator[HeadParams]":
-        """Heads that have every value of every list once: keys are checked one by one."""
+        """Heads in which every value of every list occurs once.
+
+        Rules look at one key at a time, so these few heads check the whole grid.
+        """
         axes = self._axes()
         first = {name: values[0] for name, values in axes.items()}
         yield HeadParams.of(self, first)
@@ -216,9 +222,9 @@ class HeadConfig(HeadKeys):
 
 @dataclass(frozen=True, kw_only=True)
 class HeadParams(HeadKeys):
-    """One head: a point of a `HeadConfig`'s grid, with nothing left open.
+    """One head: a point of a `HeadConfig`'s grid, with one value for each key.
 
-    Only the types of keys that may be lists are narrowed here; the rest is the table's.
+    Only the types of keys that may be lists are narrowed here; the rest comes from the table.
     """
 
     kind: Kind
@@ -241,11 +247,11 @@ class HeadParams(HeadKeys):
         return cls(kind=config.kind, **values)
 
     def check(self) -> None:
-        """Raise ValueError, with the key's name, for a value that means nothing."""
+        """Raise ValueError, with the key's name, if a value breaks a rule of the table."""
         for name, key in KEYS.items():
             value = getattr(self, name)
             if value == () and self.kind not in key.kinds:
-                continue  # no hidden layers, and none are asked for
+                continue  # this kind has no hidden layers, so there are no units to check
             for rule in key.rules:
                 if not rule.holds(value):
                     raise ValueError(f"{name}: {rule.expected}")
@@ -257,17 +263,17 @@ class HeadParams(HeadKeys):
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "HeadParams":
-        """The reverse of `to_json`, of a document that may come from somebody else.
+        """Read what `to_json` writes; the document may come from somebody else.
 
         Raises:
-            ValueError: it is no such document, or a value means nothing.
+            ValueError: the document is something else, or a value is out of bounds.
         """
         params = record(cls, document)
         params.check()
         return params
 
     def fingerprint(self, *data: str) -> str:
-        """SHA-256 over these params and the digests of the data; equal ones mean equal heads."""
+        """SHA-256 of these params and the digests of the data. Equal values mean equal heads."""
         text = json.dumps([HEAD_VERSION, self.to_json(), *data], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -276,14 +282,14 @@ def expand(heads: Mapping[str, HeadConfig]) -> dict[str, HeadParams]:
     """All heads that `train.heads` asks for, by name, in order.
 
     Raises:
-        ValueError: two entries make heads of one name, or there are more than `MAX_HEADS`.
+        ValueError: two entries make heads with the same name, or there are more than `MAX_HEADS`.
     """
     if (count := sum(config.count() for config in heads.values())) > MAX_HEADS:
-        raise ValueError(f"heads: {count:,} of them; at most {MAX_HEADS:,} are trained at once")
+        raise ValueError(f"heads: {count:,} heads; at most {MAX_HEADS:,} are trained at once")
     expanded: dict[str, HeadParams] = {}
     for name, params in _named(heads):
         if name in expanded:
-            raise ValueError(f"{name}: two heads of this name; rename an entry of train.heads")
+            raise ValueError(f"{name}: two heads have this name; rename an entry of train.heads")
         expanded[name] = params
     return expanded
 

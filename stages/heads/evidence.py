@@ -1,6 +1,7 @@
 """How far the scores of a set can be trusted: folds, more data, labels, duplicates, leaks.
 
-Labels are doubted where heads that never saw them contradict them.
+A label is doubtful if heads that were not trained on its image predict another class. Nothing here
+changes labels, splits or heads.
 """
 
 import logging
@@ -33,9 +34,9 @@ class Pair:
     """Two rows that look alike.
 
     Attributes:
-        first: position of the one, the smaller.
-        second: position of the other.
-        cosine: of the angle between their centred features; 1 for equal bytes.
+        first: the smaller of the two positions.
+        second: the larger of the two positions.
+        cosine: cosine of the angle between their centred features; 1 if the bytes are equal.
         exact: whether the encoded bytes are equal.
     """
 
@@ -46,7 +47,7 @@ class Pair:
 
 
 def duplicates(digests: NDArray[np.uint8], positions: Positions) -> list[Pair]:
-    """Images whose bytes are equal; each is paired with the first of its kind."""
+    """Images whose bytes are equal. Each later copy is paired with the first one."""
     firsts: dict[bytes, int] = {}
     pairs = []
     for position in sorted(positions.tolist()):
@@ -61,9 +62,9 @@ def near_duplicates(
 ) -> list[Pair]:
     """Pairs whose centred features point the same way, closest first; equal bytes are left out.
 
-    Features after a ReLU all point much the same way; only without their mean do angles tell images
-    apart. All pairs are looked at, block by block: the time grows with the square of the rows, the
-    memory does not.
+    Features after a ReLU are never negative, so they all point in similar directions; angles tell
+    images apart only after the mean is subtracted. All pairs are compared, block by block: the time
+    grows with the square of the number of rows, the memory does not.
     """
     positions = np.sort(positions)
     total = np.zeros(rows.width)
@@ -84,7 +85,7 @@ def near_duplicates(
 
 
 def leaks(pairs: list[Pair], train: Positions, test: Positions) -> list[Pair]:
-    """The pairs with one row among those trained on and the other among those tested on."""
+    """The pairs with one row in `train` and the other in `test`."""
     trained, tested = set(train.tolist()), set(test.tolist())
     return [
         pair
@@ -110,10 +111,10 @@ class Suspect:
     """A row whose label may be wrong.
 
     Attributes:
-        position: of the row.
-        label: index of its class.
-        predicted: index of the class that it looks like.
-        doubt: probability of that class less that of the label; from -1 to 1.
+        position: position of the row.
+        label: index of the class that the row is labelled with.
+        predicted: index of the most probable other class.
+        doubt: probability of `predicted` minus the probability of `label`; from -1 to 1.
     """
 
     position: int
@@ -122,20 +123,20 @@ class Suspect:
     doubt: float
 
 
-def label_suspects(found: OutOfFold, head: str) -> list[Suspect]:
+def label_suspects(answers: OutOfFold, head: str) -> list[Suspect]:
     """All rows, the most doubtful label first.
 
     The doubt is the negated margin of out-of-fold probabilities, the "normalized margin" of
     confident learning (Northcutt, Jiang and Chuang, 2021).
     """
-    rows = np.arange(len(found.labels))
-    probabilities = found.probabilities[head]
+    rows = np.arange(len(answers.labels))
+    probabilities = answers.probabilities[head]
     others = probabilities.copy()
-    others[rows, found.labels] = -1
+    others[rows, answers.labels] = -1
     rivals = others.argmax(1)
-    doubts = probabilities[rows, rivals] - probabilities[rows, found.labels]
-    order = np.lexsort((found.positions, -doubts))
-    columns = (found.positions, found.labels, rivals, doubts.round(6))
+    doubts = probabilities[rows, rivals] - probabilities[rows, answers.labels]
+    order = np.lexsort((answers.positions, -doubts))
+    columns = (answers.positions, answers.labels, rivals, doubts.round(6))
     ordered = (column[order].tolist() for column in columns)
     return [Suspect(*row) for row in zip(*ordered, strict=True)]
 
@@ -147,12 +148,12 @@ FEWEST = 8  # training rows per class below which no fraction is tried
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What `investigate` looks into.
+    """How thoroughly `investigate` looks.
 
     Attributes:
-        folds: into how many parts all rows but the test split's are divided.
-        repeats: how often, each time differently.
-        cosine: from which similarity of centred features two images count as near-duplicates.
+        folds: number of parts into which all rows outside the test split are divided.
+        repeats: how many times they are divided, each time differently.
+        cosine: the least cosine of centred features at which two images are near-duplicates.
     """
 
     folds: int = 5
@@ -167,27 +168,27 @@ class Evidence:
 def investigate(
     config: Evidence, *, features: Paths, splits: Path, models: Path, best: str, output: Path
 ) -> dict[str, Any]:
-    """Write the evidence for the heads of a set. The test split's labels are not looked at.
+    """Write the evidence for the heads of a set. The labels of the test split are never used.
 
     Args:
         config: how much to look into.
         features: directory of the set, or of several side by side.
         splits: directory of the splits.
         models: directory of the trained heads.
-        best: the head chosen by validation, see `metrics.json`; its learning curve is drawn and its
-            answers are held against the labels.
+        best: the head chosen by validation, see `metrics.json`; its learning curve is drawn, and
+            its answers are compared with the labels.
         output: gets `evidence.json`, `folds.csv`, `learning_curve.csv`, `learning_curve.svg`,
             `suspects.csv`, `duplicates.csv` and `leaks.csv`.
 
     Returns:
-        What `evidence.json` says.
+        The content of `evidence.json`.
 
     Raises:
-        DataError: no such head.
+        DataError: there is no head named `best`.
     """
     stored, split = SideBySide.open(features), Splits.open(splits)
     params = _params(models, best)
-    rows = open_rows(stored, max(one.views for one in params.values()))
+    rows = open_rows(stored, max(head_params.views for head_params in params.values()))
     parts = {part: stored.examples.positions(stored.having(split.ids(part))) for part in PARTS}
     seen = np.sort(np.concatenate([parts["train"], parts["validation"]]))
     tries = [
@@ -221,7 +222,7 @@ def _params(models: Path, best: str) -> dict[str, HeadParams]:
 def _alike(
     rows: LabelledRows, stored: SideBySide, parts: Mapping[str, Positions], cosine: float
 ) -> tuple[list[Pair], list[Pair]]:
-    """Duplicates and near-duplicates, and those of them that cross into the test split."""
+    """Duplicates and near-duplicates, and the pairs with only one image in the test split."""
     positions = np.concatenate(list(parts.values()))
     pairs = duplicates(stored.examples.digests, positions)
     pairs += near_duplicates(rows, stored.examples.digests, positions, cosine)
@@ -240,7 +241,7 @@ def _fractions(learnt: Positions, rows: LabelledRows) -> Sequence[float]:
 
 
 def _held_out(rows: LabelledRows, train: Positions) -> tuple[Positions, Positions]:
-    """Four fifths of the training rows and the other fifth, of every class as many."""
+    """Four fifths of the training rows and the other fifth, with equal shares of each class."""
     order = np.random.Generator(np.random.Philox(key=[rows.key, 13])).permutation(train)
     order = order[np.argsort(rows.labels[order], kind="stable")]
     held = np.arange(len(order)) % FIFTH == FIFTH - 1
@@ -251,7 +252,7 @@ def _write_folds(path: Path, tries: Sequence[OutOfFold]) -> dict[str, dict[str, 
     """One row per head: mean and deviation of the accuracy over all folds, best first."""
     table: dict[str, dict[str, float | None]] = {}
     for head in tries[0].probabilities:
-        accuracies = np.concatenate([one.accuracies(head) for one in tries])
+        accuracies = np.concatenate([attempt.accuracies(head) for attempt in tries])
         table[head] = {
             "accuracy": round(float(accuracies.mean()), 6),
             "deviation": round(float(accuracies.std(ddof=1)), 6) if len(accuracies) > 1 else None,
@@ -265,9 +266,9 @@ def _write_folds(path: Path, tries: Sequence[OutOfFold]) -> dict[str, dict[str, 
 def _write_curve(
     output: Path, rows: LabelledRows, parts: Mapping[str, Positions], params: HeadParams
 ) -> dict[str, Any]:
-    """The learning curve, and what the last doubling of the data brought."""
+    """Write the learning curve; return it with the gain from the last doubling of the data."""
     learnt, judged = parts["train"], parts["validation"]
-    if not len(judged):  # then a fifth of the training rows is not learnt from
+    if not len(judged):  # no validation rows: hold out a fifth of the training rows instead
         learnt, judged = _held_out(rows, learnt)
     fractions = _fractions(learnt, rows)
     curve = list(learning_curve(rows, learnt, judged, params, fractions))

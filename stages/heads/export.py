@@ -1,6 +1,6 @@
-"""Models for use elsewhere, written only after the graft check, and read back before they count.
+"""Export of models for use elsewhere: written only after the graft check, then read back and tried.
 
-Beside each lies a model card: what the model is, what it was made of, how well it does, how to
+Beside each model is a model card: what the model is, what it was made of, its scores, and how to
 make it again.
 """
 
@@ -32,7 +32,7 @@ from cryobase.store.text import visible
 
 logger = logging.getLogger(__name__)
 
-PROBES = 8  # random images on which a written file must give the model's probabilities
+PROBES = 8  # random images: on each, a written file must give the same probabilities as the model
 TOLERANCE = 1e-3  # of a probability
 
 
@@ -48,40 +48,40 @@ def export(
     formats: Sequence[str],
     output: Path,
 ) -> list[Path]:
-    """Graft, check on real images, write, read back.
+    """Graft a head onto its base, check the model on real images, write it and read it back.
 
     Args:
         name: `<set>/<head>`.
         head: directory of the trained head.
-        weights: of the backbone, as in the set's params; of a pair, those of both.
-        features: directory of the set, or of the two of a pair.
+        weights: weights of the backbone, as in the set's params; for a pair, those of both sets.
+        features: directory of the set; for a pair, both directories.
         raw: directory of the images.
-        ids: of the images that the check runs on; they must be in the set.
-        scores: of this head in `metrics.json`, for the card.
+        ids: ids of the images that the check runs on; they must be in the set.
+        scores: scores of this head in `metrics.json`, for the card.
         formats: keys of `FORMATS`.
-        output: gets `model.keras`, `model.onnx` or `model.xml` with `model.bin`, and always
-            `classes.json` and `README.md`.
+        output: directory that receives `model.keras`, `model.onnx` or `model.xml` with `model.bin`,
+            and always `classes.json` and `README.md`.
 
     Returns:
-        What was written.
+        The files that were written.
 
     Raises:
-        ConfigError: no such format, or what writes it is not installed.
-        GraftError: the model does not do what the head was trained for; nothing is written.
+        ConfigError: a format is unknown, or the library that writes it is not installed.
+        GraftError: the model's answers differ from the head's; nothing is written.
     """
     _check(formats)
     loaded = Head.load(head)
     model = graft_onto(loaded, weights)
 
-    def reference(one: Head, preprocessing: str | None) -> Any:
-        return graft_onto(one, weights, preprocessing=preprocessing)
+    def reference(same_head: Head, preprocessing: str | None) -> Any:
+        return graft_onto(same_head, weights, preprocessing=preprocessing)
 
     stored = SideBySide.open(features)
     checked = stored.having(np.asarray(ids, np.bytes_))
     samples = Samples(stored, RawImages.open(raw), checked)
     agreement = check_graft(model, loaded, samples, reference)
     output.mkdir(parents=True, exist_ok=True)
-    written = [_write(model, one, output) for one in formats]
+    written = [_write(model, kind, output) for kind in formats]
     card, classes = output / "README.md", output / "classes.json"
     write_text(card, model_card(name, loaded, scores, agreement))
     write_text(classes, json.dumps(loaded.classes, ensure_ascii=False) + "\n")
@@ -89,18 +89,19 @@ def export(
 
 
 def _check(formats: Sequence[str]) -> None:
-    if unknown := [one for one in formats if one not in FORMATS]:
+    if unknown := [kind for kind in formats if kind not in FORMATS]:
         raise ConfigError(f"export: no format {unknown[0]!r}; known: {', '.join(FORMATS)}")
-    for one in formats:
-        for library in FORMATS[one].needs:
+    for kind in formats:
+        for library in FORMATS[kind].needs:
             if importlib.util.find_spec(library) is None:
                 raise ConfigError(
-                    f"export: the format {one} needs {library}; run `pip install 'cryobase[{one}]'`"
+                    f"export: the format {kind} needs {library};"
+                    f" run `pip install 'cryobase[{kind}]'`"
                 )
 
 
 def _write(model: Any, kind: str, output: Path) -> Path:
-    """Write one format beside its place, try it out, and put it there."""
+    """Write one format under a temporary name, compare its answers, and rename it."""
     write, run, name, _ = FORMATS[kind]
     side = model.input_shape[1]
     random = np.random.default_rng(0)
@@ -111,10 +112,13 @@ def _write(model: Any, kind: str, output: Path) -> Path:
         write(model, path)
         difference = np.abs(run(path, probes) - expected).max()
         if not difference <= TOLERANCE:
-            raise GraftError(f"export: {name} errs by {difference:.2g}; not written")
+            raise GraftError(
+                f"export: the probabilities of {name} differ from the model's by"
+                f" {difference:.2g}; the file is not written"
+            )
         for part in sorted(Path(scratch).glob(f"{path.stem}.*")):
             os.replace(part, output / part.name)
-    logger.info("%s: as the model to %.1g", output / name, difference)
+    logger.info("%s: probabilities within %.1g of the model's", output / name, difference)
     return output / name
 
 
@@ -162,12 +166,14 @@ def _write_onnx(model: Any, path: Path) -> None:
 
 @contextlib.contextmanager
 def _garbage_found_early() -> Iterator[None]:
-    """tf2onnx leaves a copy of all weights behind at each of its dozens of steps, in few objects
-    and in cycles, so that Python would look for them after gigabytes.
+    """Collect garbage often while tf2onnx works.
+
+    Each of its dozens of steps leaves a copy of all weights behind, in few objects and in reference
+    cycles. Python counts objects, not bytes, so it would start to collect after gigabytes.
     """
     before = gc.get_threshold()
     gc.collect()
-    gc.freeze()  # what is there already need not be looked at again
+    gc.freeze()  # older objects are not looked at again
     gc.set_threshold(1000, 5, 1)
     try:
         yield
@@ -185,9 +191,9 @@ def _run_onnx(path: Path, images: Floats) -> Floats:
 
 
 class Format(NamedTuple):
-    """How a model is written and run again, under which name, and by which libraries.
+    """How a model is written and run again, its file name, and the libraries that it needs.
 
-    They come with the extra that has the format's name.
+    The libraries come with the extra that has the format's name.
     """
 
     write: Callable[[Any, Path], None]
@@ -204,7 +210,7 @@ FORMATS = {
 
 
 SCORES = ("accuracy", "f1_macro", "log_loss", "ece")
-MARKS = re.compile(r"[\\`*_{}\[\]()#!|~>$]|://|@")  # of links, emphasis, code, tables, formulas
+MARKS = re.compile(r"[\\`*_{}\[\]()#!|~>$]|://|@")  # marks of links, emphasis, code, tables, maths
 
 
 def model_card(
@@ -215,8 +221,8 @@ def model_card(
     Args:
         name: `<set>/<head>`.
         head: the head.
-        scores: by part of the data, as in `metrics.json`.
-        agreement: what the graft check found.
+        scores: scores by part of the data, as in `metrics.json`.
+        agreement: the result of the graft check.
     """
     params = "\n".join(
         f"| {key} | {plain(value)} |" for key, value in sorted(head.params.to_json().items())
@@ -268,7 +274,7 @@ cryobase heads export {shlex.quote(of_set)} {shlex.quote(of_head)}
 
 
 def plain(value: Any) -> str:
-    """A value within a line or cell of Markdown, which then shows it and does nothing else."""
+    """A value as text for a line or cell of Markdown, with every mark of Markdown escaped."""
     return MARKS.sub(r"\\\g<0>", visible(str(value)).replace("&", "&amp;").replace("<", "&lt;"))
 
 

@@ -1,4 +1,7 @@
-"""Finished heads by fingerprint: trained once, linked wherever they are asked for."""
+"""The cache of finished heads by fingerprint: a head is trained once, then linked into outputs.
+
+A cached head is checked before it is used. Nothing here trains.
+"""
 
 import logging
 import os
@@ -25,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Takes(Protocol):
-    """What a head takes and tells apart; rows that it is to be trained on have the same."""
+    """The inputs and classes of a head. They must equal those of the rows it is trained on."""
 
     @property
     def classes(self) -> tuple[str, ...]: ...
@@ -36,10 +39,10 @@ class Takes(Protocol):
 
 
 def find(cache: Path, fingerprint: str, rows: Takes) -> bool:
-    """Whether the cache has the head of a fingerprint; what is damaged, or another, is removed.
+    """Whether the cache has the head with a fingerprint. A damaged or different head is removed.
 
-    The fingerprint is computed again from what the head says of itself: the name of a directory is
-    nobody's word.
+    The fingerprint is computed again from the head's own files: the name of a directory proves
+    nothing.
     """
     directory = cache / fingerprint
     if not directory.is_dir():
@@ -54,7 +57,7 @@ def find(cache: Path, fingerprint: str, rows: Takes) -> bool:
 
 
 def has(cache: Path, fingerprint: str, rows: Takes) -> bool:
-    """As `find`, but nothing is removed."""
+    """Like `find`, but removes nothing."""
     directory = cache / fingerprint
     try:
         _check(Head.load(directory), fingerprint, rows, directory)
@@ -64,41 +67,42 @@ def has(cache: Path, fingerprint: str, rows: Takes) -> bool:
 
 
 def differences(directory: Path, params: HeadParams, data: Sequence[str]) -> list[str]:
-    """In what the head of a directory is another one than these params and data make.
+    """How the head in a directory differs from the head that these params and data would make.
 
     Args:
-        directory: A head.
-        params: What it should have been trained by.
-        data: Digests of the feature set, or sets, and of the split, that it should know.
+        directory: directory of the head.
+        params: the params that it should have been trained with.
+        data: digests of the feature set (or sets) and of the split that it should be based on.
 
     Returns:
-        `KEY: BEFORE → NOW` of each param, `features`, `splits`; nothing if it is the same.
+        `KEY: BEFORE → NOW` for each param that differs, and `features`, `splits`; empty if it is
+        the same head.
 
     Raises:
-        DataError: no head is there, or a damaged one.
+        DataError: the head is missing or damaged.
     """
     head = Head.load(directory)
     before, now = head.params.to_json(), params.to_json()
-    found = [
+    changed = [
         f"{key}: {before.get(key, '-')} → {now.get(key, '-')}"
         for key in dict.fromkeys((*before, *now))
         if before.get(key) != now.get(key)
     ]
     if head.data[:-1] != tuple(data[:-1]):
-        found.append("features")
+        changed.append("features")
     if head.data[-1:] != tuple(data[-1:]):
-        found.append("splits")
-    return found
+        changed.append("splits")
+    return changed
 
 
 def _check(head: Head, fingerprint: str, rows: Takes, directory: Path) -> None:
-    found, expected = ((one.classes, one.specs, one.shapes) for one in (head, rows))
-    if head.params.fingerprint(*head.data) != fingerprint or found != expected:
-        raise DataError(f"{directory}: holds another head than its name says")
+    actual, expected = ((owner.classes, owner.specs, owner.shapes) for owner in (head, rows))
+    if head.params.fingerprint(*head.data) != fingerprint or actual != expected:
+        raise DataError(f"{directory}: holds a different head than its name promises")
 
 
 def keep(cache: Path, fingerprint: str, head: Head) -> None:
-    """Save a head whole or not at all; whoever was first with the same one wins."""
+    """Save a head completely or not at all. If the same head is already there, it stays."""
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=cache) as temporary:
         directory = Path(temporary) / "head"
@@ -111,7 +115,7 @@ def keep(cache: Path, fingerprint: str, head: Head) -> None:
 
 
 def link(cache: Path, fingerprint: str, output: Path) -> None:
-    """Put a finished head into an output directory, as hard links where the disk can."""
+    """Put a finished head into an output directory, as hard links if the disk supports them."""
     output.mkdir(parents=True)
     for name in FILES:
         share(cache / fingerprint / name, output / name)
@@ -124,21 +128,21 @@ def clear(output: Path) -> None:
 
 
 def heads_in(output: Path) -> list[Path]:
-    """The directories of heads, also of those that have lost a file."""
+    """The directories of all heads, including heads that lack a file."""
     return sorted({path.parent for name in FILES for path in output.glob(f"*/{name}")})
 
 
 def tell(output: Path, heads: Mapping[str, Sequence[str]]) -> None:
-    """Write which heads the last training has `trained`, and which it has `reused`."""
+    """Write which heads the last training `trained`, and which it `reused`."""
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / TRAINING, heads)
 
 
 def told(output: Path) -> dict[str, str]:
-    """`trained` or `reused` by head, where `tell` has written it.
+    """Read what `tell` wrote: `trained` or `reused` by head; empty if there is no such file.
 
     Raises:
-        DataError: it is not what `tell` writes.
+        DataError: the file is not in the form that `tell` writes.
     """
     path = output / TRAINING
     try:

@@ -1,7 +1,7 @@
-"""Joining a backbone, or the two of a pair, and a head into one Keras model, and checking it.
+"""Joining a backbone (for a pair, two) and a head into one Keras model, and checking that model.
 
-The check holds what a grafted model says of images against what its head says of their stored
-features. Nothing here writes a model: see `export.py`.
+The check compares the model's logits on images with the head's logits on their stored features.
+Nothing here writes a model: see `export.py`.
 """
 
 import logging
@@ -34,14 +34,14 @@ def graft_onto(
 
     Args:
         head: the head.
-        weights: where to look for the backbones' weights: "imagenet", "none" or paths; None leaves
-            those that Keras draws.
-        preprocessing: another one than that of the head's features, for diagnosis.
+        weights: where to look for the backbones' weights: "imagenet", "none" or paths; None keeps
+            the random weights that Keras draws.
+        preprocessing: replaces the preprocessing of the head's features, for diagnosis.
 
     Raises:
-        DataError: the head's feature sets see an image in different ways, so that no single input
-            serves both.
-        MissingWeightsError: none of the weights are those that the features were computed with.
+        DataError: the head's feature sets decode or resize an image in different ways, so one
+            input cannot serve both.
+        MissingWeightsError: no weights are those that the features were computed with.
     """
     images = [PixelSpec.of(spec) for spec in head.specs]
     if other := next((one for one in images if one != images[0]), None):
@@ -64,18 +64,18 @@ def weights_of(spec: FeatureSpec, sources: Sequence[str]) -> Path:
     """The weights file that the features of a spec were computed with.
 
     Raises:
-        MissingWeightsError: it is in none of these places.
+        MissingWeightsError: no source has this file.
     """
     reasons = []
-    for one in dict.fromkeys(sources):
+    for source in dict.fromkeys(sources):
         try:
-            found = locate_weights(spec.backbone, one, image_size=spec.image_size)
+            file = locate_weights(spec.backbone, source, image_size=spec.image_size)
         except MissingWeightsError as error:
             reasons.append(str(error))
             continue
-        if found.sha256 == spec.weights_sha256:
-            return found.path
-        reasons.append(f"{found.path}: SHA-256 {found.sha256[:12]}…")
+        if file.sha256 == spec.weights_sha256:
+            return file.path
+        reasons.append(f"{file.path}: SHA-256 {file.sha256[:12]}…")
     raise MissingWeightsError(
         f"the weights of {spec.backbone} with SHA-256 {spec.weights_sha256[:12]}… are needed;"
         f" found: {'; '.join(reasons) or 'nothing'}; bring them, or run `cryobase extract &&"
@@ -86,7 +86,7 @@ def weights_of(spec: FeatureSpec, sources: Sequence[str]) -> Path:
 def _base(
     specs: Sequence[FeatureSpec], sources: Sequence[str] | None, preprocessing: str | None
 ) -> Any:
-    """One backbone with an output per spec."""
+    """One backbone with one output for each spec."""
     from cryobase.stages.backbones.build import build
 
     first = specs[0]
@@ -100,7 +100,7 @@ def _base(
 
 
 def _beside(bases: Sequence[Any]) -> Any:
-    """Backbones on one image; each stays a model of its own, for their layers share names."""
+    """Several backbones on one image. Each stays a nested model, because layer names repeat."""
     keras = load_keras()
     image = keras.Input(bases[0].input_shape[1:], name="image")
     features = []
@@ -116,12 +116,12 @@ def graft(backbone: Any, head: Head) -> Any:
     """A `keras.Model` from images (n, size, size, 3), RGB 0..255, to probabilities.
 
     Args:
-        backbone: a model with an output per spec of the head, preprocessing inside.
-        head: the head; its standardisation becomes a layer of its own.
+        backbone: a model with one output for each spec of the head, preprocessing included.
+        head: the head; its standardisation becomes a separate layer.
 
     Returns:
-        The model; its output is (n, classes), or (n, 1), the probability of the second class, for a
-        head with `output: sigmoid`. The last two layers are `logits` and `probabilities`.
+        The model. Its output is (n, classes). For a head with `output: sigmoid` it is (n, 1), the
+        probability of the second class. The last two layers are `logits` and `probabilities`.
 
     Raises:
         DataError: the backbone's features do not have the head's shapes.
@@ -151,7 +151,7 @@ def _with_head(x: Any, head: Head) -> Any:
         dense = layers.Dense(
             len(weights[1]),
             activation=None if last else head.params.activation,
-            dtype="float32",  # half precision would save nothing here, and features vary little
+            dtype="float32",  # half precision would save nothing here and round small differences
             name="logits" if last else f"hidden{k}",
         )
         x = dense(x)
@@ -164,13 +164,13 @@ def _with_head(x: Any, head: Head) -> Any:
 TOLERANCE = 0.02  # of the logits' deviation: float16 features and other engines stay below 0.01
 ALIKE = 1e-3  # of a layer's deviation: the same layer on the same input
 BATCH = 32
-PROBES = 2  # images on which layers are held against each other
+PROBES = 2  # images on which layers are compared with each other
 
 Reference = Callable[[Head, str | None], Any]
 
 
 class GraftError(StageError, ArithmeticError):
-    """A grafted model does not do what its head was trained for; the message says where."""
+    """The answers of a grafted model differ from its head's. The message names the cause."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,9 +178,9 @@ class Samples:
     """Images of a feature set, as files and as stored features.
 
     Attributes:
-        features: the set, or several side by side of which the files become the same pixels.
-        images: where the files are.
-        ids: which of them.
+        features: the set, or several sets side by side that turn a file into the same pixels.
+        images: the image files.
+        ids: ids of the images.
     """
 
     features: SideBySide
@@ -205,9 +205,9 @@ class Agreement:
     """How well a grafted model agrees with its head on stored features.
 
     Attributes:
-        images: how many were compared.
+        images: how many images were compared.
         deviation: the largest difference of logits, in standard deviations of the logits.
-        equal_labels: how many images get the same class from both.
+        equal_labels: how many images get the same class from the model and from the head.
     """
 
     images: int
@@ -216,29 +216,30 @@ class Agreement:
 
 
 def check_graft(model: Any, head: Head, samples: Samples, reference: Reference) -> Agreement:
-    """Run a model on image files and hold its logits against the head's on the stored features.
+    """Compare a model's logits on image files with the head's logits on the stored features.
 
     Args:
         model: the grafted model, perhaps saved and loaded again.
-        head: the head that it was made of.
-        samples: what it is tried on; their set's spec is the head's.
-        reference: makes the model anew from a head and, unless None, another preprocessing.
+        head: the head that the model was made of.
+        samples: the images to compare on; their set has the head's spec.
+        reference: builds the model again from a head and, if not None, another preprocessing.
 
     Raises:
-        GraftError: they differ; it names the first layer or the preprocessing that does.
+        GraftError: the logits differ; the message names the first layer that differs, or the
+            preprocessing.
     """
     if "logits" not in [layer.name for layer in model.layers]:
         raise GraftError("graft check: the model lacks the layer 'logits'")
-    found = np.concatenate([_logits(model, batch) for batch in samples.pixels()])
+    logits = np.concatenate([_logits(model, batch) for batch in samples.pixels()])
     expected = head.logits(samples.stored())
     agreement = Agreement(
-        len(found), _deviation(found, expected), int((_labels(found) == _labels(expected)).sum())
+        len(logits), _deviation(logits, expected), int((_labels(logits) == _labels(expected)).sum())
     )
-    if agreement.deviation > TOLERANCE or not np.isfinite(found).all():
+    if agreement.deviation > TOLERANCE or not np.isfinite(logits).all():
         few = replace(samples, ids=samples.ids[:PROBES])
         raise GraftError(
             f"graft check: logits differ by {agreement.deviation:.2g} of their deviation on"
-            f" {len(found)} images, {len(found) - agreement.equal_labels} labels change:"
+            f" {len(logits)} images, {len(logits) - agreement.equal_labels} labels change:"
             f" {_cause(model, head, few, reference)}"
         )
     logger.info(
@@ -250,7 +251,7 @@ def check_graft(model: Any, head: Head, samples: Samples, reference: Reference) 
 
 
 def _cause(model: Any, head: Head, samples: Samples, reference: Reference) -> str:
-    """The first operation that differs from a fresh graft, or what the features came from."""
+    """The first operation that differs from a fresh graft, or how the features were made."""
     (pixels,) = samples.pixels()
     if different := first_difference(model, reference(head, None), pixels):
         return different
@@ -259,7 +260,7 @@ def _cause(model: Any, head: Head, samples: Samples, reference: Reference) -> st
     for name in sorted(set(PREPROCESSINGS) - used):
         if _deviation(_logits(reference(head, name), pixels), stored) <= TOLERANCE:
             meant = " and ".join(map(repr, sorted(used)))
-            return f"the stored features fit preprocessing {name!r}, not {meant}"
+            return f"the stored features were made with preprocessing {name!r}, not {meant}"
     pools = " and ".join(spec.fingerprint[:12] for spec in head.specs)
     return (
         "the stored features are not what the backbone gives; remove the feature set and the pool"
@@ -289,7 +290,7 @@ def first_difference(model: Any, right: Any, pixels: Floats) -> str | None:
         weighted = weighted or bool(getattr(operation, "weights", ()))
         if _deviation(found, expected) > ALIKE:
             what = "layer" if weighted else "preprocessing, operation"
-            return f"the {what} {operation.name!r} gives something else"
+            return f"the {what} {operation.name!r} has a different output"
     return None
 
 
@@ -310,9 +311,9 @@ def _run(model: Any, pixels: Floats) -> Any:
     return np.asarray(found)
 
 
-def _deviation(found: Any, expected: Any) -> float:
-    """The largest difference in standard deviations of what was expected."""
-    difference = np.abs(np.asarray(found, np.float64) - expected).max(initial=0)
+def _deviation(actual: Any, expected: Any) -> float:
+    """The largest difference, in standard deviations of `expected`."""
+    difference = np.abs(np.asarray(actual, np.float64) - expected).max(initial=0)
     return float(difference / max(float(np.std(expected)), 1e-12))
 
 

@@ -1,4 +1,7 @@
-"""A trained head: its arrays, what it was trained on, and its answers in plain numpy."""
+"""A trained head: its arrays, what it was trained on, its files, and its answers in plain numpy.
+
+A head is read from files that may come from somebody else. This module must not load TensorFlow.
+"""
 
 import hashlib
 import io
@@ -30,8 +33,8 @@ MAX_CARD, MAX_HISTORY = 1 << 24, 1 << 23  # bytes
 MAX_SETS, MAX_RANK, MAX_EXTENT, MAX_DIGEST = 16, 31, 1 << 28, 128
 WEIGHTS, CARD, HISTORY = FILES = ("weights.npz", "head.json", "history.csv")
 MAX_WEIGHTS = 640 << 20  # bytes of weights.npz; checking that they are finite takes a quarter more
-MAX_SIDE = 2048  # pixels of an image: a batch of such has 1.6 GB
-ROWS = 4096  # rows that are answered at once
+MAX_SIDE = 2048  # pixels of an image's side: a batch of such images has 1.6 GB
+ROWS = 4096  # rows in one matrix product
 
 
 def forward(
@@ -57,9 +60,9 @@ class Trained:
 
     Attributes:
         layers: kernel (inputs, outputs) and bias (outputs,) of each dense layer, in order.
-        mean: (width,) subtracted from the features; None where they are taken as they are.
-        scale: (width,) that they are then divided by.
-        history: the epochs; empty for heads that are solved, not iterated.
+        mean: (width,) subtracted from the features; None if features are not standardized.
+        scale: (width,) by which the features are then divided; None if `mean` is.
+        history: the epochs; empty for heads that are solved without steps.
     """
 
     layers: tuple[Layer, ...]
@@ -70,7 +73,7 @@ class Trained:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What `head.json` says; it may come from somebody else.
+    """The content of `head.json`; it may come from somebody else.
 
     Raises:
         ValueError: a value is out of bounds.
@@ -98,20 +101,20 @@ class Card:
             raise ValueError(f"{len(self.specs)} specs for {len(self.shapes)} shapes")
         if any(len(shape) > MAX_RANK or not all(0 < n < MAX_EXTENT for n in shape)
                for shape in self.shapes):  # fmt: skip
-            raise ValueError("a shape of no features")
+            raise ValueError("a shape without features")
         if len(self.data) > 2 * MAX_SETS or any(len(text) > MAX_DIGEST for text in self.data):
-            raise ValueError("data that are no digests")
+            raise ValueError("data that are not digests")
 
     def check(self, head: "Head") -> None:
-        """Refuse a card that does not say what the other files do.
+        """Refuse a card that contradicts the other files.
 
         Raises:
-            ValueError: it does not.
+            ValueError: the epochs differ from those of the history.
         """
         said = (self.epochs, self.best_epoch, self.overfitting_from)
         history = head.history
         if said != (len(history), history.best_epoch, history.overfitting_from):
-            raise ValueError(f"{CARD} and {HISTORY} tell of different epochs")
+            raise ValueError(f"{CARD} and {HISTORY} have different epochs")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -119,15 +122,15 @@ class Head:
     """The small dense classifier trained on features.
 
     Attributes:
-        params: how it was trained.
-        classes: names, in the order of its outputs.
-        specs: the features that it takes; several stand side by side, in this order.
+        params: the params that it was trained with.
+        classes: names of the classes, in the order of the outputs.
+        specs: the specs of its features; several are placed side by side, in this order.
         shapes: the shape of one feature of each spec.
         layers: kernel (inputs, outputs) and bias (outputs,) of each dense layer.
-        mean: subtracted from the features (width,), or None.
-        scale: divides them then (width,), or None.
+        mean: (width,) subtracted from the features, or None.
+        scale: (width,) by which the features are then divided, or None.
         data: digests of the feature set (or sets) and of the split.
-        history: its epochs.
+        history: the epochs of its training.
     """
 
     params: HeadParams
@@ -151,7 +154,7 @@ class Head:
             raise DataError(f"head: mean and scale have shapes {sizes}, not ({self.width},)")
         hidden = tuple(len(bias) for _, bias in self.layers[:-1])
         if hidden != self.params.units:
-            raise DataError(f"head: hidden layers of {hidden} units, its params say otherwise")
+            raise DataError(f"head: hidden layers of {hidden} units, its params have other units")
         if self.scale is not None and not (self.scale > 0).all():
             raise DataError("head: a scale that is not positive")
         if self.params.output == "sigmoid" and len(self.classes) != 2:
@@ -166,7 +169,7 @@ class Head:
         """The spec of its features, for a head on one feature set.
 
         Raises:
-            DataError: it takes several.
+            DataError: the head takes several feature sets.
         """
         if len(self.specs) > 1:
             raise DataError(f"head: takes {len(self.specs)} feature sets side by side, not one")
@@ -179,7 +182,7 @@ class Head:
 
     @property
     def outputs(self) -> int:
-        """One logit per class, or a single one with `output: sigmoid`."""
+        """Number of logits: one per class, or 1 with `output: sigmoid`."""
         return 1 if self.params.output == "sigmoid" else len(self.classes)
 
     def logits(self, features: NDArray[Any]) -> NDArray[np.float32]:
@@ -196,7 +199,7 @@ class Head:
 
     def _answer(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         x = rows.astype(np.float32, copy=False)
-        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
+        with np.errstate(over="ignore", invalid="ignore"):  # the result is checked below
             logits = forward(x, self.layers, self.mean, self.scale, self.params.activation)
         if not np.isfinite(logits).all():
             raise DataError("head: answers that are not finite; run `cryobase train`")
@@ -217,7 +220,7 @@ class Head:
 
     @classmethod
     def load(cls, directory: Path) -> "Head":
-        """Read a head that `save` wrote, also one from elsewhere: nothing in it is executed.
+        """Read a head that `save` wrote. It may come from somebody else: no code in it is run.
 
         Raises:
             DataError: a file is missing, damaged or does not fit the others.
@@ -271,7 +274,7 @@ class Head:
 
 
 def to_probabilities(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """Softmax of logits (n, classes); of a single logit (n, 1) the two classes' probabilities."""
+    """Softmax of logits (n, classes). One logit (n, 1) gives the two classes' probabilities."""
     z = logits.astype(np.float64)
     if z.shape[1] == 1:
         z = np.concatenate([np.zeros_like(z), z], axis=1)

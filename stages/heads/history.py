@@ -1,4 +1,4 @@
-"""The record of a head's epochs, and where in it overfitting sets in."""
+"""The record of a head's epochs, its CSV file, and the epoch where overfitting begins."""
 
 import math
 import re
@@ -13,13 +13,13 @@ HEADER = ",".join(("epoch", *COLUMNS))
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?", re.ASCII)
 MAX_LINE = 100  # characters
 LARGEST = float(np.finfo(np.float32).max)
-WINDOW = 3  # epochs of the centred moving average, less at both ends
-TOLERANCE = 0.01  # of the smoothed minimum: what counts as worse
+WINDOW = 3  # epochs of the centred moving average, fewer at both ends
+TOLERANCE = 0.01  # share of the smoothed minimum; a loss above it by more than this is worse
 
 
 @dataclass
 class History:
-    """One list per curve, a value per epoch. Training values are running means, with dropout."""
+    """One list per curve, one value per epoch. Training values are running means, with dropout."""
 
     curves: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
 
@@ -27,15 +27,16 @@ class History:
         return len(self.curves["loss"])
 
     def append(self, row: Mapping[str, float]) -> None:
-        """Add one epoch, in float32, which the nine digits of the CSV keep exactly."""
+        """Add one epoch. Values become float32, which nine digits in the CSV keep exactly."""
         for name in COLUMNS:
             self.curves[name].append(float(np.float32(row[name])))
 
     @property
     def best_epoch(self) -> int | None:
-        """The epoch, from 1, whose weights are kept: lowest validation loss, or the last.
+        """The epoch, from 1, whose weights are kept: that of the lowest validation loss.
 
-        None where there were no epochs, or no loss was ever finite.
+        Without validation it is the last epoch. None if there were no epochs, or if no loss was
+        ever finite.
         """
         losses = np.array(self.curves["val_loss"])
         if np.isfinite(losses).any():
@@ -44,13 +45,13 @@ class History:
 
     @property
     def overfitting_from(self) -> int | None:
-        """The epoch, from 1, where overfitting sets in, see `overfitting_onset`."""
+        """The epoch, from 1, where overfitting begins, see `overfitting_onset`."""
         return overfitting_onset(self.curves["loss"], self.curves["val_loss"])
 
     def to_csv(self) -> str:
         """`epoch,loss,accuracy,val_loss,val_accuracy`, one line per epoch.
 
-        A cell is empty where there is no number: without validation images, or after divergence.
+        A cell is empty if there is no number: without validation images, or after divergence.
         """
         lines = [HEADER]
         for epoch, row in enumerate(zip(*(self.curves[name] for name in COLUMNS), strict=True)):
@@ -60,14 +61,14 @@ class History:
 
     @classmethod
     def from_csv(cls, text: str) -> "History":
-        """The reverse of `to_csv`, of a text that may come from somebody else.
+        """Read what `to_csv` writes; the text may come from somebody else.
 
         Raises:
-            ValueError: a line is none that `to_csv` writes; the message names it.
+            ValueError: a line is not in the form that `to_csv` writes; the message names it.
         """
         header, *lines = text.removesuffix("\n").split("\n")
         if header != HEADER:
-            raise ValueError(f"a history of other columns than {HEADER}")
+            raise ValueError(f"the columns of the history are not {HEADER}")
         history = cls()
         for number, line in enumerate(lines, start=1):
             epoch, *cells = line[:MAX_LINE].split(",")
@@ -79,7 +80,7 @@ class History:
 
 
 def _number(cell: str, line: int) -> float:
-    """A value as float32; NaN where there is none, which earlier versions wrote out."""
+    """A value as float32; NaN for an empty cell. Earlier versions wrote `nan` and `inf`."""
     if cell in ("", "nan", "inf"):
         return math.nan
     if not NUMBER.fullmatch(cell) or abs(float(cell)) > LARGEST:
@@ -88,7 +89,7 @@ def _number(cell: str, line: int) -> float:
 
 
 def smooth(values: Sequence[float], window: int = WINDOW) -> NDArray[np.float64]:
-    """Centred moving average; at both ends over what there is."""
+    """Centred moving average; at both ends, over the values that exist."""
     series = np.asarray(values, np.float64)
     half = window // 2
     return np.array(
@@ -99,10 +100,10 @@ def smooth(values: Sequence[float], window: int = WINDOW) -> NDArray[np.float64]
 def overfitting_onset(loss: Sequence[float], val_loss: Sequence[float]) -> int | None:
     """The epoch, from 1, from which more training only fits the training rows better.
 
-    With both curves smoothed, let m be the epoch of the lowest validation loss. Overfitting sets in
-    at the first epoch after m from which on the validation loss stays more than 1 % above that
-    minimum until the end, while the training loss there is below what it was at m. None if that
-    never happens.
+    Both curves are smoothed. Let m be the epoch of the lowest validation loss. Overfitting begins
+    at the first epoch e after m for which: from e to the end, the validation loss stays more than
+    1 % above its minimum; and the training loss at e is below the training loss at m. None if
+    there is no such epoch.
     """
     if len(val_loss) < WINDOW or not np.isfinite(val_loss).all():
         return None

@@ -2,7 +2,8 @@
 
 The optimizers' update steps have the formulas and defaults of `keras.optimizers`, on tensors. Each
 takes the weights, their gradient, their slots, the step (from 1) and the learning rate and momentum
-of the column, and gives new weights and slots. Weight decay is decoupled and the same for all.
+of the column. It returns new weights and slots. Weight decay is decoupled and the same for all
+optimizers. Reading rows and ending epochs is the task of `sweep.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ def sgd(w: Any, g: Any, slots: Sequence[Any], *, step: Any, rate: Any, momentum:
 
 
 def rmsprop(w: Any, g: Any, slots: Sequence[Any], *, step: Any, rate: Any, momentum: Any) -> Any:
-    """Hinton's RMSprop, neither centred nor with momentum, as `keras.optimizers.RMSprop`."""
+    """Hinton's RMSprop, not centred and without momentum, as `keras.optimizers.RMSprop`."""
     v = RHO * slots[0] + (1 - RHO) * g * g
     return w - rate * g / tf.sqrt(v + EPSILON), [v]
 
@@ -56,9 +57,9 @@ UPDATES: dict[str, tuple[Update, int]] = {  # with the number of slots per weigh
 def trainer(shape: StackShape) -> Callable[..., tuple[Any, ...]]:
     """The programme `train(batch, step, knobs, state)`.
 
-    `batch` is x (steps * batch size, width), the labels, and how many of these rows are real;
-    `knobs` are the per-head vectors; `state` is (weights, slots). Gives the step, the state and the
-    sums (heads,) of loss and right answers.
+    `batch` is x (steps * batch size, width), the labels, and how many of these rows are real, not
+    padding. `knobs` are the per-head vectors. `state` is (weights, slots). Returns the step, the
+    state and the sums (heads,) of loss and right answers.
     """
 
     def train(batch: Any, step: Any, knobs: Any, state: Any) -> Any:
@@ -117,7 +118,7 @@ def _gradients(
 
 
 def _logits(shape: StackShape, weights: Sequence[Any], x: Any, drop: Any = None) -> Any:
-    """(rows, heads, outputs)."""
+    """Logits (rows, heads, outputs)."""
     if drop is not None and not shape.hidden:
         x = _dropped(x, 0, *drop)
     for layer in range(len(shape.hidden)):
@@ -130,7 +131,7 @@ def _logits(shape: StackShape, weights: Sequence[Any], x: Any, drop: Any = None)
 
 
 def _dropped(x: Any, layer: int, rate: Any, seed: Any, step: Any) -> Any:
-    """Inverted dropout from a counter: (seed, step, layer, position) decides, nothing else.
+    """Inverted dropout from a counter: it depends on (seed, step, layer, position) alone.
 
     The mixing function is Chris Wellons' `lowbias32`.
     """

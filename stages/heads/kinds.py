@@ -1,6 +1,6 @@
-"""The kinds of head, and who trains each. Every test over `HEADS` covers a new one.
+"""The kinds of head, and the function that trains each. Tests run over every row of `HEADS`.
 
-Which keys a kind reads stands in the table of keys, `HeadKeys` in `config.py`.
+The keys that a kind reads are in the table of keys, `HeadKeys` in `config.py`.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ Trainer = Callable[[Task, Mapping[str, HeadParams]], dict[str, Trained]]
 
 
 def _sweep(task: Task, heads: Mapping[str, HeadParams]) -> dict[str, Trained]:
-    load_keras()  # seconds, so only when something must be trained
+    load_keras()  # takes seconds, so only when something must be trained
     from cryobase.stages.heads.sweep import train
 
     return train(task, heads)
@@ -25,11 +25,11 @@ HEADS: dict[Kind, Trainer] = {"linear": _sweep, "mlp": _sweep, "ridge": ridge.tr
 
 
 def train(task: Task, heads: Mapping[str, HeadParams]) -> dict[str, Trained]:
-    """Train heads of any kind on one task; each comes out as if it had been trained alone.
+    """Train heads of any kind on one task. Each head's result is as if it were trained alone.
 
     Args:
         task: the rows.
-        heads: what to train, by name.
+        heads: params of the heads to train, by name.
 
     Raises:
         ConfigError: a head cannot be trained on features this wide.

@@ -1,4 +1,4 @@
-"""Scores of predictions, by scikit-learn."""
+"""Scores of predictions, computed by scikit-learn. Nothing here reads or writes files."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ BINS = 15  # of the calibration error, as in Guo et al., 2017
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a head says of some examples.
+    """A head's answers for some examples.
 
     Attributes:
-        ids: (n,) of the examples.
-        labels: (n,) true indices into `classes`.
+        ids: (n,) ids of the examples.
+        labels: (n,) true classes, as indices into `classes`.
         probabilities: (n, classes).
-        classes: names.
+        classes: names of the classes.
     """
 
     ids: NDArray[np.bytes_]
@@ -44,15 +44,15 @@ class Predictions:
 
     @property
     def confidence(self) -> NDArray[np.float64]:
-        """(n,) its probability."""
+        """(n,) the probability of the most probable class."""
         return np.asarray(self.probabilities.max(axis=1))
 
 
 def scores(predictions: Predictions, top_k: int) -> dict[str, float]:
-    """Accuracy and its 95 % interval, top-k accuracy where there are more classes than k, macro F1,
-    log loss and ECE; of no examples none.
+    """Accuracy and its 95 % interval, top-k accuracy, macro F1, log loss and ECE.
 
-    Macro F1 is over the classes that occur as label or prediction.
+    Top-k accuracy is left out unless there are more than k classes. Macro F1 is the mean over the
+    classes that occur as label or prediction. Returns an empty dict if there are no examples.
     """
     from sklearn import metrics
 
@@ -74,10 +74,10 @@ def scores(predictions: Predictions, top_k: int) -> dict[str, float]:
 
 
 def bootstrap_interval(right: NDArray[np.bool_], share: float = 0.95) -> tuple[float, float]:
-    """Between which accuracies that share of 10,000 bootstrap samples lies (percentile method).
+    """The interval that holds this share of the accuracies of 10,000 bootstrap samples.
 
-    How many answers are right in a sample drawn with replacement is binomial, so the samples need
-    not be drawn row by row.
+    It is the percentile method. The number of right answers in a sample drawn with replacement has
+    a binomial distribution, so samples need not be drawn row by row.
     """
     random = np.random.Generator(np.random.Philox(0))
     samples = random.binomial(len(right), right.mean(), 10_000) / len(right)
@@ -111,14 +111,14 @@ def class_table(predictions: Predictions) -> list[dict[str, str | int | float]]:
 
 
 def confusion(predictions: Predictions) -> NDArray[np.int64]:
-    """(classes, classes) counts: rows are true, columns predicted; of no examples all zero."""
+    """Counts (classes, classes): rows are true, columns predicted. All zero without examples."""
     count = len(predictions.classes)
     pairs = predictions.labels.astype(np.int64) * count + predictions.predicted
     return np.bincount(pairs, minlength=count * count).reshape(count, count)
 
 
 def reliability(predictions: Predictions, bins: int = BINS) -> list[dict[str, float]]:
-    """Per bin of confidence that is not empty: images, mean confidence and accuracy."""
+    """Images, mean confidence and accuracy of every bin of confidence that is not empty."""
     right = predictions.predicted == predictions.labels
     places = np.minimum((predictions.confidence * bins).astype(int), bins - 1)
     return [

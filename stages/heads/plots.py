@@ -1,4 +1,7 @@
-"""Pictures of heads: their curves, what they confuse, how sure they are."""
+"""Pictures of heads: learning curves, confusion matrix, reliability. Nothing here computes scores.
+
+All are SVG files, drawn through `stages/figure.py`.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,7 +59,7 @@ def all_curves(path: Path, histories: Mapping[str, History], best: str) -> None:
 def confusion_matrix(
     path: Path, counts: NDArray[np.int64], classes: Sequence[str], title: str
 ) -> None:
-    """Rows are true classes, columns predicted ones; shaded by the share of the row."""
+    """Rows are true classes, columns are predicted classes. Shades show shares of each row."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(12.0, 2.5 + 0.32 * len(classes))
     with figure(path, 1, (side + 0.6, side)) as (axis,):
@@ -74,7 +77,7 @@ def confusion_matrix(
 
 
 def reliability_plot(path: Path, rows: Sequence[Mapping[str, float]], error: float) -> None:
-    """Accuracy over confidence; on the diagonal a head is as often right as it says."""
+    """Accuracy over confidence. On the diagonal, a head is right as often as it claims."""
     with figure(path, 1, (4.0, 4.0)) as (axis,):
         axis.plot([0, 1], [0, 1], color=GREY, linestyle=":")
         size = np.sqrt([row["images"] for row in rows])

@@ -1,4 +1,7 @@
-"""Training again on parts of the rows: folds, repeated folds, fractions. Seconds, for features."""
+"""Training again on parts of the rows: folds, repeated folds, fractions.
+
+On stored features this takes seconds. Nothing here keeps the heads that it trains.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +20,13 @@ INNER = 10  # one row in ten of a fold's training rows chooses the number of epo
 
 @dataclass(frozen=True, eq=False)
 class OutOfFold:
-    """What heads say of rows that they were not trained on.
+    """Answers of heads for rows that they were not trained on.
 
     Attributes:
-        positions: (n,) of the rows.
-        fold: (n,) in which each was held out.
-        probabilities: by head, (n, classes).
-        labels: (n,).
+        positions: (n,) positions of the rows.
+        fold: (n,) the fold in which each row was held out.
+        probabilities: (n, classes) by head.
+        labels: (n,) true classes.
     """
 
     positions: Positions
@@ -40,13 +43,13 @@ class OutOfFold:
 def folds(
     labels: NDArray[np.int32], images: NDArray[np.uint8], count: int, seed: int = 0
 ) -> NDArray[np.int64]:
-    """A fold (n,) for each row: classes spread evenly, equal images in one fold.
+    """A fold (n,) for each row. Classes are spread evenly; equal images share a fold.
 
     Args:
-        labels: (n,).
-        images: (n, 32) the digests.
-        count: of folds.
-        seed: of the assignment.
+        labels: (n,) classes.
+        images: (n, 32) digests of the images.
+        count: number of folds.
+        seed: seed of the assignment.
     """
     keys = np.ascontiguousarray(images).view("V32").ravel()
     _, first, same = np.unique(keys, return_index=True, return_inverse=True)
@@ -64,28 +67,28 @@ def cross_validate(
     fold: NDArray[np.int64],
     heads: Mapping[str, HeadParams],
 ) -> OutOfFold:
-    """Train the heads once per fold on the other folds, and let them answer for it.
+    """For each fold, train the heads on the other folds and compute their answers for this fold.
 
-    The number of epochs is chosen on a tenth of the training rows, then a head is trained on all of
-    them: nothing of the held-out fold takes part.
+    The number of epochs is chosen on a tenth of the training rows; then a head is trained on all of
+    them. So the held-out fold influences nothing.
     """
     classes = len(rows.classes)
-    found = {name: np.zeros((len(positions), classes)) for name in heads}
+    probabilities = {name: np.zeros((len(positions), classes)) for name in heads}
     for k in np.unique(fold):
         held = np.flatnonzero(fold == k)
         trained = refit(rows, positions[fold != k], heads)
         for start in range(0, len(held), READ):
             some = held[start : start + READ]
             features = rows.take(positions[some])
-            for name, one in trained.items():
-                found[name][some] = _probabilities(one, heads[name], features)
-    return OutOfFold(positions, fold, found, rows.labels[positions])
+            for name, head in trained.items():
+                probabilities[name][some] = _probabilities(head, heads[name], features)
+    return OutOfFold(positions, fold, probabilities, rows.labels[positions])
 
 
 def refit(
     rows: LabelledRows, positions: Positions, heads: Mapping[str, HeadParams]
 ) -> dict[str, Trained]:
-    """Heads trained on all the given rows, for as many epochs as a tenth of them found best."""
+    """Heads trained on all the given rows. A tenth of the rows chooses the number of epochs."""
     shuffled = np.random.Generator(np.random.Philox(key=[rows.key, 7])).permutation(positions)
     inner = len(shuffled) // INNER
     chosen = train(Task(rows, shuffled[inner:], shuffled[:inner]), heads)
@@ -109,17 +112,20 @@ def learning_curve(
     params: HeadParams,
     fractions: Sequence[float],
 ) -> Iterator[tuple[int, float]]:
-    """Number of training rows and accuracy on `judged`, for nested fractions of `train_rows`."""
+    """Pairs of a number of training rows and the accuracy on `judged`.
+
+    The fractions of `train_rows` are nested: each contains the smaller ones.
+    """
     order = np.random.Generator(np.random.Philox(key=[rows.key, 11])).permutation(train_rows)
     for fraction in sorted(fractions):
         some = order[: max(len(rows.classes), round(fraction * len(order)))]
-        one = refit(rows, some, {"head": params})["head"]
+        head = refit(rows, some, {"head": params})["head"]
         right = sum(
-            int((_probabilities(one, params, x).argmax(1) == y).sum())
+            int((_probabilities(head, params, x).argmax(1) == y).sum())
             for x, y in Task(rows, train_rows, judged).in_order(judged)
         )
         yield len(some), right / len(judged)
 
 
-def _probabilities(one: Trained, params: HeadParams, x: Floats) -> NDArray[np.float64]:
-    return to_probabilities(forward(x, one.layers, one.mean, one.scale, params.activation))
+def _probabilities(head: Trained, params: HeadParams, x: Floats) -> NDArray[np.float64]:
+    return to_probabilities(forward(x, head.layers, head.mean, head.scale, params.activation))

@@ -1,7 +1,7 @@
 """The exact least-squares classifier, for every penalty at once, from one scan of the rows.
 
-Targets are +1 for a row's class and -1 for the others, the intercept is not penalised: as
-scikit-learn's `RidgeClassifier`. The scan keeps the Gram matrix, never the rows; one eigenvalue
+As in scikit-learn's `RidgeClassifier`, targets are +1 for a row's class and -1 for the others, and
+the intercept is not penalised. The scan keeps the Gram matrix, never the rows. One eigenvalue
 decomposition of it then solves for all penalties (Hastie, Tibshirani and Friedman, 2009, 3.4.1).
 """
 
@@ -26,17 +26,17 @@ PARTITION = 1 << 16  # rows that one worker sums up
 
 @dataclass(frozen=True, eq=False)
 class Gram:
-    """Sums over rows, all after subtracting one `shift`, so that little is lost to rounding.
+    """Sums over rows, after `shift` was subtracted from each row to keep rounding errors small.
 
-    Those of different rows with the same shift add up to those of all of them: partitions may be
-    summed on different machines and merged with `+`.
+    Sums with the same shift can be added: partitions of the rows may be summed on different
+    machines and merged with `+`.
     """
 
     shift: Doubles  # (width,)
-    rows: Doubles  # (): their number
+    rows: Doubles  # (): number of rows
     sums: Doubles  # (width,)
     squares: Doubles  # (width,)
-    weight: Doubles  # (): the rest is weighted by class
+    weight: Doubles  # (): sum of the weights; this and the fields below are weighted by class
     weighted: Doubles  # (width,)
     products: Doubles  # (width, width)
     targets: Doubles  # (classes,)
@@ -44,7 +44,7 @@ class Gram:
 
     @classmethod
     def zeros(cls, shift: Doubles, classes: int) -> "Gram":
-        """Of no rows."""
+        """The sums before any row is added: all zero."""
         d = len(shift)
         shapes: list[tuple[int, ...]] = [(), (d,), (d,), (), (d,), (d, d), (classes,), (d, classes)]
         return cls(shift, *map(np.zeros, shapes))
@@ -101,10 +101,10 @@ class Gram:
 
 
 def train(task: Task, heads: Mapping[str, HeadParams]) -> dict[str, Trained]:
-    """Solve all ridge heads of a task; see the module.
+    """Solve all ridge heads of a task; the module describes how.
 
-    The sums for all class weights come from the same reading. A head's outputs are multiplied by
-    one number, which changes no answer, so that its probabilities fit the validation rows.
+    One scan gives the sums for all class weights. Then the outputs of each head are multiplied by
+    one number, so that its probabilities fit the validation rows. This changes no predicted class.
 
     Raises:
         ConfigError: the features are too wide for a Gram matrix in memory.
@@ -129,7 +129,8 @@ def train(task: Task, heads: Mapping[str, HeadParams]) -> dict[str, Trained]:
 def accumulate(task: Task, weights: Mapping[str, str | Mapping[str, float]]) -> dict[str, Gram]:
     """The sums over the training rows for each kind of class weights, in one scan.
 
-    With an executor, its workers sum up partitions of the rows, and the sums are merged.
+    If the task has an executor, its workers sum up partitions of the rows; then the sums are
+    merged.
     """
     shift = task.rows.take(task.train[:1024]).mean(0, dtype=np.float64)
     labels = task.rows.labels[task.train]
@@ -181,20 +182,23 @@ def _solutions(
 
 
 def _tempered(task: Task, trained: Mapping[str, Trained]) -> dict[str, Trained]:
-    """The heads with their outputs scaled to the lowest log loss on validation rows, if any."""
+    """The heads, their outputs scaled for the lowest log loss on the validation rows.
+
+    Without validation rows, the heads are returned unchanged.
+    """
     if not len(task.validation):
         return dict(trained)
     outputs: dict[str, list[Doubles]] = {name: [] for name in trained}
     for features, _ in task.in_order(task.validation):
-        for name, one in trained.items():
-            logits = forward(features, one.layers, one.mean, one.scale)
+        for name, head in trained.items():
+            logits = forward(features, head.layers, head.mean, head.scale)
             outputs[name].append(logits.astype(np.float64))
     labels = task.rows.labels[task.validation]
     tempered = {}
-    for name, one in trained.items():
+    for name, head in trained.items():
         factor = temperature(np.concatenate(outputs[name]), labels)
-        kernel, bias = (np.float32(factor) * part for part in one.layers[0])
-        tempered[name] = Trained(((kernel, bias),), one.mean, one.scale, one.history)
+        kernel, bias = (np.float32(factor) * part for part in head.layers[0])
+        tempered[name] = Trained(((kernel, bias),), head.mean, head.scale, head.history)
     return tempered
 
 

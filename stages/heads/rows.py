@@ -1,4 +1,7 @@
-"""The rows that heads learn from: where they lie, and in which order they are seen."""
+"""The rows that heads learn from: where they are stored, and the order in which they are read.
+
+The order of an epoch is the store's; nothing here shuffles rows by itself.
+"""
 
 import hashlib
 import os
@@ -19,7 +22,7 @@ Floats = NDArray[np.float32]
 Positions = NDArray[np.signedinteger]
 Batch = tuple[Floats, NDArray[np.int32]]
 
-READ = 1024  # rows of a read that trains nothing
+READ = 1024  # rows of one read when nothing is trained
 LARGEST_IN_MEMORY = 1 << 30
 
 
@@ -29,7 +32,7 @@ class LabelledRows(Protocol):
     labels: NDArray[np.int32]
     classes: tuple[str, ...]
     width: int
-    key: int  # of the order in which rows are seen: it belongs to the set, not to a head
+    key: int  # seed of the order of the rows: it belongs to the set, not to a head
 
     def take(self, positions: Positions, views: Positions | None = None) -> Floats:
         """Features (m, width), of view 0 or of one view per row."""
@@ -38,7 +41,7 @@ class LabelledRows(Protocol):
     def read(
         self, positions: Positions, size: int, views: Positions | None = None
     ) -> Iterator[Batch]:
-        """The same, `size` rows at a time with their labels, read ahead."""
+        """The same features with their labels, `size` rows at a time, read ahead."""
         ...
 
 
@@ -46,10 +49,10 @@ class ArrayRows:
     """Rows in memory.
 
     Args:
-        features: (n, ...) of view 0; more views follow as further arrays of that shape.
+        features: (n, ...) of view 0; further arrays of the same shape hold the other views.
         labels: (n,) indices into `classes`.
-        classes: the names.
-        key: seeds the order of the rows.
+        classes: names of the classes.
+        key: seed of the order of the rows.
     """
 
     def __init__(
@@ -109,7 +112,7 @@ class StoredRows:
         return self._set.read(positions, size, views)
 
     def in_memory(self, views: int = 0) -> ArrayRows:
-        """The same rows, all read at once. Quarantined examples, which have none, are zeros."""
+        """The same rows, all read at once. Quarantined examples have no row; they become zeros."""
         good = np.flatnonzero(~self._set.examples.quarantined)
         arrays = []
         for view in range(views + 1):
@@ -122,12 +125,12 @@ class StoredRows:
 
 
 def open_rows(features: SideBySide, views: int = 0, *, stored: bool = False) -> LabelledRows:
-    """The rows of a set, in memory where they take little of what this process may use.
+    """The rows of a set. They are read into memory if they need a small part of what is allowed.
 
     Args:
         features: the set.
         views: the highest view that is read.
-        stored: leave them in the store in any case.
+        stored: never read them into memory.
     """
     rows = StoredRows(features)
     if stored:
@@ -137,7 +140,7 @@ def open_rows(features: SideBySide, views: int = 0, *, stored: bool = False) -> 
 
 
 def memory_limit() -> int:
-    """Bytes that this process may use: of the machine, its control group and its `ulimit`."""
+    """Bytes that this process may use: the least of machine, control group and `ulimit`."""
     import resource
 
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
@@ -151,14 +154,15 @@ def memory_limit() -> int:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What heads learn: rows, those to fit and those to judge by.
+    """What heads learn from: rows, and which of them train and which validate.
 
     Attributes:
         rows: features and labels.
-        train: positions to fit.
-        validation: positions that decide on the best epoch; none means the last epoch.
-        executor: where sums over many rows may be computed, `distributed.Client.get_executor()`
-            say; its workers read the rows themselves, so they see the set at the same path.
+        train: positions of the training rows.
+        validation: positions of the rows that decide on the best epoch; if empty, the last epoch
+            is kept.
+        executor: computes sums over many rows, for example `distributed.Client.get_executor()`.
+            Its workers read the rows themselves, so they must see the set at the same path.
     """
 
     rows: LabelledRows
@@ -167,14 +171,14 @@ class Task:
     executor: Executor | None = None
 
     def epoch(self, epoch: int, size: int, views: int = 0) -> Iterator[Batch]:
-        """All training rows in the order of one epoch, `size` at a time, the last ones fewer."""
+        """All training rows in the order of one epoch, `size` at a time; the last may be fewer."""
         order = shuffled(self.train, self.rows.key, epoch)
         every = range(views + 1)
         drawn = drawn_views(len(order), self.rows.key, epoch, every) if views else None
         return self.rows.read(order, size, drawn)
 
     def in_order(self, positions: Positions, size: int = READ) -> Iterator[Batch]:
-        """Rows as they lie, plain view."""
+        """The plain view of rows, in the order of `positions`."""
         return self.rows.read(positions, size)
 
 

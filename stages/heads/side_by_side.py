@@ -1,4 +1,4 @@
-"""One or several feature sets of the same images, their features side by side."""
+"""One or several feature sets of the same images, read as one set with features side by side."""
 
 import hashlib
 import math
@@ -18,16 +18,17 @@ Positions = NDArray[np.signedinteger]
 
 
 class SideBySide:
-    """Reads like a `FeatureSet`, but each feature is a vector: those of all sets, in their order.
+    """Reads like a `FeatureSet`, but each feature is one vector: the features of all sets in order.
 
     Attributes:
-        specs: of the sets.
-        shapes: of one feature of each set.
-        examples: of all of them; in quarantine is what any of the sets has no feature of.
-        classes: names.
+        specs: the specs of the sets.
+        shapes: shape of one feature of each set.
+        examples: the examples of all sets; an example is in quarantine if any set lacks its
+            feature.
+        classes: names of the classes.
         views: the highest view that all sets store.
         feature_shape: (width,).
-        digest: of a single set its own, of several a digest of theirs.
+        digest: the digest of a single set, or one digest over the digests of several sets.
     """
 
     def __init__(self, sets: Sequence[FeatureSet]) -> None:
@@ -53,11 +54,11 @@ class SideBySide:
 
     @classmethod
     def open(cls, features: Paths) -> "SideBySide":
-        """Open the set in a directory, or those in several.
+        """Open the set in one directory, or the sets in several.
 
         Raises:
-            StoreError: one of them cannot be opened.
-            DataError: they are not of the same images and labels.
+            StoreError: a set cannot be opened.
+            DataError: the sets have different images or labels.
         """
         directories = [features] if isinstance(features, Path) else list(features)
         return cls([FeatureSet.open(directory) for directory in directories])
@@ -66,10 +67,10 @@ class SideBySide:
         return int(len(self.examples) - self.examples.quarantined.sum())
 
     def having(self, ids: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
-        """Those of some examples that have a feature in every set.
+        """The ids, of those given, that have a feature in every set.
 
         Raises:
-            DataError: the sets are of other images than the ids.
+            DataError: an id is not in the sets.
         """
         try:
             return ids[~self.examples.quarantined[self.examples.positions(ids)]]
@@ -85,8 +86,8 @@ class SideBySide:
         """Features (n, width) and labels (n,), see `FeatureSet.arrays`.
 
         Raises:
-            IntegrityError: a feature is not finite. The store writes none, so that somebody else
-                wrote the set, and a head would learn nothing else from it.
+            IntegrityError: a feature is not finite. The store never writes such a feature, so
+                somebody else wrote the set; training on it would make all weights NaN.
         """
         ids = self.having(self.examples.ids) if ids is None else np.asarray(ids)
         positions = self.examples.positions(ids)
@@ -103,25 +104,25 @@ class SideBySide:
         Raises:
             IntegrityError: as `arrays`.
         """
-        parts = [one.read(positions, size, views) for one in self._sets]
+        parts = [part_set.read(positions, size, views) for part_set in self._sets]
         for number, batches in enumerate(zip(*parts, strict=True)):
             labels = batches[0][1]
-            for one, (features, _) in zip(self._sets, batches, strict=True):
+            for part_set, (features, _) in zip(self._sets, batches, strict=True):
                 finite = np.isfinite(features).all(axis=tuple(range(1, features.ndim)))
                 if not finite.all():
                     wrong = positions[number * size + int(finite.argmin())]
                     name = visible(bytes(self.examples.ids[wrong]).decode())
                     raise IntegrityError(
-                        f"{one.directory}: the features of {name} are not finite; get the set from"
-                        " where it came again"
+                        f"{part_set.directory}: the features of {name} are not finite; get the set"
+                        " from its sender again"
                     )
             flat = [part.reshape(len(labels), math.prod(part.shape[1:])) for part, _ in batches]
             yield flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1), labels
 
 
 def _images(examples: Examples) -> str:
-    """A digest of ids, images, labels and classes: what sets must agree on to stand side by side.
+    """A digest of ids, images, labels and classes. Sets that stand side by side have equal ones.
 
-    Not of the quarantine: one backbone may lack an image that another one has.
+    The quarantine is left out: one backbone may lack an image that another has.
     """
     return replace(examples, quarantined=np.zeros(len(examples), np.bool_)).digest

@@ -1,9 +1,9 @@
 """Which heads train together: stacks of one shape, and the reads that serve them.
 
 A stack is a fixed number of heads that share one matrix product. Its programme depends on the shape
-alone, never on how many of its places are taken: so a head's result does not depend on its
-neighbours, bit for bit. Heads with hidden layers have a stack of their own: their weights then stay
-in the processor's cache for many steps, which is worth more than a wider product.
+alone, never on how many of its places are taken. So a head's result does not depend on its
+neighbours, bit for bit. Each head with hidden layers has a stack of its own: its weights then stay
+in the processor's cache for many steps, which saves more time than a wider product would.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from cryobase.stages.heads.config import HeadParams
 
-STACK_COLUMNS = 256  # a multiple of 64: narrower products depend on a head's position
+STACK_COLUMNS = 256  # a multiple of 64: in narrower products, results depend on the position
 COLUMN_STEP = 64
 CALL_FLOATS = 1 << 24  # feature values of one call, at most
 CALL_STEPS = 32
@@ -22,7 +22,7 @@ READ_FLOATS = 1 << 26  # feature values of one read, at most, where batch sizes 
 
 @dataclass(frozen=True, order=True)
 class StackShape:
-    """All that the programme of a stack depends on."""
+    """Everything that the programme of a stack depends on."""
 
     width: int
     hidden: tuple[int, ...]
@@ -54,7 +54,7 @@ class StackShape:
 
     @property
     def heads(self) -> int:
-        """Places for heads; one where each head needs inputs of its own."""
+        """Places for heads; 1 if each head needs inputs of its own."""
         alone = bool(self.hidden) or self.dropout or self.outputs > STACK_COLUMNS
         return 1 if alone else STACK_COLUMNS // self.outputs
 
@@ -107,8 +107,8 @@ def padded(columns: int) -> int:
 def plan(heads: Mapping[str, HeadParams], width: int, classes: int) -> list[Read]:
     """Stacks and reads for heads of the kinds that are trained by steps.
 
-    Heads share a stack when shape, optimizer and batch size agree, and a read when they see the
-    same views and their batches end together often enough.
+    Heads share a stack if shape, optimizer and batch size are equal. They share a read if they see
+    the same views and their batches end together often enough.
     """
     groups: dict[tuple[int, bool, StackShape], list[str]] = {}
     for name, params in heads.items():
@@ -125,7 +125,7 @@ def plan(heads: Mapping[str, HeadParams], width: int, classes: int) -> list[Read
 
 
 def _join(reads: list[Read], new: Read) -> None:
-    """Add stacks to a read that can serve them, else as a read of their own."""
+    """Add stacks to a read that can serve them, or as a new read if there is none."""
     width = new.stacks[0].shape.width
     for k, read in enumerate(reads):
         rows = math.lcm(read.rows, new.rows)

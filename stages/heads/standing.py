@@ -1,6 +1,6 @@
-"""How the heads of a set stand: what `evaluate` wrote of them, read back, and who is better.
+"""The ranking of the heads of a set, from the scores that `evaluate` wrote.
 
-Whoever ranks heads does it here: `evaluate`, `predict`, `cryobase heads ls`, the report.
+All ranking happens here: `evaluate`, `predict`, `cryobase heads ls` and the report use it.
 """
 
 import math
@@ -25,20 +25,20 @@ LOWER_IS_BETTER = frozenset(("log_loss", "ece"))
 
 
 def judging(parts: Mapping[str, Any]) -> str | None:
-    """The part whose scores choose: validation, or where nothing validates, train; never test."""
+    """The part whose scores choose: validation, or train if there is no validation; never test."""
     return next((part for part in ("validation", "train") if parts.get(part)), None)
 
 
 def rank(parts: Mapping[str, Scores], select: str, *names: str) -> tuple[Any, ...]:
     """A key that sorts heads, the best first.
 
-    By the score that is asked for, on the part that judges, then by the lower log loss, then by
-    name. What has no such score comes last.
+    The order is by the score `select` on the part that chooses (see `judging`), then by the lower
+    log loss, then by name. Heads without this score come last.
 
     Args:
         parts: the head's scores, by part of the data.
-        select: a score, see `EvaluateConfig.select`.
-        names: of the head, its set first where there are several.
+        select: name of a score, see `EvaluateConfig.select`.
+        names: name of the head; if there are several sets, after the name of its set.
     """
     part = judging(parts)
     scores = parts[part] if part else {}
@@ -48,15 +48,16 @@ def rank(parts: Mapping[str, Scores], select: str, *names: str) -> tuple[Any, ..
     return False, chosen if select in LOWER_IS_BETTER else -chosen, loss, *names
 
 
-def ranked(found: Mapping[str, Mapping[str, Scores]], select: str) -> list[str]:
+def ranked(scores: Mapping[str, Mapping[str, Scores]], select: str) -> list[str]:
     """The names of the heads of one set, the best first, see `rank`."""
-    return sorted(found, key=lambda name: rank(found[name], select, name))
+    return sorted(scores, key=lambda name: rank(scores[name], select, name))
 
 
 def score(best: str, parts: Mapping[str, Scores]) -> dict[str, Any]:
-    """What `score.json` says of the best model: its accuracy by part, and the last one's interval.
+    """The content of `score.json`: the best model's accuracy by part, with one interval.
 
-    `dvc metrics show` makes a column of every figure, so there are few.
+    The interval is that of the last part. `dvc metrics show` makes a column for every figure, so
+    there are few.
     """
     accuracy = {part: scores["accuracy"] for part, scores in parts.items() if "accuracy" in scores}
     judged = parts[[*accuracy][-1]] if accuracy else {}
@@ -68,11 +69,11 @@ def score(best: str, parts: Mapping[str, Scores]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class HeadResult:
-    """What `evaluate` found of one head.
+    """The results of `evaluate` for one head.
 
     Attributes:
-        parts: scores by part of the data; a part without images is not there.
-        training: `trained` or `reused`, or empty.
+        parts: scores by part of the data; parts without images are left out.
+        training: `trained` or `reused`, or empty if unknown.
     """
 
     parts: Mapping[str, Scores]
@@ -90,8 +91,8 @@ class Standing:
     """The heads of one set.
 
     Attributes:
-        best: the name of the one that was chosen.
-        heads: all of them by name.
+        best: name of the head that was chosen.
+        heads: all heads by name.
     """
 
     best: str
@@ -102,7 +103,7 @@ def read(results: Path, mend: str) -> Standing:
     """What `evaluate` wrote into a directory of results, which may come from somebody else.
 
     Raises:
-        DataError: nothing is there (a `MissingResultsError`), or not what `evaluate` writes.
+        DataError: the file is missing (a `MissingResultsError`), or `evaluate` did not write it.
     """
     document = read_document(results, mend)
     try:
@@ -121,7 +122,7 @@ def read_document(results: Path, mend: str) -> dict[str, Any]:
     """The `metrics.json` of a directory of results, which may come from somebody else.
 
     Raises:
-        DataError: nothing is there (a `MissingResultsError`), or it is no object of JSON.
+        DataError: the file is missing (a `MissingResultsError`), or is not a JSON object.
     """
     path = results / METRICS
     try:
@@ -136,7 +137,7 @@ def parts_of(results: Path, entry: Any, mend: str) -> dict[str, Scores]:
     """The scores by part in one entry of the `metrics.json` of a directory.
 
     Raises:
-        DataError: it is no such entry.
+        DataError: the entry is not in the form that `evaluate` writes.
     """
     try:
         return _parts(entry)
@@ -145,7 +146,7 @@ def parts_of(results: Path, entry: Any, mend: str) -> dict[str, Scores]:
 
 
 def _parts(entry: Any) -> dict[str, Scores]:
-    """Scores by part; what is null or empty is left out."""
+    """Scores by part; parts that are null or empty are left out."""
     entry = _object("an entry", entry)
     parts = {part: _numbers(_object(part, entry.get(part) or {})) for part in PARTS}
     return {part: scores for part, scores in parts.items() if scores}
@@ -163,13 +164,13 @@ def _numbers(scores: dict[str, Any]) -> dict[str, float]:
     known = {name: value for name, value in scores.items() if value is not None}
     for name, value in known.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"{name!r:.40} is no number")
+            raise TypeError(f"{name!r:.40} is not a number")
     return known
 
 
 def _object(what: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise TypeError(f"{what} is no object")
+        raise TypeError(f"{what} is not an object")
     return value
 
 

@@ -1,6 +1,7 @@
 """Training all heads of a task in one scan of its rows per epoch.
 
-A `TrainingStack` keeps what its heads need between steps; what a step computes is `kernel.py`'s.
+A `TrainingStack` keeps what its heads need between steps. `kernel.py` computes the steps, and
+`stack.py` decides which heads train together.
 """
 
 import logging
@@ -26,11 +27,11 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingStack:
-    """The heads of one stack, each with its own rate, decay, dropout, class weights and end.
+    """The heads of one stack, each with its own rate, decay, dropout, class weights and last epoch.
 
     Attributes:
         stack: names and shape.
-        active: (heads,) which places are taken and still learn.
+        active: (heads,) True for places that are taken and still learn.
     """
 
     def __init__(self, stack: Stack, heads: Mapping[str, HeadParams], task: Task) -> None:
@@ -63,7 +64,7 @@ class TrainingStack:
         self._judged += np.stack([part.numpy() for part in sums])
 
     def end_epoch(self) -> None:
-        """Write the histories, keep the weights that are better, end the heads that are done."""
+        """Extend the histories, keep weights that are better, and stop heads that are finished."""
         better = np.zeros(self.stack.shape.heads, bool)
         for place in np.flatnonzero(self.active):
             better[place] = self._end_epoch(int(place))
@@ -72,7 +73,7 @@ class TrainingStack:
         self._knobs["active"] = tf.constant(self.active, tf.float32)
 
     def _end_epoch(self, place: int) -> bool:
-        """Of one head: whether its weights are the best so far."""
+        """End an epoch of one head. Returns whether its weights are the best so far."""
         train_rows, validation_rows = self._rows
         loss, right = self._learned[:, place] / train_rows
         val_loss, val_right = (
@@ -137,7 +138,7 @@ class TrainingStack:
         return weights
 
     def _vectors(self, task: Task) -> dict[str, Any]:
-        """Every head's own numbers as vectors (heads,); zeros in places that are not taken."""
+        """Numbers that differ between heads, as vectors (heads,); zero in places not taken."""
         shape = self.stack.shape
         labels = task.rows.labels[task.train]
         class_weights = np.zeros((shape.classes, shape.heads), np.float32)
@@ -172,7 +173,7 @@ def train(task: Task, heads: Mapping[str, HeadParams]) -> dict[str, Trained]:
 
     Args:
         task: the rows.
-        heads: what to train, by name.
+        heads: params of the heads to train, by name.
     """
     reads = plan(heads, task.rows.width, len(task.rows.classes))
     scaled = any(params.standardize for params in heads.values())
@@ -193,16 +194,17 @@ def _train_read(
     rows = most * (len(task.train) + len(task.validation))  # fewer if all heads stop early
     with ThreadPoolExecutor(os.cpu_count()) as pool, Progress("train", "rows", rows) as progress:
         while active:
-            learning = f"epoch {epoch + 1}, {sum(int(one.active.sum()) for one in active)} heads"
+            heads_left = sum(int(training.active.sum()) for training in active)
+            learning = f"epoch {epoch + 1}, {heads_left} heads"
             for batch in task.epoch(epoch, read.rows, read.views):
                 _feed(pool, active, batch, scale, rows_of=_rows, use=TrainingStack.learn)
                 progress.advance(len(batch[1]), learning)
             for batch in task.in_order(task.validation):
                 _feed(pool, active, batch, scale, rows_of=lambda _: READ, use=TrainingStack.judge)
                 progress.advance(len(batch[1]), learning)
-            for one in active:
-                one.end_epoch()
-            active = [one for one in active if one.active.any()]
+            for training in active:
+                training.end_epoch()
+            active = [training for training in active if training.active.any()]
             epoch += 1
             logger.debug("epoch %d: %d of %d stacks learn", epoch, len(active), len(stacks))
     trained: dict[str, Trained] = {}
@@ -224,10 +226,10 @@ def _feed(
     rows_of: Callable[[TrainingStack], int],
     use: Callable[..., None],
 ) -> None:
-    """Give the same rows to all stacks, in pieces of the size that each of them takes."""
+    """Give the same rows to all stacks, in pieces of the size that each stack needs."""
     groups: dict[tuple[bool, int], list[TrainingStack]] = {}
-    for one in stacks:
-        groups.setdefault((one.stack.standardize, rows_of(one)), []).append(one)
+    for stack in stacks:
+        groups.setdefault((stack.stack.standardize, rows_of(stack)), []).append(stack)
     for (standardize, rows), those in groups.items():
         for piece in _pieces(*batch, rows, scale if standardize else None):
             list(pool.map(use, those, *([part] * len(those) for part in piece)))
@@ -236,7 +238,10 @@ def _feed(
 def _pieces(
     x: Floats, labels: NDArray[np.int32], rows: int, scale: tuple[Floats, Floats] | None
 ) -> Iterator[tuple[Any, Any, int]]:
-    """Rows in pieces of a fixed size, the last one filled up with zeros, and how many are real."""
+    """Rows and labels in pieces of a fixed size, with the number of real rows in each piece.
+
+    The last piece is filled up with zeros.
+    """
     for start in range(0, len(x), rows):
         part = x[start : start + rows]
         part = part if scale is None else (part - scale[0]) / scale[1]

@@ -147,7 +147,7 @@ TRIED_ELSEWHERE = {  # text -> the test that does what it says
 
 BY_HAND = {
     "another copy of what was received": (
-        "{}: the features of {} are not finite; get the set from where it came again",
+        "{}: the features of {} are not finite; get the set from its sender again",
         "get the file from where it came again",
         "report: {} pictures, at most {} are shown, the last of them {}; remove what"
         " `cryobase evaluate` has not written",
@@ -250,7 +250,7 @@ BY_HAND = {
         "onnx: tf2onnx cannot convert {} of this base; take --format openvino",
         "graft: one model has one input, the head's feature sets take {} and {}; extract both with"
         " equal image_size, resize, aspect and decode",
-        "trunk: augmentation goes with stored views alone; set views",
+        "trunk: augmentation needs stored views; set views",
     ),
     "training that goes otherwise, or engines that compute otherwise": (
         "set extract.engine: tensorflow",

@@ -355,8 +355,8 @@ def classes_fit() -> None:
 
 
 @situation(
-    "the images have the classes {}, the head {} {}; run `cryobase extract {} && cryobase split &&"
-    " cryobase train {}`",
+    "the images have the classes {}, the head {} has {}; run `cryobase extract {} && cryobase split"
+    " && cryobase train {}`",
     probe=classes_fit,
 )
 def a_class_that_the_head_does_not_know():

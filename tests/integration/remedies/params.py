@@ -92,7 +92,7 @@ def names_that_differ_in_case():
     set_param("extract.sets", {**SETS, "Small": {**SETS["small"]}})
 
 
-@situation("{}: two heads of this name; rename an entry of train.heads", probe="train",
+@situation("{}: two heads have this name; rename an entry of train.heads", probe="train",
            obey=lambda _: rename_head())  # fmt: skip
 def a_grid_with_the_name_of_another_head():
     grid = {"kind": "ridge", "penalty": [1.0, 2.0]}

@@ -282,7 +282,7 @@ def test_wrong_preprocessing_is_refused_before_anything_is_trained(root, tmp_pat
     dataclasses.replace(head, specs=(spec,)).save(tmp_path / "head")
     monkeypatch.setattr(course, "train", lambda *_, **__: pytest.fail("a step was taken"))
     run = FinetuneRun(set="small", head="linear", epochs=1)
-    with pytest.raises(GraftError, match="fit preprocessing 'caffe', not 'unit'"):
+    with pytest.raises(GraftError, match="made with preprocessing 'caffe', not 'unit'"):
         tune(root, run, "preprocessing", head=tmp_path / "head")
     assert not (root / "tuned/preprocessing").exists()
 

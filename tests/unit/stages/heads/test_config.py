@@ -125,12 +125,12 @@ def test_a_grid_is_counted_before_it_is_made():
     grid = {"learning_rate": values, "weight_decay": values, "dropout": values}
     head = HeadConfig(kind="mlp", units=tuple(range(1, 301)), **grid)
     assert head.count() == 300**4
-    with pytest.raises(ValueError, match="8,100,000,000 of them; at most"):
+    with pytest.raises(ValueError, match="8,100,000,000 heads; at most"):
         expand({"a": head})
     with pytest.raises(ValueError, match="a grid of 8,100,000,000 heads"):
         head.points()
     many = {f"h{number}": HeadConfig(seed=tuple(range(4096))) for number in range(20)}
-    with pytest.raises(ValueError, match="81,920 of them"):
+    with pytest.raises(ValueError, match="81,920 heads"):
         expand(many)
 
 

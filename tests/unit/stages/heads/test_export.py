@@ -210,7 +210,7 @@ def test_a_file_that_does_not_do_what_the_model_does_is_not_put_there(made, monk
     right = module.FORMATS["keras"]
     wrong = right._replace(run=lambda *a: right.run(*a) + 0.1, name="other.keras")
     monkeypatch.setitem(module.FORMATS, "keras", wrong)
-    with pytest.raises(GraftError, match=r"other.keras errs by 0\.1"):
+    with pytest.raises(GraftError, match=r"of other.keras differ from the model's by 0\.1"):
         exported(root, document, formats=("keras",))
     assert not (root / "export" / "other.keras").exists()
 

@@ -44,7 +44,7 @@ def test_a_damaged_head_is_removed_to_be_trained_again(tmp_path):
 def test_another_head_under_a_fingerprint_is_not_served(tmp_path, other, caplog):
     other.save(tmp_path / OWN)
     assert not finished.find(tmp_path, OWN, HEAD)
-    assert "holds another head than its name says; it is trained again" in caplog.text
+    assert "holds a different head than its name promises; it is trained again" in caplog.text
     finished.keep(tmp_path, OWN, HEAD)
     assert finished.find(tmp_path, OWN, HEAD)
 
