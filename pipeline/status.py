@@ -155,18 +155,22 @@ def show(status: Status) -> None:
         if len(due) > SHOWN:
             tables.line(f"… and {len(due) - SHOWN:,} more")
     done = sum(one.state == "done" for one in status.heads)
-    tables.line(f"heads: {done:,} of {len(status.heads):,} done")
+    first = _comes_first(status) if done else ""
+    extra = f"; labels or splits may change when `{first}` runs" if first else ""
+    tables.line(f"heads: {done:,} of {len(status.heads):,} done{extra}")
     if status.dvc:
         tables.line(f"stages: not known ({status.dvc})")
     tables.line(_outlook(status))
 
 
 def _outlook(status: Status) -> str:
-    total = status.total()
+    total, more, first = status.total(), status.source.more, _comes_first(status)
     if total["rows"] is None:
-        return "what would be computed is not known yet"
-    if not total["rows"] and not total["heads"]:
-        return "nothing would be computed"
+        until = f"until `{first}` has run" if first else "yet"
+        return f"what would be computed is not known {until}"
+    extra = f"; the rest is not known until `{first}` has run" if first else ""
+    if more and more > 0:
+        extra = f"; rows of {more:,} new files come on top"
     parts = []
     if total["rows"]:
         seconds = total["seconds"]
@@ -174,9 +178,20 @@ def _outlook(status: Status) -> str:
         parts.append(f"{total['rows']:,} rows, {tables.size(total['bytes'])}, {time}")
     if total["heads"]:
         parts.append(f"{total['heads']:,} heads")
-    more = status.source.more
-    extra = f"; rows of {more:,} new files come on top" if more and more > 0 else ""
+    if not parts:
+        return f"nothing would be computed{extra and ' for the images at hand'}{extra}"
     return f"would be computed: {' and '.join(parts)}{extra}"
+
+
+def _comes_first(status: Status) -> str:
+    """The stage that has to run before it is known what is due; empty if there is none.
+
+    A new split computes no row, so it matters only where heads are done.
+    """
+    stale = {one.stage for one in status.stages if one.state == "stale"}
+    if "split" in stale and any(one.state == "done" for one in status.heads):
+        return "split"
+    return "download" if "download" in stale or status.source.state == "stale" else ""
 
 
 def _set_line(one: SetStatus) -> dict[str, Any]:

@@ -49,6 +49,14 @@ def status() -> dict:
     return json.loads(text)
 
 
+def last_words() -> tuple[str, str]:
+    """What is said of all heads, and of all that would be computed."""
+    *_, heads, outlook = (
+        line for line in cryobase("status")[1].splitlines() if not line.startswith("stages: ")
+    )
+    return heads, outlook
+
+
 def test_where_all_is_done_nothing_would_be_computed(place):
     found = status()
     assert found["source"] == {"state": "done", "why": "", "files": 30, "more": 0}
@@ -64,6 +72,10 @@ def test_new_files_are_seen_before_and_after_they_were_downloaded(place):
     before = status()
     assert before["source"]["why"] == "6 files more"
     assert before["sets"][0]["state"] == "done"
+    heads, outlook = last_words()
+    assert heads == "heads: 2 of 2 done; labels or splits may change when `download` runs"
+    assert outlook.startswith("nothing would be computed for the images at hand; ")
+    assert outlook.endswith("rows of 6 new files come on top")
     assert cryobase("watch")[0] == cryobase("download")[0] == 0
     after = status()
     (one,) = after["sets"]
@@ -78,6 +90,39 @@ def test_new_files_are_seen_before_and_after_they_were_downloaded(place):
     assert after["total"]["heads"] == 2
     text = cryobase("status")[1]
     assert "would be computed: 6 rows, 96 B, 3.0 s and 2 heads" in text
+
+
+def moved(place: Path) -> None:
+    (place / "images/red/0001.png").rename(place / "images/green/0001-red.png")
+
+
+def removed(place: Path) -> None:
+    (place / "images/red/0001.png").unlink()
+
+
+def not_looked_at(place: Path) -> None:
+    (place / "data/source.json").unlink()
+
+
+@pytest.mark.parametrize("change", [moved, removed, not_looked_at])
+def test_what_only_download_can_tell_is_not_called_nothing(place, change):
+    change(place)
+    heads, outlook = last_words()
+    assert heads.endswith("; labels or splits may change when `download` runs")
+    assert outlook.endswith("; the rest is not known until `download` has run")
+    set_param("extract.sets.small.image_size", 64)  # which leaves no head done
+    heads, outlook = last_words()
+    assert heads == "heads: 0 of 2 done"
+    assert outlook.startswith("would be computed: 30 rows, ")
+    assert outlook.endswith("; the rest is not known until `download` has run")
+
+
+def test_a_split_that_is_to_run_may_change_heads_that_are_done(place, monkeypatch):
+    monkeypatch.setattr(dvc_status, "in_repository", lambda _: True)
+    monkeypatch.setattr(dvc_status, "ask", lambda _: {"split": ["split.seed: modified"]})
+    heads, outlook = last_words()
+    assert heads.endswith("; labels or splits may change when `split` runs")
+    assert outlook.endswith("; the rest is not known until `split` has run")
 
 
 def test_the_part_of_the_spec_that_changed_is_named(place):
@@ -176,7 +221,7 @@ def test_an_empty_checkout_has_everything_missing(place):
     assert found["source"]["state"] == "stale"
     assert [one["state"] for one in found["sets"] + found["heads"]] == ["missing"] * 3
     assert found["total"]["rows"] is None
-    assert "not known yet" in cryobase("status")[1]
+    assert cryobase("status")[1].endswith("is not known until `download` has run\n")
 
 
 @pytest.mark.parametrize("weights", ["imagenet", "none", "gone.h5"])
