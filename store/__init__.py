@@ -1,4 +1,7 @@
-"""A batch feature store: rows computed once, found by content, read with numpy and h5py alone."""
+"""The feature store: each row is computed once and looked up by its content.
+
+Reading needs numpy and h5py only. Nothing here knows images, Keras, TensorFlow or DVC.
+"""
 
 from cryobase.store.adopt import import_set
 from cryobase.store.arrays import export_npz, export_safetensors

@@ -1,6 +1,6 @@
-"""Taking in what is stored elsewhere: rows of a feature set or of a pool, or a whole received set.
+"""Importing rows that exist elsewhere: from a feature set, from another pool, or a whole set.
 
-Nothing is taken before it was verified in full.
+This module verifies every file in full before it uses a row. It never computes or repairs a row.
 """
 
 import logging
@@ -41,22 +41,22 @@ from cryobase.store.writer import FeatureWriter
 
 log = logging.getLogger(__name__)
 
-_BLOCK = 1 << 22  # bytes of features that are taken over at once
+_BLOCK = 1 << 22  # bytes of features that are copied at once
 _NO_KEYS = np.empty((0, 5), np.uint64)
 
 
 def adopt(pool: PoolFiles, directory: Path) -> int:
-    """Take over the rows of a feature set that the pool lacks, after verifying it in full.
+    """Copy the rows of a feature set that the pool lacks. The set is verified in full first.
 
     Args:
         pool: The pool; its lock is taken.
         directory: The feature set, pulled by DVC or received.
 
     Returns:
-        How many rows are new; 0 where there is no set, or one of another spec.
+        The number of new rows; 0 if there is no set, or if its spec is another.
 
     Raises:
-        IntegrityError: the set is not what its manifest says; nothing is taken.
+        IntegrityError: the set does not match its manifest; no row is copied.
     """
     try:
         with mended_by(mend_of(directory)):
@@ -75,18 +75,18 @@ def adopt(pool: PoolFiles, directory: Path) -> int:
 
 
 def borrow(pool: PoolFiles, lender: PoolFiles, digests: Digests, views: int) -> int:
-    """Take over rows that are wanted, and that the pool lacks, from a pool that others own.
+    """Copy wanted rows that the pool lacks from a lender: a pool that somebody else owns.
 
-    Its shards are verified in full. What is damaged there is passed over, with a warning.
+    The lender's shards are verified in full. A damaged shard is skipped with a warning.
 
     Args:
-        pool: The pool that lacks them; its lock is taken.
-        lender: The pool of the same spec that may have them; it is only read.
+        pool: The pool that receives the rows; its lock is taken.
+        lender: A pool of the same spec; it is only read.
         digests: (n, 32), of the images whose rows are wanted, in views 0 to `views`.
         views: The highest view wanted.
 
     Returns:
-        How many rows are new.
+        The number of new rows.
     """
     wanted, numbers = pool.missing(digests, views)
     if len(wanted) == 0:
@@ -95,45 +95,47 @@ def borrow(pool: PoolFiles, lender: PoolFiles, digests: Digests, views: int) -> 
     try:
         manifest = lender.manifest()
     except StoreError as error:
-        log.warning("%s: nothing of it is used (%s)", lender.directory, error)
+        log.warning("%s: this pool is not used (%s)", lender.directory, error)
         return 0
     allow_open_files(len(manifest.shards))
     shards = distinct(list(_useful(lender, manifest, words)))
     if not shards:
         return 0
-    log.info("taking rows over from %s", lender.directory)
+    log.info("copying rows from %s", lender.directory)
     return take(pool, lender.directory, shards, canary=manifest.canary, wanted=words)
 
 
 def obtainable(pool: PoolFiles, directories: Sequence[Path], digests: Digests, views: int) -> int:
-    """How many rows that are wanted, and that the pool lacks, seem to be elsewhere.
+    """Count the wanted rows that the pool lacks and that other directories seem to have.
+
+    The count is an estimate: it comes from keys that are not verified.
 
     Args:
         pool: The pool; it is only read.
-        directories: Pools of others and feature sets; those that are missing or of another spec
-            have none.
+        directories: Other pools, and feature sets. A directory that is missing or has another spec
+            counts 0.
         digests: (n, 32), of the images whose rows are wanted, in views 0 to `views`.
         views: The highest view wanted.
     """
     wanted, numbers = pool.missing(digests, views)
     words = words_of_rows(wanted, numbers)
-    found = np.zeros(len(words), np.bool_)
+    obtained = np.zeros(len(words), np.bool_)
     for directory in directories if len(words) else ():
         try:
             _, manifest = load(directory)
-            keys = [one for _, one in _keys_of(directory, manifest)]
+            keys = [words_of_shard for _, words_of_shard in _keys_of(directory, manifest)]
         except StoreNotFoundError:
             continue
         except StoreError as error:
-            log.warning("%s: nothing of it is used (%s)", directory, error)
+            log.warning("%s: its rows are not used (%s)", directory, error)
             continue
-        for one in keys if manifest.spec == pool.spec else ():
-            found |= KeyIndex(one).find(words) >= 0
-    return int(found.sum())
+        for stored in keys if manifest.spec == pool.spec else ():
+            obtained |= KeyIndex(stored).find(words) >= 0
+    return int(obtained.sum())
 
 
 def distinct(shards: Sequence[Shard]) -> list[Shard]:
-    """Shards without those that have a row which one before them has."""
+    """Leave out each shard that repeats a row of an earlier shard."""
     words = [words_of_rows(*shard.keys()) for shard in shards]
     with suppress(IntegrityError):
         KeyIndex(np.concatenate([_NO_KEYS, *words]))
@@ -158,19 +160,20 @@ def take(
     canary: FileInfo | None,
     wanted: Words | None = None,
 ) -> int:
-    """Take over rows of shards that were verified in full and have no row twice.
+    """Import rows of shards that were verified in full and have no row twice.
 
-    A shard that is new as a whole, and wanted for the most part, becomes a link, or a copy.
+    If no row of a shard is in the pool yet and most of its rows are wanted, the whole shard is
+    linked or copied. Of other shards, only the new rows are copied.
 
     Args:
         pool: The pool; its lock is taken.
-        directory: Where the shards and the canary lie.
+        directory: The directory of the shards and of the canary.
         shards: The shards.
-        canary: What later rows are compared with, if the pool has none yet.
-        wanted: The keys of the rows to take; of all that the pool lacks if None.
+        canary: Becomes the pool's canary, if the pool has no canary yet.
+        wanted: The keys of the rows to import; if None, all rows that the pool lacks.
 
     Returns:
-        How many rows are new.
+        The number of new rows.
     """
     count, asked = 0, None if wanted is None else KeyIndex(wanted)
     with FeatureWriter(pool) as writer:
@@ -193,7 +196,7 @@ def take(
 def _append(
     writer: FeatureWriter, shard: Shard, keys: tuple[Digests, Views], new: NDArray[np.bool_]
 ) -> None:
-    """Take over some rows of a shard."""
+    """Copy some rows of a shard."""
     step = max(1, _BLOCK // (shard.dtype.itemsize * prod(shard.feature_shape)))
     for start in range(0, len(new), step):
         part = slice(start, min(start + step, len(new)))
@@ -222,13 +225,13 @@ def _adopt_shards(pool: PoolFiles, directory: Path, shards: Sequence[Shard]) -> 
 
 
 def _adopt_canary(pool: PoolFiles, directory: Path, info: FileInfo | None) -> None:
-    """Compare later rows with those of the machine that computed these, if it is the first."""
+    """Give the pool the canary of these rows, unless it has a canary already."""
     if info is None or pool.manifest().canary is not None:
         return
     try:
         load_canary(directory, info)
     except StoreError as error:
-        log.warning("%s; no canary is taken over", error)
+        log.warning("%s; the pool stays without a canary", error)
         return
     share(directory / info.name, pool.directory / info.name)
 
@@ -239,20 +242,20 @@ def _adopt_canary(pool: PoolFiles, directory: Path, info: FileInfo | None) -> No
 
 
 def _lacks(pool: PoolFiles, directory: Path, manifest: Manifest) -> bool:
-    """Whether there is a row to take, by keys that nobody has verified yet."""
+    """Whether the directory seems to have a row that the pool lacks; keys are not verified."""
     index = pool.snapshot().index
     return any((index.find(keys) < 0).any() for _, keys in _keys_of(directory, manifest))
 
 
 def _keys_of(directory: Path, manifest: Manifest) -> Iterator[tuple[ShardInfo, Words]]:
-    """The keys of shards, which nobody has verified yet."""
+    """The keys of each shard, not verified."""
     for info in manifest.shards:
         shard = Shard(directory, info, manifest.spec.dtype, manifest.feature_shape or ())
         yield info, words_of_rows(*shard.keys())
 
 
 def _useful(lender: PoolFiles, manifest: Manifest, wanted: Words) -> Iterator[Shard]:
-    """The sound shards of a pool that have rows which are wanted."""
+    """The sound shards of a pool that have at least one wanted row."""
     index, shape = KeyIndex(wanted), manifest.feature_shape or ()
     for info in manifest.shards:
         try:
@@ -261,22 +264,22 @@ def _useful(lender: PoolFiles, manifest: Manifest, wanted: Words) -> Iterator[Sh
                 shard.verify()
                 yield shard
         except StoreError as error:
-            log.warning("%s; its rows are not used, and computed anew", error)
+            log.warning("%s; its rows are not used, and are computed again", error)
 
 
 def import_set(source: Path, target: Path) -> FeatureSet:
     """Copy a received feature set, if every byte of it is right.
 
-    The copy is what gets verified, so that whoever owns `source` cannot change it afterwards. Only
-    files that the manifest names are copied.
+    The copy is verified, not the source: the source's owner could change the source after a check.
+    Only files that the manifest names are copied.
 
     Args:
         source: The received directory.
         target: A directory without a manifest, or a new one.
 
     Raises:
-        IntegrityError: something is not what the manifest says; no copy is left.
-        ConflictError: there is a feature set at `target`.
+        IntegrityError: the set does not match its manifest; no copy is left.
+        ConflictError: `target` has a manifest already.
     """
     with mended_by("get it from where it came again"):
         return _imported(source, target)

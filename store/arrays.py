@@ -1,13 +1,15 @@
-"""A feature set as named arrays, and the two files of plain arrays that it is written to.
+"""Writing a feature set as named arrays: `.npz` and safetensors files.
 
-The arrays, all along the examples that have features, in the order of their ids:
+Arrays of the n examples that have features, in the order of their ids:
 
-- `features` (n, …) of the plain images as they are stored, `features_1` … of the views;
-- `ids`, `labels` (n,), `digests` (n, 32), and whatever else of the examples is handed in;
-- `quarantined_ids`, `quarantined_labels`, `quarantined_digests` of those without features.
+- `features` (n, …) of the plain images, in the stored dtype; `features_1` … of the other views;
+- `ids` and `labels` (n,), `digests` (n, 32), and further columns that the caller passes.
 
-With `Description`, the set can be made of them again: `cryobase store import`. Nothing here reads
-such a file, for it may be somebody else's.
+Arrays of the examples without features: `quarantined_ids`, `quarantined_labels`,
+`quarantined_digests`.
+
+With the `Description` in the file, `cryobase store import` makes the same set again. This module
+only writes. It must not read such files, because a received file may be hostile.
 """
 
 import json
@@ -27,8 +29,8 @@ from cryobase.store.publish import replacing
 from cryobase.store.reader import FeatureSet
 
 FORMAT = "cryobase-arrays"
-DESCRIPTION = "cryobase"  # what the description is called in each of the files
-HIDDEN = "quarantined_"  # begins the names of the columns of examples without features
+DESCRIPTION = "cryobase"  # the name of the description in both kinds of file
+HIDDEN = "quarantined_"  # prefix of the columns of examples without features
 BATCH_BYTES = 1 << 22
 SAFETENSORS = {  # https://github.com/huggingface/safetensors#format
     "<f2": "F16",
@@ -48,16 +50,16 @@ _ALIGNED = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a file of arrays says of the set that it was written from.
+    """Metadata of the feature set from which a file of arrays was written.
 
     Attributes:
         format: `FORMAT`.
         schema: 1.
         spec: The feature spec, see `FeatureSpec.to_json`.
-        classes: Their names, in the order of the labels.
-        feature_shape: Of one row.
+        classes: The names of the classes, in the order of the labels.
+        feature_shape: The shape of one row.
         views: The highest view.
-        digest: Of the set, which the set that is made of the file must have.
+        digest: The digest of the set. A set that is imported from the file must have it too.
     """
 
     format: str
@@ -88,7 +90,7 @@ class Description:
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """An array that is written block by block, so that it need not be in memory."""
+    """An array that is written block by block, so that it need not fit in memory."""
 
     name: str
     dtype: np.dtype[Any]
@@ -97,7 +99,7 @@ class Column:
 
     @property
     def size(self) -> int:
-        """Bytes of all its values."""
+        """The bytes of all values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @classmethod
@@ -110,7 +112,15 @@ class Column:
 def columns_of(
     feature_set: FeatureSet, more: Mapping[str, NDArray[Any]] | None = None
 ) -> Iterator[Column]:
-    """The arrays of a set; `more` are further columns (len,) of the examples that have features."""
+    """The arrays of a set.
+
+    Args:
+        feature_set: The set.
+        more: Further columns (n,) of the n examples that have features.
+
+    Raises:
+        ExamplesError: a further column has another length.
+    """
     shape = (len(feature_set), *feature_set.feature_shape)
     for view in range(feature_set.views + 1):
         name, rows = feature_name(view), rows_of(feature_set, view)
@@ -129,12 +139,12 @@ def columns_of(
 
 
 def feature_name(view: int) -> str:
-    """What the features of a view are called."""
+    """The name of the array of a view's features."""
     return f"features_{view}" if view else "features"
 
 
 def rows_of(feature_set: FeatureSet, view: int) -> Iterator[NDArray[Any]]:
-    """The rows of all examples that have features, as they are stored, in blocks of 4 MiB."""
+    """The rows of all examples that have features, in the stored dtype, in blocks of 4 MiB."""
     ids, step = feature_set.ids, rows_at_once(feature_set)
     for start in range(0, len(ids), step):
         yield feature_set.rows(ids[start : start + step], view)
@@ -148,7 +158,7 @@ def rows_at_once(feature_set: FeatureSet) -> int:
 def export_npz(
     feature_set: FeatureSet, path: Path, more: Mapping[str, NDArray[Any]] | None = None
 ) -> None:
-    """Write the arrays of a set, its classes and its description as an `.npz`, not compressed.
+    """Write the arrays of a set, its classes and its description as an uncompressed `.npz`.
 
     `numpy.load` reads it. The features are written in batches, so that memory does not grow with
     the set.
@@ -185,9 +195,10 @@ def _member(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
 def export_safetensors(
     feature_set: FeatureSet, path: Path, more: Mapping[str, NDArray[Any]] | None = None
 ) -> None:
-    """Write the arrays of a set as a safetensors file; ids are rows of bytes, ended by zeros.
+    """Write the arrays of a set as a safetensors file.
 
-    Written here rather than by the format's library, which takes all values from memory.
+    The format has no text, so ids become rows of bytes that are padded with zeros. The format's own
+    library is not used, because it needs all values in memory.
 
     Args:
         feature_set: The set.
@@ -203,8 +214,13 @@ def export_safetensors(
 def write_safetensors(
     file: IO[bytes], columns: Iterable[Column], metadata: Mapping[str, str]
 ) -> None:
-    """Write columns and texts as a safetensors file, the widest type first, so that all align."""
-    ordered = sorted(map(_as_numbers, columns), key=lambda one: (-one.dtype.itemsize, one.name))
+    """Write columns and metadata as a safetensors file.
+
+    Columns of the widest type come first, so that every column is aligned.
+    """
+    ordered = sorted(
+        map(_as_numbers, columns), key=lambda column: (-column.dtype.itemsize, column.name)
+    )
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for column in ordered:
@@ -223,7 +239,7 @@ def write_safetensors(
 
 
 def _as_numbers(column: Column) -> Column:
-    """Strings of bytes as rows of bytes: the format has no text."""
+    """A column of byte strings as rows of bytes; other columns as they are."""
     if column.dtype.kind != "S":
         return column
     shape = (*column.shape, column.dtype.itemsize)

@@ -1,4 +1,7 @@
-"""Canary rows: the features of fixed probe images, kept to notice when a library's values drift."""
+"""Canary files: features of fixed probe images, kept to notice when a library's results change.
+
+This module builds and reads the file. `pool_files` stores it.
+"""
 
 import io
 import os
@@ -15,7 +18,8 @@ from cryobase.store.files import bytes_of, digest_of, open_regular, read_into
 from cryobase.store.manifest import MAX_RANK, FileInfo
 
 _MAX_HEADER = 1024
-# What `build_canary` writes. numpy's reader takes a header for Python, and lets its errors out.
+# The header that `build_canary` writes. numpy's own reader evaluates the header as Python text and
+# raises errors of many types, so hostile files must not reach it.
 _HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(..)\{'descr': '<f4', 'fortran_order': False,"
     rb" 'shape': \(((?:[0-9]{1,18}, ?)*(?:[0-9]{1,18})?)\), \} *\n",
@@ -25,7 +29,7 @@ _PREFIX = 10  # bytes before the header's text
 
 
 def build_canary(features: NDArray[Any]) -> tuple[FileInfo, bytes]:
-    """The bytes of a canary file (npy, float32) and what a manifest says of it."""
+    """The bytes of a canary file (npy, float32) and its entry in a manifest."""
     buffer = io.BytesIO()
     values = np.ascontiguousarray(features, "<f4")
     np.lib.format.write_array(buffer, values, version=(1, 0), allow_pickle=False)
@@ -36,8 +40,8 @@ def load_canary(directory: Path, info: FileInfo) -> NDArray[np.float32]:
     """The features of a canary file.
 
     Raises:
-        IntegrityError: its size or SHA-256 is not the manifest's, or it is not what
-            `build_canary` writes; a header may claim any type, and more than the file has.
+        IntegrityError: the size or SHA-256 differs from the manifest, or the header is not one
+            that `build_canary` writes.
     """
     path = directory / info.name
     descriptor = open_regular(path)
@@ -58,11 +62,11 @@ def load_canary(directory: Path, info: FileInfo) -> NDArray[np.float32]:
 
 
 def _header(data: bytes, path: Path) -> tuple[tuple[int, ...], int]:
-    """The shape that a canary file claims, and where its values begin."""
-    found = _HEADER.match(data)
-    if not found or found.end() != _PREFIX + int.from_bytes(found[1], "little"):
+    """The shape in a canary file's header, and the byte offset of its values."""
+    header = _HEADER.match(data)
+    if not header or header.end() != _PREFIX + int.from_bytes(header[1], "little"):
         raise IntegrityError(f"{path}: does not begin as an npy file of float32")
-    shape = tuple(map(int, found[2].replace(b",", b" ").split()))
+    shape = tuple(map(int, header[2].replace(b",", b" ").split()))
     if len(shape) > MAX_RANK + 1:
         raise IntegrityError(f"{path}: {len(shape)} dimensions, at most {MAX_RANK + 1} are read")
-    return shape, found.end()
+    return shape, header.end()

@@ -1,8 +1,9 @@
-"""Equally long columns in one HDF5 file, in or out: the only h5py imports.
+"""Columns of equal length in one HDF5 file: building the file, and locating columns in it.
 
-The file is built in memory, with fixed little-endian types, contiguous and without filters, so that
-equal columns give equal bytes and anybody can read a row at an offset. Of a foreign file nothing is
-believed: `inspect` refuses all that `build` would not have written.
+This is the only module of the store that imports h5py. `build` works in memory, with fixed
+little-endian types, contiguous and without filters. So equal columns give equal bytes, and any
+program can read a row at a byte offset. `inspect` trusts nothing in a received file: it refuses
+whatever `build` would not have written.
 """
 
 import os
@@ -13,7 +14,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-# Before h5py: a hostile file could otherwise name a filter that is loaded as a shared object.
+# Set before h5py is imported: otherwise a hostile file could name a filter plug-in, and HDF5 would
+# load it as a shared library.
 os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
 
 import h5py
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 
 from cryobase.store.errors import IntegrityError
 
-_SIGNATURE = b"\x89HDF\r\n\x1a\n\x03"  # superblock version 3: its metadata carry checksums
+_SIGNATURE = b"\x89HDF\r\n\x1a\n\x03"  # superblock version 3, which has checksums of its metadata
 _NUMERIC = tuple(np.dtype(code) for code in ("<f2", "<f4", "<u1", "<u2", "<i4"))
 MAX_STRING = 512
 PAGE = 4096
@@ -46,18 +48,19 @@ class Column:
 
 
 def build(columns: Mapping[str, NDArray[Any]], order: NDArray[np.intp] | None = None) -> bytes:
-    """The bytes of a file of `columns`, which lie in it in their order here.
+    """The bytes of a file of `columns`, in their given order.
 
     Args:
-        columns: Their values, all equally long.
-        order: Which rows of the columns, in which order; all of them if None.
+        columns: The values of each column; all have the same length.
+        order: The rows to write, in this order; if None, all rows.
     """
-    # Not the core driver: its `get_file_image` leaves a wrong checksum in a version 3 superblock.
+    # The core driver is not used: its `get_file_image` leaves a wrong checksum in a superblock of
+    # version 3.
     memory = BytesIO()
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_fileobj_driver(h5py.h5fd.fileobj_driver, memory)
     access.set_alignment(PAGE, PAGE)  # features then start on a page, for readers that map them
-    # A profiler such as Dask's holds frames, and with them datasets: the file would stay open.
+    # A profiler such as Dask's keeps frames alive, and so datasets: the file would stay open.
     access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
     access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
     creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
@@ -74,14 +77,14 @@ def build(columns: Mapping[str, NDArray[Any]], order: NDArray[np.intp] | None = 
     if memory.seek(0, os.SEEK_END) < end:
         memory.seek(end - 1)
         memory.write(b"\0")
-    # Through HDF5 the values would be gathered into memory first, which here is the file itself.
+    # Values are not written through HDF5: it would copy them in memory once more.
     for name, values in columns.items():
         _fill(memory, places[name], values, order)
     return memory.getvalue()
 
 
 def _reserve(file: Any, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Column:
-    """A dataset that has its place in the file, but no values yet."""
+    """Allocate a dataset in the file, without values."""
     creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     creation.set_obj_track_times(False)
     creation.set_layout(h5py.h5d.CONTIGUOUS)
@@ -103,24 +106,25 @@ def _fill(
     if order is None:
         rows[:] = values
     else:
-        np.take(values, order, axis=0, out=rows, mode="clip")  # "raise" would use a buffer
+        # Mode "raise" would allocate a buffer.
+        np.take(values, order, axis=0, out=rows, mode="clip")
 
 
 def inspect(descriptor: int, path: Path, names: Sequence[str]) -> dict[str, Column]:
-    """Where the columns lie in a file that has exactly those of `names`.
+    """Locate the columns of a file that must have exactly the columns `names`.
 
     Args:
-        descriptor: The open file; HDF5 reads through it, never through a path that may change.
-        path: Its path, for messages alone.
+        descriptor: The open file. HDF5 reads through it, not through the path, which may change.
+        path: The file's path, only for messages.
         names: The names of the columns.
 
     Raises:
-        IntegrityError: the file has anything that `build` would not write.
+        IntegrityError: the file contains anything that `build` would not write.
     """
     if os.pread(descriptor, len(_SIGNATURE), 0) != _SIGNATURE:
         raise IntegrityError(f"{path}: no HDF5 file with superblock version 3")
     try:
-        # Not /dev/fd/N: HDF5 resolves that link, and fails once somebody has unlinked the file.
+        # /dev/fd/N would not do: HDF5 resolves that link, and fails if the file was unlinked.
         with (
             open(descriptor, "rb", buffering=0, closefd=False) as raw,
             h5py.File(raw, "r", locking=False) as file,

@@ -1,4 +1,4 @@
-"""What differs between two feature sets."""
+"""Comparing two feature sets: specs, classes, ids, images, labels and plain features."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,13 +20,13 @@ class Difference:
     Attributes:
         spec: The fields that differ, as `{field: (in a, in b)}`.
         classes: The classes of both, if they differ.
-        added: Ids in b alone.
-        removed: Ids in a alone.
-        replaced: Ids in both with another image.
-        relabelled: Ids in both with another class name.
-        quarantined: Ids in both that have features in one alone.
-        features: Ids of the same image whose features differ, where the specs are equal.
-        largest: The largest difference between two such values.
+        added: Ids that only `b` has.
+        removed: Ids that only `a` has.
+        replaced: Ids in both sets whose images differ.
+        relabelled: Ids in both sets whose class names differ.
+        quarantined: Ids in both sets that have features in only one of them.
+        features: Ids with equal images whose features differ; empty if the specs differ.
+        largest: The largest absolute difference between two feature values.
     """
 
     spec: dict[str, tuple[Any, Any]]

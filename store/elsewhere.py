@@ -1,8 +1,9 @@
-"""Features that were computed elsewhere: what their spec is, and the set that rows in hand become.
+"""Foreign features, which another program computed: their spec, and publishing them as a set.
 
-A pool shares rows by what decides their values. Of foreign features nobody here can say that, so
-their spec holds what their owner says computed them and, in place of the weights, the digest of the
-rows themselves: other values never share a fingerprint. They go to no pool. See docs/adr/0025.
+A pool shares rows that have the same spec, so a spec must decide their values. For foreign features
+that cannot be checked. Their spec has the origin that their owner states and, in place of the
+weights' digest, the digest of the rows themselves. So different values never share a fingerprint.
+Foreign features never enter a shared pool. See docs/adr/0025.
 """
 
 import re
@@ -36,19 +37,19 @@ def foreign_spec(origin: str, content: str, dtype: str) -> FeatureSpec:
     """The spec of features that were computed elsewhere.
 
     Args:
-        origin: What computed them, `MODEL@DIGEST`.
+        origin: The model that computed them, `MODEL@DIGEST`.
         content: The digest of all rows, 64 hex digits (docs/format.md, Digests).
         dtype: "float16" or "float32".
 
     Raises:
-        SpecError: the origin is not written like that.
+        SpecError: the origin does not have this form.
     """
     if not ORIGIN.fullmatch(origin):
         raise SpecError(f"{origin[:80]!r}: expected {ORIGIN_IS}")
     return FeatureSpec(
         backbone=f"{FOREIGN}: {origin}",
         weights_sha256=content,
-        image_size=1,  # nobody knows; the others say so in words
+        image_size=1,  # unknown, but the field must be a positive integer
         resize=FOREIGN,
         aspect=FOREIGN,
         decode=FOREIGN,
@@ -61,7 +62,7 @@ def foreign_spec(origin: str, content: str, dtype: str) -> FeatureSpec:
 
 
 def is_foreign(spec: FeatureSpec) -> bool:
-    """Whether features were computed elsewhere, so that no base is known to graft a head onto."""
+    """Whether features are foreign; then there is no base to graft a head onto."""
     return spec.backbone.startswith(f"{FOREIGN}: ")
 
 
@@ -74,18 +75,18 @@ def create_set(
     *,
     digest: str | None = None,
 ) -> FeatureSet:
-    """Publish a feature set of rows that are at hand, without a pool.
+    """Publish a feature set of given rows, without a shared pool.
 
     Args:
-        directory: Where it goes; it has no manifest yet.
-        spec: Of the rows.
-        examples: Ids, digests, labels; those outside of quarantine need rows of all views.
-        rows: Parts of them: features (n, …), digests (n, 32) and views (n,), each key once.
+        directory: The set's directory; it must not have a manifest.
+        spec: The spec of the rows.
+        examples: Ids, digests, labels. Each example outside of quarantine needs a row of each view.
+        rows: Parts, each of features (n, …), digests (n, 32) and views (n,). Each key occurs once.
         views: The highest view.
-        digest: What the set's must be; any if None.
+        digest: The digest that the set must have; if None, it is not checked.
 
     Raises:
-        ConflictError: there is a feature set already.
+        ConflictError: the directory has a manifest already.
         IntegrityError: the set would have another digest; nothing is published.
         FeaturesError: a value is not finite, or a shape is wrong.
         MissingRowsError: an example outside of quarantine has no row.
@@ -105,8 +106,8 @@ def create_set(
             for features, digests, numbers in rows:
                 writer.append(features, digests, numbers)
         if digest is not None:
-            found = pool.publish(Path(scratch, "set"), examples, views).published
-            if found is None or found.digest != digest:
+            trial = pool.publish(Path(scratch, "set"), examples, views).published
+            if trial is None or trial.digest != digest:
                 raise IntegrityError(f"{directory}: would not have the digest {digest[:12]}…")
         pool.publish(directory, examples, views)
     return FeatureSet.open(directory)

@@ -1,7 +1,7 @@
-"""In which order training sees examples, and which view of each: another one in every epoch.
+"""The random order of examples in an epoch, and the random view of each example.
 
-Whatever trains draws both here: on rows in memory, on stored rows, on a cached trunk, on images. So
-a seed means the same everywhere, and no epoch depends on the ones before it.
+All training uses these two functions: on rows in memory, on stored rows, on a cached trunk, on
+images. So a seed means the same everywhere, and an epoch does not depend on earlier epochs.
 """
 
 from typing import Any
@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_ORDER, _VIEWS = 0, 1  # two streams of an epoch, that do not depend on each other
+_ORDER, _VIEWS = 0, 1  # two independent random streams of an epoch
 
 
 def shuffled(values: NDArray[Any], seed: int, epoch: int) -> NDArray[Any]:
     """A copy of values (n, …) in random order.
 
     Args:
-        values: What is put in order, along the first axis.
+        values: The values to shuffle, along the first axis.
         seed: From 0 to 2⁶⁴ - 1.
         epoch: From 0 to 2⁶³ - 1.
     """
@@ -24,10 +24,11 @@ def shuffled(values: NDArray[Any], seed: int, epoch: int) -> NDArray[Any]:
 
 
 def drawn_views(count: int, seed: int, epoch: int, views: range) -> NDArray[np.int64]:
-    """A view (count,) for each example of an epoch, drawn from `views`."""
+    """(count,) a random view out of `views` for each example of an epoch."""
     return _random(seed, epoch, _VIEWS).integers(views.start, views.stop, count)
 
 
 def _random(seed: int, epoch: int, stream: int) -> "np.random.Generator":
-    key = np.array([seed, epoch << 1 | stream], np.uint64)  # a list of both may become floats
+    # Numpy may turn a plain list into floats.
+    key = np.array([seed, epoch << 1 | stream], np.uint64)
     return np.random.Generator(np.random.Philox(key=key))

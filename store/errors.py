@@ -1,4 +1,4 @@
-"""What the store raises on purpose: one line naming the file, the fact and the mend."""
+"""The store's exceptions. Each message is one line: the file, what is wrong, what to do."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ class StoreError(Exception):
     """Base of everything that `store` raises on purpose.
 
     Attributes:
-        mend: How to mend it, the end of the message; empty where the message says so itself.
+        mend: What the user can do, appended to the message; empty if the message names it already.
     """
 
     mend = ""
@@ -22,21 +22,21 @@ class SpecError(StoreError, ValueError):
 
 
 class SpecMismatchError(StoreError, ValueError):
-    """Rows of one spec were expected, rows of another found."""
+    """The rows have another spec, or another shape, than expected."""
 
 
 class ExamplesError(StoreError, ValueError):
-    """Ids, digests, labels and classes do not fit together."""
+    """Ids, digests, labels and classes are not consistent."""
 
 
 class UnknownExampleError(StoreError, KeyError):
-    """An id that the set does not have, or has only in quarantine."""
+    """An id is not in the set, or is in quarantine."""
 
     __str__ = Exception.__str__  # KeyError would quote the message
 
 
 class FeaturesError(StoreError, ValueError):
-    """Features of a wrong shape, or not finite."""
+    """Features have a wrong shape or are not finite."""
 
 
 class MissingRowsError(StoreError, LookupError):
@@ -44,19 +44,19 @@ class MissingRowsError(StoreError, LookupError):
 
 
 class StoreNotFoundError(StoreError, FileNotFoundError):
-    """There is no manifest, or a file that it names is not there."""
+    """There is no manifest, or a file that the manifest names is missing."""
 
 
 class MissingFileError(StoreNotFoundError):
-    """A file that a manifest names is not there."""
+    """A file that a manifest names is missing."""
 
 
 class IntegrityError(StoreError, ValueError):
-    """A file is not what its manifest says, or not what the format allows."""
+    """A file does not match its manifest, or violates the format."""
 
 
 class NewerSchemaError(IntegrityError):
-    """A manifest of a format that a later Cryobase writes: nothing is damaged."""
+    """The manifest was written by a newer Cryobase; it is not damaged."""
 
 
 class ConflictError(StoreError, FileExistsError):
@@ -64,21 +64,24 @@ class ConflictError(StoreError, FileExistsError):
 
 
 class StorageError(StoreError, OSError):
-    """The disk or the permissions did not allow an operation."""
+    """An operation failed because of the disk or of permissions."""
 
     def __str__(self) -> str:
         if not self.strerror:
             return super().__str__()
-        reason = f"{self.strerror[0].lower()}{self.strerror[1:]}"  # no "[Errno 2]" ahead of it
+        reason = f"{self.strerror[0].lower()}{self.strerror[1:]}"  # without the prefix "[Errno 2]"
         return "; ".join(filter(None, (f"{self.filename}: {reason}", self.mend)))
 
 
 @contextmanager
 def mended_by(way: str | Callable[[], str]) -> Iterator[None]:
-    """Let errors about damaged or missing files end in how to mend them here.
+    """Append what the user can do to errors about damaged or missing files.
 
-    What reads a file does not know whether it is a pool's, a set's or a stranger's. Whoever knows
-    says so, and the outermost knows best.
+    Code that reads a file does not know whether it belongs to a pool, a set or somebody else. Its
+    caller knows. If these blocks are nested, the outermost one decides.
+
+    Args:
+        way: The text to append, or a function that returns it.
     """
     try:
         yield

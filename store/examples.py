@@ -1,4 +1,4 @@
-"""The examples of a dataset: id, digest, label, quarantined or not; and their file."""
+"""The examples of a dataset (id, digest, label, quarantined) and the file that stores them."""
 
 import hashlib
 import os
@@ -24,13 +24,13 @@ _PART = 1 << 20  # bytes of examples that are checked at once
 
 
 def encode_id(name: str) -> bytes:
-    r"""A file name as an id: UTF-8, its other bytes as `\xff`, its backslashes doubled."""
+    r"""A file name as an id in UTF-8: other bytes become `\xff`, a backslash becomes two."""
     raw = name.replace("\\", "\\\\").encode("utf-8", "surrogateescape")
     return raw.decode("utf-8", "backslashreplace").encode("utf-8")
 
 
 def decode_id(example_id: bytes) -> str:
-    """The file name that `encode_id` was given."""
+    """The file name of an id; the reverse of `encode_id`."""
     parts = example_id.decode("utf-8").split("\\\\")
     unescaped = [part.split("\\x") for part in parts]
     raw = [
@@ -41,7 +41,10 @@ def decode_id(example_id: bytes) -> str:
 
 
 def check_text(ids: NDArray[np.bytes_]) -> None:
-    """Refuse ids that are no UTF-8 text; all at once, for a million would take seconds singly."""
+    """Raise ExamplesError if an id is not UTF-8 text.
+
+    All ids are checked at once: a loop over a million ids would take seconds.
+    """
     raw = np.ascontiguousarray(ids).view(np.uint8).reshape(len(ids), ids.itemsize)
     if np.any(raw[:, 0] & 0xC0 == 0x80) or not raw[:, 0].all():
         raise ExamplesError("an id is empty or starts within a character")
@@ -61,11 +64,11 @@ class Examples:
         ids: (n,) UTF-8 of at most 512 bytes, ascending, unique.
         digests: (n, 32) SHA-256 of the encoded bytes; equal images have equal digests.
         labels: (n,) positions in `classes`.
-        quarantined: (n,) whether the image could not be used, so that it has no row.
+        quarantined: (n,) true if the image cannot be used; such an example has no row.
         classes: The names of the classes, in order.
 
     Raises:
-        ExamplesError: they do not fit together; the message names the example.
+        ExamplesError: the columns are not consistent; the message names the example.
     """
 
     ids: NDArray[np.bytes_]
@@ -83,7 +86,7 @@ class Examples:
         quarantined: ArrayLike | None,
         classes: Sequence[str],
     ) -> "Examples":
-        """Examples from columns in any order; `quarantined=None` means that none is."""
+        """Examples from columns in any order; `quarantined=None` means no quarantined example."""
         if long := [i for i in ids if len(i) > MAX_STRING]:
             raise ExamplesError(f"id {long[0][:60]!r}…: {len(long[0])} bytes, at most {MAX_STRING}")
         keys: NDArray[np.bytes_] = np.array(ids, np.bytes_)
@@ -93,7 +96,7 @@ class Examples:
         if wide.size and wide.dtype.kind not in "iu":
             raise ExamplesError(f"labels are {wide.dtype}, not integers")
         if wide.size and (wide.max() >= len(classes) or wide.min() < 0):
-            wide = np.clip(wide, -1, len(classes))  # before int32 wraps around
+            wide = np.clip(wide, -1, len(classes))  # an int32 would wrap around
         hidden = np.zeros(len(keys), np.bool_) if quarantined is None else quarantined
         columns: list[NDArray[Any]] = [
             np.asarray(digests, np.uint8).reshape(-1, 32),
@@ -134,10 +137,10 @@ class Examples:
         return digest.hexdigest()
 
     def positions(self, ids: ArrayLike) -> Positions:
-        """Where `ids` (bytes or str) stand.
+        """(m,) the positions of `ids`, which are bytes or str.
 
         Raises:
-            UnknownExampleError: one of them is not here; the message names it.
+            UnknownExampleError: an id is unknown; the message names it.
         """
         wanted = np.asarray(ids)
         if wanted.dtype.kind == "U":
@@ -145,11 +148,11 @@ class Examples:
         if wanted.size == 0:
             return np.empty(0, np.int64)
         width = -(-max(wanted.itemsize, self.ids.itemsize) // 8) * 8
-        found = self._index(width).find(words_of_strings(wanted, width))
-        if (unknown := found < 0).any():
+        positions = self._index(width).find(words_of_strings(wanted, width))
+        if (unknown := positions < 0).any():
             first = wanted[np.argmax(unknown)]
             raise UnknownExampleError(f"id {bytes(first)!r}: not among the {len(self)} examples")
-        return found
+        return positions
 
     def _index(self, width: int) -> KeyIndex:
         if width not in self._indices:
@@ -161,7 +164,7 @@ class Examples:
         return {}
 
     def to_bytes(self) -> bytes:
-        """The file of these examples; the classes are in the manifest."""
+        """The bytes of the file of these examples. The classes are stored in the manifest."""
         columns: dict[str, NDArray[Any]] = {
             "id": self.ids,
             "digest": self.digests,
@@ -172,17 +175,17 @@ class Examples:
 
 
 class ExamplesFile:
-    """A file of examples, opened for reading. What lies at its path later on no longer matters.
+    """A file of examples, opened for reading. Later changes at its path have no effect.
 
     Args:
-        directory: Where it lies.
-        info: What the manifest says of it.
-        classes: The names of the classes, which are in the manifest.
-        full: Whether to check its SHA-256 even if this machine has done so.
+        directory: The directory of the file.
+        info: The file's entry in the manifest.
+        classes: The names of the classes, from the manifest.
+        full: Whether to check the SHA-256 even if this machine checked it before.
 
     Raises:
-        StoreNotFoundError: it is not there.
-        IntegrityError: it is not what the manifest says.
+        StoreNotFoundError: the file is missing.
+        IntegrityError: the file does not match the manifest.
     """
 
     def __init__(
@@ -202,13 +205,13 @@ class ExamplesFile:
         return self._columns["id"].shape[0]
 
     def slices(self) -> Iterator[slice]:
-        """All examples in parts of a megabyte."""
+        """Slices of about 1 MiB each, which cover all examples."""
         step = max(1, _PART // sum(column.row_bytes for column in self._columns.values()))
         for start in range(0, len(self), step):
             yield slice(start, min(start + step, len(self)))
 
     def column(self, name: str, where: slice) -> NDArray[Any]:
-        """Values of a column as they are stored."""
+        """Values of a column, in the stored dtype."""
         column = self._columns[name]
         values = np.empty((where.stop - where.start, *column.shape[1:]), column.dtype)
         offset = column.offset + where.start * column.row_bytes
@@ -219,7 +222,7 @@ class ExamplesFile:
         """Examples, all of them by default.
 
         Raises:
-            IntegrityError: its columns do not fit together, or it has become shorter.
+            IntegrityError: the columns are not consistent, or the file became shorter.
         """
         where = slice(0, len(self)) if where is None else where
         ids, digests, labels, quarantined = (self.column(name, where) for name in COLUMNS)
@@ -229,15 +232,18 @@ class ExamplesFile:
             raise IntegrityError(f"{self.path}: {error}") from None
 
     def labels(self) -> tuple[NDArray[np.unsignedinteger], int]:
-        """(n,) labels in few bytes, and how many are in quarantine; all columns are checked.
+        """(n,) labels in the smallest dtype, and the number of quarantined examples.
+
+        Checks all columns.
 
         Raises:
-            IntegrityError: as `read`.
+            IntegrityError: see `read`.
         """
         labels = np.empty(len(self), np.min_scalar_type(max(0, len(self.classes) - 1)))
         hidden = 0
         for where in self.slices():
-            and_before = slice(max(0, where.start - 1), where.stop)  # in order across parts, too
+            # With the last id of the part before: checks the order.
+            and_before = slice(max(0, where.start - 1), where.stop)
             part = self.read(and_before)
             labels[and_before] = part.labels
             hidden += int(part.quarantined[where.start - and_before.start :].sum())

@@ -1,4 +1,7 @@
-"""A feature set as text that other tools read. Files of arrays: `cryobase.store.arrays`."""
+"""Writing a feature set as text for other tools: CSV, and TensorBoard's projector.
+
+`cryobase.store.arrays` writes files of arrays.
+"""
 
 import re
 from pathlib import Path
@@ -22,9 +25,9 @@ _PROJECTOR = """embeddings {{
 
 
 def export_csv(feature_set: FeatureSet, path: Path) -> None:
-    """Write one line for each example: id, class, then the features of the plain image in order.
+    """Write one line for each example: id, class, then the features of the plain image.
 
-    Ids and classes that a spreadsheet would run have a `'` in front, see `text.cell`.
+    An id or class that a spreadsheet would run as a formula gets a `'` in front, see `text.cell`.
     """
     width = int(np.prod(feature_set.feature_shape))
     ids, classes = feature_set.ids, feature_set.classes
@@ -45,9 +48,10 @@ def export_csv(feature_set: FeatureSet, path: Path) -> None:
 def export_projector(feature_set: FeatureSet, directory: Path) -> None:
     r"""Write a folder for TensorBoard's embedding projector.
 
-    `tensors.tsv` has a line of features for each example, `metadata.tsv` its id and class below a
-    header, `projector_config.pbtxt` names both. Tabs and line feeds in ids and classes are written
-    `\x09` and `\x0a`, and backslashes twice; `decode_id` gives them back.
+    `tensors.tsv` has a line of features for each example. `metadata.tsv` has a header, then a line
+    with id and class for each example. `projector_config.pbtxt` names both files. In ids and
+    classes, tabs become `\x09`, line feeds `\x0a`, and a backslash becomes two; `decode_id` is the
+    reverse.
     """
     width = int(np.prod(feature_set.feature_shape))
     line = "\t".join(["%.9g"] * width) + "\n"
@@ -76,5 +80,5 @@ def _write_metadata(feature_set: FeatureSet, path: Path) -> None:
 
 
 def _cell(text: bytes) -> str:
-    """An encoded id without control characters, which would end a cell or a line."""
-    return re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text.decode())
+    """An encoded id with control characters escaped: they would end a cell or a line."""
+    return re.sub(r"[\x00-\x1f\x7f]", lambda match: f"\\x{ord(match[0]):02x}", text.decode())

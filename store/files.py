@@ -1,4 +1,8 @@
-"""Reading a file that may be hostile: once opened, only its descriptor is trusted."""
+"""Reading files that may be hostile.
+
+A path may change at any time, so a file is opened once and then read through its descriptor. This
+module never writes; `publish` does.
+"""
 
 import errno
 import hashlib
@@ -17,7 +21,7 @@ _BLOCK = 1 << 18
 
 
 def allow_open_files(count: int) -> None:
-    """Raise this process' limit of open files where it is below `count` and some to spare."""
+    """Raise this process' limit of open files to at least `count` plus a reserve."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + 256
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -30,22 +34,22 @@ def open_regular(path: Path, *, follow: bool = False) -> int:
 
     Args:
         path: The file.
-        follow: Whether it may be a symbolic link to one.
+        follow: Whether the path may be a symbolic link to a regular file.
 
     Raises:
         MissingFileError: there is no such file.
         IntegrityError: it is a FIFO, directory, socket or device, or a link without `follow`.
         StorageError: it cannot be opened.
     """
-    # A FIFO without O_NONBLOCK would wait for its writer for ever.
+    # Without O_NONBLOCK, opening a FIFO would wait for a writer forever.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
         mode = os.stat(path, follow_symlinks=follow).st_mode
-        if stat.S_ISREG(mode):  # opening a device may act
+        if stat.S_ISREG(mode):  # checked first: opening a device can have effects
             descriptor = os.open(path, flags)
             if stat.S_ISREG(os.fstat(descriptor).st_mode):
                 return descriptor
-            os.close(descriptor)  # it was exchanged in between
+            os.close(descriptor)  # the file was replaced after the first check
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such file") from None
     except OSError as error:
@@ -57,7 +61,11 @@ def open_regular(path: Path, *, follow: bool = False) -> int:
 
 
 def read_into(descriptor: int, buffer: memoryview, offset: int, path: Path) -> None:
-    """Fill `buffer` from `offset` on; a file that has become shorter is an error, never zeros."""
+    """Fill `buffer` with the bytes from `offset` on.
+
+    Raises:
+        IntegrityError: the file ends before the buffer is full.
+    """
     while len(buffer):
         count = os.preadv(descriptor, [buffer], offset)
         if count == 0:
@@ -66,7 +74,11 @@ def read_into(descriptor: int, buffer: memoryview, offset: int, path: Path) -> N
 
 
 def read_file(path: Path, limit: int) -> bytes:
-    """The whole of a regular file of at most `limit` bytes."""
+    """All bytes of a regular file.
+
+    Raises:
+        StoreError: it is missing, not a regular file, or larger than `limit` bytes.
+    """
     descriptor = open_regular(path)
     try:
         size = os.fstat(descriptor).st_size
@@ -80,9 +92,9 @@ def read_file(path: Path, limit: int) -> bytes:
 
 
 def digest_of(descriptor: int, algorithm: str = "sha256") -> str:
-    """The digest of an open file's bytes as hexadecimal digits; its position is left alone."""
+    """The digest of an open file's bytes as hexadecimal digits; its position stays."""
     state = hashlib.new(algorithm, usedforsecurity=False)
-    # Up to its size: a file that somebody makes longer all the time has no end.
+    # Stops at the size of now: a file that grows all the time would have no end.
     buffer, offset, size = memoryview(bytearray(_BLOCK)), 0, os.fstat(descriptor).st_size
     while count := os.preadv(descriptor, [buffer[: size - offset]], offset):
         state.update(buffer[:count])

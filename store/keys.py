@@ -1,4 +1,4 @@
-"""Finding fixed-size keys among a million others, exactly and without a Python loop."""
+"""Looking up fixed-size keys among millions, exactly and without a Python loop."""
 
 import os
 from typing import Any
@@ -11,20 +11,20 @@ from cryobase.store.errors import IntegrityError
 Positions = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
-BLOCK = 1 << 16  # keys that are looked up at once: what they need stays in the cache
+BLOCK = 1 << 16  # keys that are looked up at once, so that the data stay in the CPU's cache
 
 
 class KeyIndex:
-    """Positions of keys.
+    """The positions of keys.
 
-    Keys are looked up by a 64-bit hash with random coefficients, so that nobody can prepare keys
-    that collide, and then compared whole.
+    Keys are looked up by a 64-bit hash, then compared in full. The hash has random coefficients, so
+    that an attacker cannot prepare keys that collide.
 
     Args:
-        keys: (n, words); no two alike.
+        keys: (n, words), unique.
 
     Raises:
-        IntegrityError: two keys are alike.
+        IntegrityError: two keys are equal.
     """
 
     def __init__(self, keys: Words) -> None:
@@ -38,8 +38,8 @@ class KeyIndex:
             alike = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])
             if len(alike) == 0:
                 return
-            one, other = keys[self._order[alike]], keys[self._order[alike + 1]]
-            if (one == other).all(axis=1).any():
+            left, right = keys[self._order[alike]], keys[self._order[alike + 1]]
+            if (left == right).all(axis=1).any():
                 break
         raise IntegrityError("a key (digest and view, or id) comes twice")
 
@@ -47,7 +47,7 @@ class KeyIndex:
         return len(self._hashes)
 
     def find(self, keys: Words) -> Positions:
-        """(m,) the positions of `keys` (m, words), -1 where there is none."""
+        """(m,) the positions of `keys` (m, words), -1 for an unknown key."""
         if len(self) == 0 or len(keys) == 0:
             return np.full(len(keys), -1, np.int64)
         parts = range(0, len(keys), BLOCK)
@@ -55,21 +55,21 @@ class KeyIndex:
 
     def _find(self, keys: Words) -> Positions:
         wanted = self._hash(keys)
-        sort = np.argsort(wanted)  # a sorted search stays in the cache: five times faster
+        sort = np.argsort(wanted)  # a search in sorted order uses the cache: five times faster
         slots = np.empty(len(wanted), np.int64)
         slots[sort] = np.searchsorted(self._hashes, wanted[sort])
-        found = self._order[np.minimum(slots, len(self) - 1)]
-        candidates = self._keys[found]
+        positions = self._order[np.minimum(slots, len(self) - 1)]
+        candidates = self._keys[positions]
         for word in range(keys.shape[1]):
-            found[candidates[:, word] != keys[:, word]] = -1
-        return found
+            positions[candidates[:, word] != keys[:, word]] = -1
+        return positions
 
     def _hash(self, keys: Words) -> Words:
         hashes = np.zeros(len(keys), np.uint64)
         for word, factor in enumerate(self._factors):
             hashes ^= keys[:, word]
             hashes *= factor
-            hashes ^= hashes >> np.uint64(32)  # the high bits, which no product carries down
+            hashes ^= hashes >> np.uint64(32)  # a product never moves high bits down
         return hashes
 
 

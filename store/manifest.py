@@ -1,8 +1,8 @@
-"""The manifest: the one file that says which files a pool or a feature set consists of.
+"""The manifest: the file that lists all files of a pool or of a feature set.
 
-A file that no manifest names does not exist for readers. Versions are published without clobbering,
-so that of two committers to a pool one wins and the other reads again (compare and swap). A feature
-set's manifest is published by `publish_set`.
+Readers ignore a file that no manifest names. A new version never overwrites an existing one. So if
+two processes commit to a pool at once, the first one succeeds and the second one reads the new
+manifest and tries again (compare and swap). `publish_set` publishes the manifest of a feature set.
 """
 
 import errno
@@ -37,10 +37,12 @@ MAX_VERSION = 999_999_999
 MAX_SHARD = 1 << 28
 MAX_EXAMPLES = 1 << 32
 MAX_CANARY = 1 << 28
-KEY_BYTES = 34  # a row has beside its features: digest and view
-EXAMPLE_BYTES = 38  # an example has at least: an id of one byte, digest, label, quarantined
-MAX_RANK = 31  # HDF5 knows 32 dimensions, and rows are one
-MAX_SHARED = 64  # examples × (views + 1) to what is stored: what opening costs, of a small file too
+KEY_BYTES = 34  # of a row, beside its features: digest and view
+EXAMPLE_BYTES = 38  # of an example, at least: an id of one byte, digest, label, quarantined
+MAX_RANK = 31  # HDF5 allows 32 dimensions; the first one counts the rows
+# The most keys, examples × (views + 1), for each stored example or row. Opening a set takes time
+# and memory for each key, so a small hostile file must not state many of them.
+MAX_SHARED = 64
 _NAME = re.compile(r"\Amanifest-([1-9][0-9]{0,8})\.json\Z")
 _HEX = re.compile(r"\A[0-9a-f]{64}\Z")
 _CHECKSUM = re.compile(rb',"checksum":"([0-9a-f]{64})"')
@@ -50,7 +52,7 @@ _SUFFIXES = {"shard": "h5", "examples": "h5", "canary": "npy"}
 
 @dataclass(frozen=True, kw_only=True)
 class FileInfo:
-    """A file of the store; its name is its kind and its content's SHA-256."""
+    """A file of the store. Its name consists of its kind and the SHA-256 of its content."""
 
     name: str
     size: int
@@ -63,12 +65,12 @@ class FileInfo:
             raise ValueError(f"unexpected file {self.name!r} of {self.size!r} bytes")
 
     def is_sound(self, directory: Path) -> bool:
-        """Whether the file lies in a directory, with every byte as it should be."""
+        """Whether the file is in a directory, with the right size and SHA-256."""
         return is_sound(directory / self.name, self.size, self.sha256)
 
     @classmethod
     def of(cls, kind: str, data: bytes) -> "FileInfo":
-        """What a manifest says of a new file."""
+        """The manifest's entry of a new file."""
         sha256 = hashlib.sha256(data).hexdigest()
         return FileInfo(name=_content_name(kind, sha256), size=len(data), sha256=sha256)
 
@@ -88,7 +90,7 @@ class ShardInfo(FileInfo):
 
     @classmethod
     def of_shard(cls, data: bytes, rows: int, digest: int) -> Self:
-        """What a manifest says of a new shard."""
+        """The manifest's entry of a new shard."""
         return cls(**vars(FileInfo.of("shard", data)), rows=rows, digest=f"{digest:064x}")
 
 
@@ -114,7 +116,7 @@ class Published:
         texts = [type(name) is str for name in self.classes]
         _check(all(texts) and len(set(self.classes)) == len(texts), "set.classes")
         for name in self.classes:
-            name.encode("utf-8", "surrogateescape")  # what no file can be called has no text
+            name.encode("utf-8", "surrogateescape")  # raises if a name cannot be a file name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +147,7 @@ class Manifest:
 
     @property
     def rows(self) -> int:
-        """The number of rows in all shards, live or not."""
+        """The number of rows in all shards, with rows that no example uses."""
         return sum(shard.rows for shard in self.shards)
 
     @property
@@ -155,7 +157,10 @@ class Manifest:
         return (*self.shards, *(info for info in others if info))
 
     def _check_numbers(self) -> None:
-        """Check that files can hold what is said of them: it is added up before they are opened."""
+        """Check that each file is large enough for its stated number of rows or examples.
+
+        These numbers are added up, and memory is taken for them, before the files are opened.
+        """
         width = prod(self.feature_shape or ()) * int(self.spec.dtype.removeprefix("float")) // 8
         for shard in self.shards:
             _check(shard.rows * (width + KEY_BYTES) <= MAX_SHARD, f"rows of {shard.name}")
@@ -164,10 +169,10 @@ class Manifest:
             _check(room, "set.count, for examples of that size")
 
     def to_bytes(self) -> bytes:
-        """The one text that stands for this manifest, its checksum included.
+        """The canonical text of this manifest, with its checksum.
 
         Raises:
-            StorageError: nobody would read it again, because it is too large.
+            StorageError: the manifest is too large: it could not be read again.
         """
         data = self._to_bytes()
         if len(data) > MAX_BYTES or at_least(data) > MAX_VALUES:
@@ -190,7 +195,8 @@ class Manifest:
         """The manifest that `to_bytes` wrote; any other text is refused.
 
         Raises:
-            IntegrityError: a torn, altered or foreign file, or one of a newer schema.
+            NewerSchemaError: the manifest has a newer schema.
+            IntegrityError: the file is incomplete, altered, or not a manifest.
         """
         try:
             value = parse_json(data, floats=False, keys=MAX_KEYS)
@@ -214,26 +220,26 @@ class Manifest:
             if isinstance(error, IntegrityError):
                 raise
             fact = str(error).partition("\n")[0][:200]
-            raise IntegrityError(f"{path}: no valid manifest ({fact})") from None
+            raise IntegrityError(f"{path}: not a valid manifest ({fact})") from None
         return manifest
 
 
 def names_in(data: bytes) -> set[str]:
-    """The files that a manifest names, without parsing it; none if its checksum is wrong."""
-    found = _CHECKSUM.search(data)
-    if not found:
+    """The files that a manifest names, without parsing it; empty if its checksum is wrong."""
+    checksum = _CHECKSUM.search(data)
+    if not checksum:
         return set()
-    unsigned = data[: found.start()] + data[found.end() :].removesuffix(b"\n")
-    if hashlib.sha256(unsigned).hexdigest().encode() != found[1]:
+    unsigned = data[: checksum.start()] + data[checksum.end() :].removesuffix(b"\n")
+    if hashlib.sha256(unsigned).hexdigest().encode() != checksum[1]:
         return set()
     return set(b"/".join(_FILE.findall(data)).decode().split("/"))
 
 
 def set_digest(fingerprint: str, examples: str, views: int, total: int) -> str:
-    """A set's digest: the same for the same rows and examples, however the rows are sharded.
+    """A set's digest. It depends on rows and examples, not on how rows are divided into shards.
 
     Args:
-        fingerprint: Of the spec.
+        fingerprint: The fingerprint of the spec.
         examples: The digest of the examples.
         views: The highest view.
         total: The sum of the rows' digests, see `cryobase.store.rows.sum_of_live`.
@@ -254,7 +260,7 @@ def versions(directory: Path) -> list[int]:
 
 
 def manifest_path(directory: Path, version: int) -> Path:
-    """Where a version lies."""
+    """The path of a version."""
     return directory / f"manifest-{version}.json"
 
 
@@ -263,24 +269,24 @@ def load(directory: Path, *, complete: bool = False) -> tuple[int, Manifest]:
 
     Args:
         directory: The pool or feature set.
-        complete: Whether all its files must be there; if not, the manifest is not even parsed.
+        complete: Whether all files that it names must exist. This is checked before parsing.
 
     Raises:
-        StoreNotFoundError: no manifest there, or not all of its files.
-        IntegrityError: the newest one is damaged.
+        StoreNotFoundError: there is no manifest, or a file that it names is missing.
+        IntegrityError: the newest manifest is damaged.
     """
     incomplete, absent = None, set[str]()
-    while found := versions(directory):
-        path = manifest_path(directory, found[-1])
+    while numbers := versions(directory):
+        path = manifest_path(directory, numbers[-1])
         try:
             data = read_file(path, MAX_BYTES)
-        except StoreNotFoundError:  # a publisher was faster: look again
+        except StoreNotFoundError:  # another process has published and removed it: look again
             continue
-        if data == incomplete:  # no publisher has removed its files for a newer version
+        if data == incomplete:  # no newer version explains why files are missing
             raise MissingFileError(f"{directory / min(absent)}: no such file")
         absent = names_in(data).difference(os.listdir(directory)) if complete else set()
         if not absent:
-            return found[-1], Manifest.from_bytes(data, path)
+            return numbers[-1], Manifest.from_bytes(data, path)
         incomplete = data
     raise StoreNotFoundError(
         f"{directory}: no manifest, so no pool or feature set; run `cryobase extract` or `dvc pull`"
@@ -288,17 +294,18 @@ def load(directory: Path, *, complete: bool = False) -> tuple[int, Manifest]:
 
 
 def commit(directory: Path, change: Callable[[Manifest | None], Manifest]) -> tuple[int, Manifest]:
-    """Publish the next version of a manifest, again if another committer was faster.
+    """Publish the next version of a manifest. Try again if another process was faster.
 
     Args:
-        directory: The pool; `publish_set` publishes the manifests of feature sets.
-        change: Makes the new manifest from the newest one, or from None; called once for every try.
+        directory: The pool. `publish_set` publishes the manifests of feature sets.
+        change: Returns the new manifest for the newest one, which is None in an empty pool. It is
+            called once for every try.
 
     Returns:
-        The newest version and its manifest; nothing is published where nothing changed.
+        The newest version and its manifest. If `change` changes nothing, nothing is published.
 
     Raises:
-        IntegrityError: the newest manifest is damaged, or has the last number that there is.
+        IntegrityError: the newest manifest is damaged, or its number is the highest allowed one.
     """
     while True:
         try:
@@ -317,9 +324,8 @@ def commit(directory: Path, change: Callable[[Manifest | None], Manifest]) -> tu
             )
         except ConflictError:
             continue
-        if (
-            versions(directory)[-1] == version + 1
-        ):  # else an old version was swept, and we hit its gap
+        # Otherwise the number was that of an older, swept version: readers would never see it.
+        if versions(directory)[-1] == version + 1:
             return version + 1, proposal
 
 

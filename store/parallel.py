@@ -1,4 +1,4 @@
-"""Work in threads, results in order, and never more than a few results in memory."""
+"""A map in threads that returns results in order and holds only a few of them in memory."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -17,9 +17,15 @@ def ordered_map(
     ahead: int = 4,
     stop: Callable[[], None] | None = None,
 ) -> Generator[Result, None, None]:
-    """Like `map`, in `workers` threads, at most `ahead` untaken results per thread.
+    """Like `map`, but in threads.
 
-    However it ends, `stop` is called before threads are waited for, and should set them free.
+    Args:
+        function: Called for each item, in a thread.
+        items: The items; read in the caller's thread.
+        workers: The number of threads.
+        ahead: How many results per thread may wait to be used.
+        stop: Called at the end, also after an error, before the threads are joined. It should
+            unblock threads that wait for something.
     """
     pool = ThreadPoolExecutor(workers)
     pending: deque[Future[Result]] = deque()

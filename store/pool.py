@@ -1,6 +1,6 @@
-"""The pool: every row of one spec that any experiment has computed, found by content.
+"""The pool: all rows of one spec, computed by any experiment and looked up by content.
 
-Each method that changes rows is a function of its own module; this one gathers them.
+This class combines the modules that change a pool: `writer`, `adopt`, `publish_set`, `repair`.
 """
 
 import logging
@@ -24,7 +24,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows that exist, rows to compute, and the bytes of one, None where no row exists yet."""
+    """What a set needs.
+
+    Attributes:
+        existing: The number of rows that exist.
+        missing: The number of rows to compute.
+        row_bytes: Bytes of one row; None if the pool has no row yet.
+    """
 
     existing: int
     missing: int
@@ -32,10 +38,10 @@ class Plan:
 
 
 class Pool(PoolFiles):
-    """The rows of one spec, and all that can be done with them; see `PoolFiles`."""
+    """The rows of one spec, with all operations on them; see `PoolFiles`."""
 
     def writer(self) -> FeatureWriter:
-        """A writer for `with`: it waits for the lock; ask `missing` again inside."""
+        """A writer, for a `with` block, which waits for the lock. Call `missing` again inside."""
         return FeatureWriter(self)
 
     def publish(self, directory: Path, examples: Examples, views: int = 0) -> Manifest:
@@ -43,11 +49,11 @@ class Pool(PoolFiles):
         return publish_set(self, directory, examples, views)
 
     def adopt(self, directory: Path) -> int:
-        """Take over the rows of a feature set that was pulled; see `cryobase.store.adopt`."""
+        """Copy the rows of a feature set that was pulled; see `cryobase.store.adopt`."""
         return adopt.adopt(self, Path(directory))
 
     def borrow(self, lender: "Pool", digests: Digests, views: int = 0) -> int:
-        """Take over rows from a pool that others own; see `cryobase.store.adopt.borrow`."""
+        """Copy rows from a pool that somebody else owns; see `cryobase.store.adopt.borrow`."""
         return adopt.borrow(self, lender, digests, views)
 
     def plan(
@@ -57,18 +63,19 @@ class Pool(PoolFiles):
         lender: "Pool | None" = None,
         published: Path | None = None,
     ) -> Plan:
-        """What a set of `digests` × views 0 to `views` would need, before anything is computed.
+        """Count existing and missing rows of `digests` × views 0 to `views`; compute nothing.
 
         Args:
-            digests: (n, 32) of the images.
+            digests: (n, 32), of the images.
             views: The highest view.
-            lender: A pool that others own, whose rows would be taken over.
-            published: A feature set whose rows would be, as of the set's last version.
+            lender: A pool that somebody else owns; its rows count as existing.
+            published: The set's last published version; its rows count as existing.
         """
         wanted, numbers = keys_of(digests, views)
         now = self.snapshot()
         existing = int((now.index.find(words_of_rows(wanted, numbers)) >= 0).sum())
-        lent = None if lender is None else lender.directory  # a pool without rows is false
+        # Not `if lender`: an empty pool is false.
+        lent = None if lender is None else lender.directory
         others = [path for path in (lent, published) if path is not None]
         existing += adopt.obtainable(self, others, digests, views)
         known = now.manifest.feature_shape is not None
@@ -80,11 +87,13 @@ class Pool(PoolFiles):
 
 
 def find_pools(root: Path, known: Callable[[], Iterable[FeatureSpec]]) -> Iterator[Pool]:
-    """All pools, those too whose manifest is damaged; what no spec can be found for is laid aside.
+    """All pools below `root`, also those with a damaged manifest.
+
+    If a pool's spec is lost, its manifests are removed, so that it is not used any more.
 
     Args:
         root: The directory of all pools.
-        known: Specs that a pool may have whose manifests tell none.
+        known: Returns candidates for the spec of a pool whose manifests do not contain it.
     """
     for path in sorted(path for path in Path(root).glob("*") if versions(path)):
         try:
@@ -95,5 +104,5 @@ def find_pools(root: Path, known: Callable[[], Iterable[FeatureSpec]]) -> Iterat
         if spec:
             yield Pool(root, spec)
             continue
-        log.warning("%s: nothing tells which rows these are; they are not used any more", path)
+        log.warning("%s: the spec of these rows is lost; they are not used any more", path)
         repair.withdraw(path)

@@ -1,7 +1,7 @@
-"""What a pool is: its manifests, its rows, its canary, its lock, and the files that nobody names.
+"""A pool's directory: its manifests, rows, canary, lock, and removal of files no longer named.
 
-This module never computes, takes over or repairs a row. What is done to a pool stands above it, in
-modules that take a `PoolFiles`: `writer`, `adopt`, `publish_set`, `repair`. `pool.Pool` has it all.
+This module never computes, imports or repairs a row. The modules `writer`, `adopt`, `publish_set`
+and `repair` do so; they take a `PoolFiles`. `pool.Pool` combines them.
 """
 
 import errno
@@ -48,7 +48,7 @@ ELSEWHERE = "set CRYOBASE_POOL to a directory that you may write to"
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _IMPOSSIBLE = _FORBIDDEN | {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG}
 SECONDS_OF_SILENCE = 2.0
-LEASE = 3600.0  # seconds for which a file that no manifest names any more is kept for its readers
+LEASE = 3600.0  # seconds that a file is kept for its readers after no manifest names it
 _KINDS = ("shard-", "examples-", "canary-", TEMPORARY_PREFIX)
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """What the pool holds at one moment."""
+    """The content of a pool at one moment."""
 
     manifest: Manifest
     rows: Rows
@@ -66,12 +66,12 @@ class Snapshot:
 class PoolFiles:
     """The directory of one spec's rows, `root/<fingerprint>/`.
 
-    Readers need no lock; writers hold a file lock. A row is acknowledged once a manifest names its
-    shard, and from then on neither a crash nor another process can lose it.
+    Readers need no lock; writers hold a file lock. Once a manifest names a row's shard, neither a
+    crash nor another process can lose the row.
 
     Args:
         root: The directory of all pools, shared by every experiment, or by a team.
-        spec: What decides the rows' values.
+        spec: The spec of the rows.
     """
 
     def __init__(self, root: Path, spec: FeatureSpec) -> None:
@@ -91,11 +91,11 @@ class PoolFiles:
         return self.manifest().rows
 
     def manifest(self) -> Manifest:
-        """The newest manifest; an empty one where nothing was ever written.
+        """The newest manifest; an empty one if the pool has none.
 
         Raises:
-            IntegrityError: it is damaged.
-            SpecMismatchError: it belongs to another spec.
+            IntegrityError: the manifest is damaged.
+            SpecMismatchError: the manifest has another spec.
         """
         try:
             with mended_by(MEND):
@@ -136,11 +136,11 @@ class PoolFiles:
         """The keys of `digests` × views 0 to `views` that have no row yet.
 
         Args:
-            digests: (n, 32), in any order, doubles allowed.
+            digests: (n, 32), in any order, with or without duplicates.
             views: The highest view wanted.
 
         Returns:
-            (m, 32) digests and (m,) views, unique, ordered by both.
+            (m, 32) digests and (m,) views: unique pairs, ordered by digest, then view.
         """
         wanted, numbers = keys_of(digests, views)
         absent = self.snapshot().index.find(words_of_rows(wanted, numbers)) < 0
@@ -150,7 +150,7 @@ class PoolFiles:
         """Make the directory of all pools.
 
         Raises:
-            StorageError: it cannot be made.
+            StorageError: the directory cannot be made.
         """
         with _or_elsewhere(_IMPOSSIBLE):
             make_directory(self.root)
@@ -162,21 +162,21 @@ class PoolFiles:
             yield
 
     def sweep(self, lease: float = LEASE, *, dry_run: bool = False) -> list[Path]:
-        """Remove what no manifest names and nobody has touched for `lease` seconds."""
+        """Remove files that no manifest names and that are older than `lease` seconds."""
         with nullcontext() if dry_run else self.lock(), mended_by(MEND):
             return sweep(self.directory, lease, dry_run=dry_run)
 
     def canary(self) -> NDArray[np.float32] | None:
-        """The features of the probe images as they were when the pool began, None before that."""
+        """The features of the probe images when the pool was new; None if not recorded yet."""
         info = self.manifest().canary
         with mended_by(MEND):
             return None if info is None else load_canary(self.directory, info)
 
     def record_canary(self, features: NDArray[Any]) -> None:
-        """Keep the features of the probe images, once.
+        """Record the features of the probe images. This happens once in a pool's life.
 
         Raises:
-            ConflictError: other ones are kept already.
+            ConflictError: other features are recorded already.
         """
         info, data = build_canary(features)
         publish_bytes(self.directory, info.name, data)
@@ -191,19 +191,19 @@ class PoolFiles:
 
 
 def sweep(directory: Path, lease: float, *, dry_run: bool = False) -> list[Path]:
-    """Remove superseded manifests and unnamed files, if older than `lease` seconds.
+    """Remove superseded manifests, and files that no manifest names, older than `lease` seconds.
 
-    A manifest's age is counted from its successor, so that a reader that has just read it finds all
-    its files for the length of a lease. Hold the pool's lock.
+    A manifest's age counts from the time of its successor. So a reader that has just read a
+    manifest can open its files for at least `lease` seconds. The caller holds the pool's lock.
 
     Returns:
-        What was removed, or would be.
+        The removed paths; with `dry_run`, the paths that would be removed.
     """
-    swept, found = [], versions(directory)
-    for version, successor in pairwise(found):
+    swept, numbers = [], versions(directory)
+    for version, successor in pairwise(numbers):
         if _age(manifest_path(directory, successor)) > lease:
             swept.append(manifest_path(directory, version))
-    kept = [path for v in found if (path := manifest_path(directory, v)) not in swept]
+    kept = [path for v in numbers if (path := manifest_path(directory, v)) not in swept]
     names = {info.name for path in kept for info in _files(path, newest=path == kept[-1])}
     for path in directory.iterdir() if kept else ():
         unnamed = path.name.startswith(_KINDS) and path.name not in names
@@ -215,7 +215,7 @@ def sweep(directory: Path, lease: float, *, dry_run: bool = False) -> list[Path]
 
 
 def _files(path: Path, *, newest: bool) -> tuple[FileInfo, ...]:
-    """What a manifest names; nothing where one that has a successor is damaged."""
+    """The files that a manifest names; empty if it is damaged and not the newest."""
     try:
         return Manifest.from_bytes(read_file(path, MAX_BYTES), path).files
     except IntegrityError:
@@ -233,7 +233,7 @@ def _age(path: Path) -> float:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file that whoever may write to its directory can hold too."""
+    """Hold a lock file. All users who may write to its directory can lock it."""
     with _or_elsewhere(_IMPOSSIBLE), storage_errors(path):
         make_directory(path.parent)
         lock = FileLock(path, mode=0o666 & (path.parent.stat().st_mode | 0o600))
@@ -251,7 +251,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _or_elsewhere(numbers: frozenset[int], below: Path = Path("/")) -> Iterator[None]:
-    """Let errors about a pool that cannot be written end in where it could be instead."""
+    """Append to errors about an unwritable pool that another directory can be used."""
     try:
         yield
     except StorageError as error:

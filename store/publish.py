@@ -1,7 +1,7 @@
-"""Publishing files: whole or not at all, durable, and never over another one.
+"""Writing files: complete or not at all, durable, and never over another file.
 
-Everything that the store writes goes through this module. HDF5 never opens a file for writing: a
-full disk ends there in a segmentation fault, and a second writer truncates the first one's file.
+The store writes files only here. HDF5 never opens a file for writing: on a full disk it crashes
+with a segmentation fault, and a second writer would truncate the first writer's file.
 """
 
 import errno
@@ -20,27 +20,27 @@ from cryobase.store.files import open_regular, read_file
 log = logging.getLogger(__name__)
 
 TEMPORARY_PREFIX = ".tmp-"
-SHORTEST = 16  # hex digits of the SHA-256 in a name that is made from the content
+SHORTEST = 16  # fewest hex digits of the SHA-256 in a name that is made from the content
 
-# Another disk, another user's file under fs.protected_hardlinks, too many links, no links at all.
+# Another disk; another user's file under fs.protected_hardlinks; too many links; no hard links.
 _CANNOT_LINK = {
     errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP,
 }  # fmt: skip
 
 
 def publish_bytes(directory: Path, name: str, data: bytes) -> Path:
-    """Make `data` durable under a name that is free; an identical file there is success.
+    """Write `data` durably under a new name. If an identical file has the name, that is success.
 
     Args:
-        directory: Where to publish; it is made where it is missing.
+        directory: The directory; it is made if it is missing.
         name: The final name, usually made from the content.
         data: All bytes of the file.
 
     Returns:
-        The path of the published file, readable by whoever may read the directory.
+        The path of the file. All users who may read the directory may read it.
 
     Raises:
-        ConflictError: another file has that name, and the name is not made from the content.
+        ConflictError: another file has the name, and the name is not made from the content.
         StorageError: the disk is full or fails, or permissions forbid it; nothing is left behind.
     """
     path = directory / name
@@ -53,7 +53,7 @@ def publish_bytes(directory: Path, name: str, data: bytes) -> Path:
             if not _holds(path, data):
                 if hashlib.sha256(data).hexdigest()[:SHORTEST] not in name:
                     raise ConflictError(f"{path}: there already, with other content") from None
-                log.warning("%s: damaged, written anew", path)
+                log.warning("%s: damaged, written again", path)
                 remove(path)
                 os.link(temporary, path)
         os.unlink(temporary)
@@ -62,19 +62,19 @@ def publish_bytes(directory: Path, name: str, data: bytes) -> Path:
 
 
 def share(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source` by a hard link, or a copy where none is possible.
+    """Make `target` a hard link of `source`, or a copy if no hard link is possible.
 
-    A target that is another file is replaced, so that what DVC copied shares one inode again. Both
-    names must be made from the content: a copy of the right size is then left as it is.
+    If the target is another file, it is replaced, so that a file that DVC copied shares one inode
+    again. Both names must be made from the content: so a copy of the right size can stay.
 
     Raises:
-        StoreNotFoundError: there is no source.
+        StoreNotFoundError: the source is missing.
         StorageError: the disk is full or fails, or permissions forbid it.
     """
     with storage_errors(target), _opened(source) as origin:
-        found = os.lstat(target) if os.path.lexists(target) else None
+        present = os.lstat(target) if os.path.lexists(target) else None
         wanted = os.fstat(origin)
-        if found and (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+        if present and (present.st_dev, present.st_ino) == (wanted.st_dev, wanted.st_ino):
             return
         with free_name(target.parent) as temporary:
             try:
@@ -82,7 +82,8 @@ def share(source: Path, target: Path) -> None:
             except OSError as error:
                 if error.errno not in _CANNOT_LINK:
                     raise
-                if found and stat.S_ISREG(found.st_mode) and found.st_size == wanted.st_size:
+                regular = present is not None and stat.S_ISREG(present.st_mode)
+                if regular and present.st_size == wanted.st_size:
                     return
                 _copy(origin, temporary)
             os.replace(temporary, target)
@@ -90,10 +91,10 @@ def share(source: Path, target: Path) -> None:
 
 
 def copy(source: Path, target: Path, size: int) -> None:
-    """Copy a file of `size` bytes, which may be hostile, to a name that is free.
+    """Copy a file of `size` bytes, which may be hostile, to a new name.
 
     Raises:
-        IntegrityError: it is no regular file, or of another size.
+        IntegrityError: it is not a regular file, or has another size.
         StorageError: the disk is full or fails, or permissions forbid it.
     """
     with storage_errors(target), _opened(source) as origin:
@@ -105,7 +106,7 @@ def copy(source: Path, target: Path, size: int) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file; one that is gone already is success. A directory is moved out of the way."""
+    """Remove a file, if it exists. A directory in its place is renamed instead."""
     with storage_errors(path):
         if path.is_dir() and not path.is_symlink():
             os.replace(path, path.with_name(f"aside-{secrets.token_hex(4)}-{path.name}"))
@@ -114,7 +115,7 @@ def remove(path: Path) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """Make a directory and its parents; below a group-writable one they get its mode."""
+    """Make a directory and its parents. Below a group-writable directory they get its mode."""
     with storage_errors(directory):
         if directory.is_dir():
             return
@@ -125,11 +126,12 @@ def make_directory(directory: Path) -> None:
             if not directory.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, "") from None
             return
-        except FileNotFoundError:  # its parent is there, but takes none, as /proc
+        except FileNotFoundError:  # the parent allows no directories, for example /proc
             reason = "no directory can be made there"
             raise StorageError(errno.ENOENT, reason, str(directory)) from None
         parent = directory.parent.stat().st_mode
-        if parent & stat.S_IWGRP and not parent & stat.S_ISVTX:  # /tmp shares nothing by itself
+        # But not below /tmp, which is sticky.
+        if parent & stat.S_IWGRP and not parent & stat.S_ISVTX:
             os.chmod(directory, stat.S_IMODE(parent))
 
 
@@ -144,7 +146,7 @@ def sync_directory(directory: Path) -> None:
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the system's errors into the store's, naming the file."""
+    """Turn OSError into StorageError, which names the file."""
     try:
         yield
     except OSError as error:
@@ -164,9 +166,9 @@ def _opened(path: Path) -> Iterator[int]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A free name beside `path`; without an error, what has it in the end becomes `path`.
+    """Yield a temporary path beside `path`. Without an error, that file replaces `path` at the end.
 
-    Use it for what may change under one name; what is immutable is published.
+    Use this for files that change. Immutable files are published with `publish_bytes`.
     """
     with free_name(path.parent) as temporary:
         yield temporary
@@ -175,7 +177,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def free_name(directory: Path, suffix: str = "") -> Iterator[Path]:
-    """A free name in `directory`; whatever has it in the end is removed."""
+    """Yield a free temporary path in `directory`. A file there is removed at the end."""
     path = directory / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{suffix}"
     try:
         yield path
@@ -184,7 +186,7 @@ def free_name(directory: Path, suffix: str = "") -> Iterator[Path]:
 
 
 def _discard(path: Path) -> None:
-    """Remove `path` if it is there, trying twice: a leftover would wait for a sweep."""
+    """Remove `path` if it exists. Try twice: a file that stays takes space until a sweep."""
     for last in (False, True):
         try:
             os.unlink(path)
@@ -201,14 +203,15 @@ def write(path: Path, data: bytes, mode: int | None = None) -> None:
     """Write a new file and make its bytes durable.
 
     Args:
-        path: A name that is free.
+        path: The path; no file may be there.
         data: All bytes of the file.
-        mode: Its mode, less the umask; readable by whoever may read the directory if None.
+        mode: The file's mode, less the umask. If None, all users who may read the directory may
+            read the file, and nobody may write it.
     """
     descriptor = _create(path, mode)
     try:
         _write_all(descriptor, data)
-        # After a failed fsync the file is discarded: a second fsync would report success.
+        # Callers discard the file if fsync fails: a second fsync would report success.
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -227,7 +230,7 @@ def _copy(origin: int, path: Path) -> None:
 
 
 def _create(path: Path, mode: int | None = None) -> int:
-    """A new file; without a mode, whoever may read its directory reads it, and nobody writes."""
+    """Open a new file for writing. For `mode` see `write`."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     if mode is not None:
         return os.open(path, flags, mode)
@@ -248,6 +251,6 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 def _holds(path: Path, data: bytes) -> bool:
     """Whether a regular file holds exactly `data`."""
-    found = path.lstat()
-    whole = stat.S_ISREG(found.st_mode) and found.st_size == len(data)
+    facts = path.lstat()
+    whole = stat.S_ISREG(facts.st_mode) and facts.st_size == len(data)
     return whole and read_file(path, len(data)) == data

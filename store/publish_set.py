@@ -1,4 +1,7 @@
-"""Publishing a feature set: the rows of some examples, as a directory of its own."""
+"""Publishing a feature set: the rows of given examples, from a pool, in a directory of their own.
+
+This module only reads the pool.
+"""
 
 import hashlib
 import logging
@@ -48,18 +51,19 @@ _OWN = ("shard-", "examples-", "canary-", "manifest-", TEMPORARY_PREFIX)
 def publish_set(pool: PoolFiles, directory: Path, examples: Examples, views: int) -> Manifest:
     """Make `directory` the feature set of `examples`, from rows of a pool.
 
-    Shards become hard links of the pool's, or copies where no link is possible; those that are
-    mostly of other rows are written anew. What the set no longer names is removed. A set with
-    the same content keeps its manifest.
+    A shard of the pool becomes a hard link, or a copy if no link is possible. If the set needs only
+    the smaller part of a shard, these rows are written to a new shard. Files that the set no longer
+    names are removed. A set with the same content keeps its manifest.
 
     Args:
-        pool: The pool; it is only read, and a lock of the set's is taken.
-        directory: Where the set is, or will be.
-        examples: Its examples.
+        pool: The pool; it is only read. A lock of the set is taken.
+        directory: The set's directory.
+        examples: The set's examples.
         views: The highest view.
 
     Raises:
-        MissingRowsError: the pool lacks rows; the message says how many and names one.
+        MissingRowsError: the pool lacks rows; the message gives their number and names one row.
+        ExamplesError: too many examples share one row.
         StorageError: the disk is full or fails, or permissions forbid it.
     """
     with locked(pool.root / f".publish-{_name_of(directory)}.lock"), mended_by(MEND):
@@ -67,7 +71,7 @@ def publish_set(pool: PoolFiles, directory: Path, examples: Examples, views: int
 
 
 def _name_of(directory: Path) -> str:
-    """A name for a directory's lock, that two ways to write its path share."""
+    """A name for a directory's lock, the same for every spelling of the path."""
     return hashlib.sha256(os.fsencode(Path(directory).resolve())).hexdigest()[:16]
 
 
@@ -131,7 +135,7 @@ def _positions(now: Snapshot, examples: Examples, views: int) -> Positions:
 
 
 def _is_same(directory: Path, existing: Manifest, digest: str, of_pool: Manifest) -> bool:
-    """Whether a set has the content wanted already, or gets it by linking."""
+    """Whether a set has the wanted content already, or needs only links into the pool."""
     if existing.published is None or existing.published.digest != digest:
         return False
     own = [info for info in existing.files if info not in of_pool.files]
@@ -144,12 +148,12 @@ def _existing(directory: Path) -> Manifest | None:
     except StoreNotFoundError:
         return None
     except IntegrityError as error:
-        log.warning("%s: published anew", error)
+        log.warning("%s: published again", error)
         return None
 
 
 def _divide(rows: Rows, positions: Positions) -> tuple[list[ShardInfo], Positions]:
-    """The shards to link, and the live rows of those that are mostly dead."""
+    """The shards to link, and the positions of rows to write to new shards."""
     linked, rewritten = [], [np.empty(0, np.int64)]
     for number, live in live_parts(rows, positions):
         info = rows.shards[number].info
@@ -161,7 +165,7 @@ def _divide(rows: Rows, positions: Positions) -> tuple[list[ShardInfo], Position
 
 
 def _rewrite(rows: Rows, positions: Positions, directory: Path) -> Iterator[ShardInfo]:
-    """New shards of some rows, in the order of their keys, so that they are always the same."""
+    """Write rows to new shards, in the order of their keys: equal rows give equal shards."""
     if len(positions) == 0:
         return
     digests, views = rows.keys()
@@ -174,7 +178,7 @@ def _rewrite(rows: Rows, positions: Positions, directory: Path) -> Iterator[Shar
 
 
 def _place(manifest: Manifest, pool: Path, directory: Path, of_pool: Manifest) -> None:
-    """Link into the set whatever the pool holds of it."""
+    """Link all files of the set that the pool has."""
     for info in of_pool.files:
         if info in manifest.files:
             target = directory / info.name
@@ -184,22 +188,22 @@ def _place(manifest: Manifest, pool: Path, directory: Path, of_pool: Manifest) -
 
 
 def _next_version(directory: Path) -> int:
-    """The number after the newest manifest's; the last that there is has none, and goes."""
-    found = versions(directory)
-    if found and found[-1] == MAX_VERSION:
-        remove(manifest_path(directory, found.pop()))
-    return found[-1] + 1 if found else 1
+    """The number after the newest manifest's. A manifest with the highest number is removed."""
+    numbers = versions(directory)
+    if numbers and numbers[-1] == MAX_VERSION:
+        remove(manifest_path(directory, numbers.pop()))
+    return numbers[-1] + 1 if numbers else 1
 
 
 def _tidy(directory: Path, manifest: Manifest) -> None:
-    """Leave only what `manifest` names, and the manifest as version 1.
+    """Remove files that `manifest` does not name, and rename the manifest to version 1.
 
-    The number is the same again so that equal sets are equal directories, whatever came between.
+    With version 1 always, equal sets are equal directories, whatever was published before.
     """
-    first, found = manifest_path(directory, 1), versions(directory)
-    if found != [1]:
-        newest = manifest_path(directory, found[-1])
-        for version in found[:-1]:
+    first, numbers = manifest_path(directory, 1), versions(directory)
+    if numbers != [1]:
+        newest = manifest_path(directory, numbers[-1])
+        for version in numbers[:-1]:
             remove(manifest_path(directory, version))
         share(newest, first)
         remove(newest)
@@ -210,4 +214,4 @@ def _tidy(directory: Path, manifest: Manifest) -> None:
         if path.name.startswith(_OWN):
             remove(path)
         else:
-            log.warning("%s: no file of the feature set; left alone", path)
+            log.warning("%s: not a file of the feature set; it stays", path)

@@ -1,4 +1,7 @@
-"""Reading a published feature set."""
+"""Reading a published feature set: opening, arrays, batches and epochs, Dask.
+
+Every part of Cryobase that trains on stored rows reads them here. This module never writes.
+"""
 
 import logging
 import os
@@ -29,28 +32,28 @@ Labels = NDArray[np.int32]
 
 _BLOCK = 1 << 20  # bytes that are read at once
 _CHUNK_BYTES = 1 << 26  # of a Dask array
-_LARGE = 1 << 21  # bytes of a batch that is read alone
+_LARGE = 1 << 21  # bytes; a larger batch is read by itself, only one batch ahead
 _PLANNED = 1 << 14  # rows whose reading is planned at once
-_PARTS = 16  # of the index, at most: the examples' digests are read once for each
+_PARTS = 16  # most parts of the index; the examples' digests are read once for each part
 
 
 class FeatureSet:
-    """A published directory: features with their ids, labels and classes.
+    """A published feature set: features with their ids, labels and classes.
 
-    It needs nothing but its directory. What was opened stays readable, and stays the same, while
-    others publish the next version. A million examples take five megabytes, until somebody asks for
-    their ids or digests.
+    It needs only its directory. An opened set stays readable and unchanged while another process
+    publishes the next version. A million examples take 5 MB of memory, or more if `examples` is
+    used.
 
     Attributes:
-        directory: Where it lies.
-        manifest: What it consists of.
-        spec: What decides its features' values.
-        examples: Ids, digests, labels, quarantined or not; read when they are asked for.
+        directory: The set's directory.
+        manifest: The set's manifest.
+        spec: The feature spec.
+        examples: Ids, digests, labels and quarantine; read at the first use.
         classes: The names of the classes, in order.
         feature_shape: The shape of one row.
-        views: The highest view; 0 where only plain images are stored.
-        digest: 64 hex digits, the same for the same content, however it is sharded.
-        table: The rows by number, as they are stored.
+        views: The highest view; 0 if only plain images are stored.
+        digest: 64 hex digits; equal content has an equal digest, however rows are sharded.
+        table: The rows by number, in the stored dtype.
     """
 
     def __init__(self, directory: Path, manifest: Manifest, *, full: bool = False) -> None:
@@ -72,7 +75,7 @@ class FeatureSet:
     def _find_rows(self, published: Published) -> None:
         self._labels, hidden = self._file.labels()
         if (len(self._labels), hidden) != (published.count, published.quarantined):
-            raise IntegrityError(f"{self._file.path}: not as many as the manifest says")
+            raise IntegrityError(f"{self._file.path}: not as many examples as the manifest says")
         self._rows = _rows_of(self._file, self.table, self.views)
         self._count = len(self._labels) - hidden
         if absent := int(np.count_nonzero(self._rows < 0)) - hidden * (self.views + 1):
@@ -84,13 +87,14 @@ class FeatureSet:
 
         Args:
             directory: The feature set.
-            full: Check every byte first. Do so with whatever comes from elsewhere; the quick way
-                checks the manifest, the structure of each file, the keys, and the SHA-256 of the
-                files that this machine has not checked as they are now (`cryobase.store.verified`).
+            full: Whether to check every byte first. Use it for a set that you received. Otherwise
+                the manifest, each file's structure and the keys are checked, and the SHA-256 of
+                each file that has changed since its last check on this machine (see
+                `cryobase.store.verified`).
 
         Raises:
-            StoreNotFoundError: there is no set, or a file of it is not there.
-            IntegrityError: a file is not what the manifest says, or what the format allows.
+            StoreNotFoundError: there is no set, or one of its files is missing.
+            IntegrityError: a file does not match the manifest, or violates the format.
         """
         with mended_by(mend_of(directory)):
             return cls._open(directory, full=full)
@@ -102,7 +106,7 @@ class FeatureSet:
             try:
                 return cls(directory, manifest, full=full)
             except StoreNotFoundError:
-                # A publisher may have removed what it replaced.
+                # Another process may have published a newer version and removed old files.
                 _, newer = load(directory, complete=True)
                 if newer == manifest:
                     raise
@@ -114,12 +118,12 @@ class FeatureSet:
 
     @property
     def _live(self) -> NDArray[np.bool_]:
-        """(n,) whether an example has a row: it is not in quarantine."""
+        """(n,) whether an example has a row, so is not in quarantine."""
         return np.asarray(self._rows[0] >= 0)
 
     @cached_property
     def examples(self) -> Examples:
-        """Ids, digests, labels, quarantined or not."""
+        """Ids, digests, labels and quarantine; read at the first use."""
         with mended_by(mend_of(self.directory)):
             return self._file.read()
 
@@ -129,7 +133,7 @@ class FeatureSet:
         return self.examples.ids[self._live]
 
     def rows(self, ids: ArrayLike | None = None, view: int = 0) -> NDArray[Any]:
-        """(n, …) features as they are stored; see `arrays`."""
+        """(n, …) features in the stored dtype; see `arrays`."""
         return self.table.take(self._rows[self._view(view), self.positions(ids)])
 
     def labels(self, ids: ArrayLike | None = None) -> Labels:
@@ -140,19 +144,19 @@ class FeatureSet:
         """Features and labels.
 
         Args:
-            ids: Which examples, in which order; all that have features, by id, if None.
+            ids: The examples, in this order; if None, all that have features, ordered by id.
             view: 0 for the plain image.
 
         Returns:
             (n, …) float32 features and (n,) int32 labels, positions in `classes`.
 
         Raises:
-            UnknownExampleError: an id is not in the set, or in quarantine.
+            UnknownExampleError: an id is not in the set, or is in quarantine.
         """
         return self.take(self.positions(ids), view)
 
     def take(self, positions: Numbers, view: int = 0) -> tuple[Features, Labels]:
-        """Examples by their positions, all at once and in this thread; see `read`.
+        """Features and labels by position, all at once and in the caller's thread; see `read`.
 
         Args:
             positions: (n,) along `examples`, in any order; see `positions`.
@@ -180,24 +184,24 @@ class FeatureSet:
         epoch: int = 0,
         views: int = 0,
     ) -> Iterator[tuple[Features, Labels]]:
-        """One pass over examples, in batches; a few of them are read ahead.
+        """One pass over examples, in batches. A few batches are read ahead.
 
         Args:
-            ids: Which examples; all that have features, by id, if None.
-            size: Examples in a batch; the last one may have fewer.
-            shuffle: Whether to go in random order, else in that of `ids`.
-            block: With `shuffle`, the longest run of rows that lie side by side on disk and stay
-                together. Rows lie in the order of their digests, which is as good as random: 16
-                are read about twice as fast as single ones, and mix as well for training.
-            seed: Of the order and the views.
-            epoch: Each has an order and views of its own.
-            views: For each row, a view from 0 to this one is drawn.
+            ids: The examples; if None, all that have features, ordered by id.
+            size: Examples in a batch; the last batch may have fewer.
+            shuffle: Whether to use a random order, not the order of `ids`.
+            block: With `shuffle`, how many rows that are neighbours on disk stay together. Rows are
+                stored in the order of their digests, which is as good as random. So blocks of 16
+                mix as well as single rows, and are read about twice as fast.
+            seed: The seed of the order and of the views.
+            epoch: The epoch; each has its own order and views.
+            views: The view of each example is drawn from 0 to this one.
 
         Returns:
             Pairs of (size, …) float32 features and (size,) int32 labels.
 
         Raises:
-            UnknownExampleError: an id is not in the set, or in quarantine.
+            UnknownExampleError: an id is not in the set, or is in quarantine.
         """
         order, drawn = self.epoch(
             self.positions(ids), shuffle=shuffle, block=block, seed=seed, epoch=epoch, views=views
@@ -214,7 +218,11 @@ class FeatureSet:
         epoch: int = 0,
         views: int = 0,
     ) -> tuple[Numbers, Numbers | None]:
-        """The order of a pass over positions (n,), and the view of each or None; see `batches`."""
+        """The order of an epoch over positions (n,), and its views; see `batches`.
+
+        Returns:
+            (n,) positions, and the (n,) view of each, or None if all are plain images.
+        """
         highest = self._view(views)
         if shuffle:
             positions = self._shuffled(positions, block, seed, epoch)
@@ -224,12 +232,12 @@ class FeatureSet:
     def read(
         self, positions: Numbers, size: int, views: Numbers | None = None
     ) -> Iterator[tuple[Features, Labels]]:
-        """Examples by their positions, in batches; a few of them are read ahead.
+        """Features and labels by position, in batches. A few batches are read ahead.
 
         Args:
             positions: (n,) along `examples`, in any order; see `positions`.
-            size: Examples in a batch; the last one may have fewer.
-            views: (n,) which view of each; the plain images if None.
+            size: Examples in a batch; the last batch may have fewer.
+            views: (n,) the view of each; if None, the plain images.
 
         Returns:
             Pairs of (size, …) float32 features and (size,) int32 labels.
@@ -257,9 +265,10 @@ class FeatureSet:
     def _read_large(
         self, positions: Numbers, size: int, views: Numbers | None
     ) -> Iterator[tuple[Features, Labels]]:
-        """As `read`, a batch ahead and in little memory beside the batches themselves.
+        """Like `read`, but one batch ahead, with little memory beside the batches.
 
-        Their memory is taken in the caller's thread: what a thread frees stays with it.
+        The caller's thread allocates the batches: memory that a reading thread frees is kept for
+        that thread, and not returned to the system.
         """
 
         def empty() -> Iterator[tuple[slice, Features]]:
@@ -283,10 +292,10 @@ class FeatureSet:
         return mixed[mixed >= 0]
 
     def positions(self, ids: ArrayLike | None = None) -> Numbers:
-        """(n,) where examples stand along `examples`; of all that have features if None.
+        """(n,) the positions of ids along `examples`; if None, of all that have features.
 
         Raises:
-            UnknownExampleError: an id is not in the set, or in quarantine.
+            UnknownExampleError: an id is not in the set, or is in quarantine.
         """
         if ids is None:
             every = np.arange(len(self._labels), dtype=np.int32)
@@ -320,14 +329,14 @@ class FeatureSet:
     def to_dask(
         self, ids: ArrayLike | None = None, view: int = 0, *, chunk: int | None = None
     ) -> Any:
-        """The features of `arrays` as a `dask.array`; nothing is read before `compute`.
+        """The features of `arrays` as a `dask.array`. Rows are read at `compute`.
 
-        Workers on other machines open the set at the same path.
+        Workers on other machines must see the set at the same path.
 
         Args:
-            ids: Which examples, in which order; all that have features, by id, if None.
+            ids: The examples, in this order; if None, all that have features, ordered by id.
             view: 0 for the plain image.
-            chunk: Rows in a chunk; as many as make 64 MiB if None.
+            chunk: Rows in a chunk; if None, as many as fill 64 MiB.
 
         Returns:
             (n, …) float32.
@@ -351,7 +360,7 @@ class FeatureSet:
         """Check every byte of the opened files against the manifest.
 
         Raises:
-            IntegrityError: the first file, row or digest that is wrong.
+            IntegrityError: a file, row or digest is wrong; the message names the first.
         """
         published = self.manifest.published
         assert published
@@ -362,7 +371,7 @@ class FeatureSet:
             self._check_content()
 
     def _check_content(self) -> None:
-        """Check what the files make together; each by itself is right."""
+        """Check the set's digest and counts. Each file was checked before."""
         published = self.manifest.published
         assert published
         if self.manifest.canary:
@@ -378,7 +387,7 @@ class FeatureSet:
             )
 
     def close(self) -> None:
-        """Close its shards; reading rows is over then."""
+        """Close the shards. Rows cannot be read after that."""
         self.table.close()
 
     def __enter__(self) -> Self:
@@ -397,14 +406,14 @@ class FeatureSet:
 
 
 def _check_within(numbers: Numbers, end: int, what: str) -> None:
-    """Refuse what numpy would count from the end."""
+    """Refuse numbers out of range; numpy would count negative ones from the end."""
     wrong = numbers[(numbers < 0) | (numbers >= end)]
     if len(wrong):
         raise UnknownExampleError(f"{what} {wrong[0]}: there are {end}, counted from 0")
 
 
 def mend_of(directory: Path) -> str:
-    """What mends a feature set of this checkout."""
+    """The command that repairs a feature set, for an error message."""
     return f"run `cryobase store repair {shlex.quote(os.path.abspath(directory))}`"
 
 
@@ -413,10 +422,10 @@ def _slices(count: int, size: int) -> Iterator[slice]:
 
 
 def _rows_of(examples: ExamplesFile, table: Rows, views: int) -> Numbers:
-    """(views + 1, n) the number of each example's row; -1 in quarantine, or where there is none.
+    """(views + 1, n) the number of each example's row; -1 if in quarantine or without a row.
 
-    An index of a million keys takes 0.1 GB. So keys are divided by the first byte of their digests,
-    which is as good as random, and one part after the other is indexed and looked up.
+    An index of a million keys takes 0.1 GB. To use less memory, keys are divided into parts by the
+    first byte of their digests. The parts are indexed and looked up one after the other.
 
     Raises:
         IntegrityError: two rows have the same key.
@@ -427,7 +436,7 @@ def _rows_of(examples: ExamplesFile, table: Rows, views: int) -> Numbers:
     bounds = _bounds(table, parts)
     for part in range(parts):
         index, numbers = _index(table, bounds[:, part], part, parts)
-        numbers = np.append(numbers, -1)  # at -1, where the index puts what it does not find
+        numbers = np.append(numbers, -1)  # the index returns -1 for an unknown key: this last item
         for where in examples.slices():
             digests = examples.column("digest", where)
             good = examples.column("quarantined", where) == 0
@@ -443,9 +452,9 @@ def _part_of(digests: Digests, parts: int) -> NDArray[np.integer]:
 
 
 def _bounds(table: Rows, parts: int) -> NDArray[np.int64]:
-    """(shards, parts, 2) from which row to which a part of a shard lies.
+    """(shards, parts, 2) the range of row numbers, per shard, that contains a part's keys.
 
-    In a shard that is ordered by digest, as ours are, a part has nothing between but itself.
+    Our shards are ordered by digest, so there a range has only the part's own keys.
     """
     bounds = np.empty((len(table.shards), parts, 2), np.int64)
     bounds[:, :, 0], bounds[:, :, 1] = table.starts[1:, None], table.starts[:-1, None]
@@ -462,7 +471,7 @@ def _bounds(table: Rows, parts: int) -> NDArray[np.int64]:
 def _index(
     table: Rows, bounds: NDArray[np.int64], part: int, parts: int
 ) -> tuple[KeyIndex, Positions]:
-    """The index of one part of all keys, and the numbers of their rows."""
+    """The index of the keys of one part, and the numbers of their rows."""
     keys, numbers = [np.empty((0, 5), np.uint64)], [np.empty(0, np.int64)]
     for start, digests, views in table.key_blocks(bounds):
         places = np.flatnonzero(_part_of(digests, parts) == part)

@@ -1,7 +1,8 @@
 """Repairing pools and feature sets.
 
-What is damaged in a pool is dropped, so that exactly its rows are computed again. The sound rows of
-a damaged set go to the pool of its spec; if that is enough, the set is published anew from there.
+A pool drops its damaged shards, so that only their rows are computed again. The sound rows of a
+damaged set are copied to the pool of its spec. If the pool then has all rows of the set, the set is
+published again from the pool.
 """
 
 import logging
@@ -50,7 +51,7 @@ _SPEC = re.compile(rb'"spec":(\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\})')
 
 @dataclass(frozen=True)
 class Damage:
-    """A shard that is not what its manifest says, and why."""
+    """A shard that does not match its manifest, and the reason."""
 
     shard: ShardInfo
     reason: str
@@ -58,12 +59,12 @@ class Damage:
 
 @dataclass(frozen=True)
 class Mended:
-    """What became of a feature set.
+    """The result of repairing a feature set.
 
     Attributes:
-        damage: What was wrong, a line each; nothing where the set was sound.
-        rows: How many of its rows the pool took over.
-        whole: Whether the set is there, and sound now.
+        damage: What was wrong, one line for each damage; empty if the set was sound.
+        rows: The number of its rows that were copied to the pool.
+        whole: Whether the set exists and is sound now.
     """
 
     damage: tuple[str, ...]
@@ -75,9 +76,9 @@ def damages(directory: Path, manifest: Manifest, *, full: bool = True) -> list[D
     """The shards of a pool or feature set that are damaged or missing.
 
     Args:
-        directory: Where they lie.
-        manifest: Which they are.
-        full: Whether to check every byte, not names, sizes and structure alone.
+        directory: The directory of the shards.
+        manifest: The manifest that names the shards.
+        full: Whether to check every byte, not only names, sizes and structure.
     """
     return examine(directory, manifest, full=full)[1]
 
@@ -85,7 +86,7 @@ def damages(directory: Path, manifest: Manifest, *, full: bool = True) -> list[D
 def examine(
     directory: Path, manifest: Manifest, *, full: bool = True
 ) -> tuple[list[Shard], list[Damage]]:
-    """The shards that are sound and have no row twice, opened, and the others; see `damages`."""
+    """The opened sound shards, without a row twice, and the damage of the others; see `damages`."""
     sound, bad = [], []
     allow_open_files(len(manifest.shards))
     shape = manifest.feature_shape or ()
@@ -99,21 +100,21 @@ def examine(
             sound.append(shard)
     kept = distinct(sound)
     doubles = [shard for shard in sound if shard not in kept]
-    bad += [Damage(one.info, f"{one.path}: has a row that another shard has") for one in doubles]
+    bad += [Damage(double.info, f"{double.path}: repeats a row of a shard") for double in doubles]
     return kept, bad
 
 
 def repair(pool: PoolFiles) -> list[Damage]:
-    """Drop a pool's damaged shards, and a damaged manifest for one that is made from the files.
+    """Drop a pool's damaged shards. Replace a damaged manifest by one made from the shards.
 
     Returns:
-        What was dropped; `missing` now names the rows that were in it.
+        The dropped shards. `missing` now returns the keys of their rows.
     """
     with pool.lock():
         _mend_manifest(pool)
         manifest = pool.manifest()
-        found = damages(pool.directory, manifest)
-        bad = {damage.shard for damage in found}
+        dropped = damages(pool.directory, manifest)
+        bad = {damage.shard for damage in dropped}
         shards = tuple(shard for shard in manifest.shards if shard not in bad)
         canary = manifest.canary
         try:
@@ -122,20 +123,20 @@ def repair(pool: PoolFiles) -> list[Damage]:
             log.warning("%s", error)
             canary = None
         if bad or canary != manifest.canary:
-            mended = replace(manifest, shards=shards, canary=canary)
-            commit(pool.directory, lambda _: mended)
-        for damage in found:
+            repaired = replace(manifest, shards=shards, canary=canary)
+            commit(pool.directory, lambda _: repaired)
+        for damage in dropped:
             remove(pool.directory / damage.shard.name)
-    return found
+    return dropped
 
 
 def repair_set(root: Path, directory: Path, *, output: Path | None = None) -> Mended:
-    """Take the sound rows of a damaged set into their pool, and publish it anew if that is enough.
+    """Copy the sound rows of a damaged set to their pool. Publish it again if no row is missing.
 
     Args:
         root: The directory of all pools.
         directory: The feature set.
-        output: Where to publish it, if not there.
+        output: Where to publish the set; if None, in `directory`.
     """
     try:
         _, manifest = load(directory)
@@ -157,37 +158,41 @@ def repair_set(root: Path, directory: Path, *, output: Path | None = None) -> Me
     shards, bad = examine(directory, manifest)
     pool = PoolFiles(root, manifest.spec)
     rows = take(pool, directory, shards, canary=manifest.canary)
-    reasons = tuple(dict.fromkeys([*(one.reason for one in bad), damage]))
+    reasons = tuple(dict.fromkeys([*(shard.reason for shard in bad), damage]))
     return Mended(reasons, rows, whole=_is_published(pool, directory, manifest, output))
 
 
 def withdraw(directory: Path) -> None:
-    """Remove the manifests of a damaged set that is about to be published anew.
+    """Remove the manifests of a damaged set before it is published again.
 
-    Publishing keeps a manifest that states the same content, also one that is wrong otherwise.
+    Otherwise publishing would keep a damaged manifest that has the right digest.
     """
     for version in versions(directory):
         remove(manifest_path(directory, version))
 
 
 def salvaged(directory: Path, spec: FeatureSpec) -> Manifest:
-    """A manifest of all shards in a directory that are sound and hold rows of a spec."""
+    """A manifest of all shards in a directory that are sound and have rows of the spec."""
     shape: tuple[int, ...] | None = None
     shards: list[Shard] = []
     for path in sorted(directory.glob("shard-*.h5")):
         try:
-            info, found = _described(path)
-            shards.append(Shard(directory, info, spec.dtype, shape or found, full=True))
+            info, shape_here = _described(path)
+            shards.append(Shard(directory, info, spec.dtype, shape or shape_here, full=True))
         except StoreError as error:
             log.warning("left out: %s", error)
         else:
-            shape = shape or found
+            shape = shape or shape_here
     infos = tuple(shard.info for shard in distinct(shards))
     return Manifest(spec=spec, feature_shape=shape if infos else None, shards=infos)
 
 
 def told_spec(path: Path) -> tuple[FeatureSpec | None, str]:
-    """The spec and the fingerprint that a damaged manifest still tells; they may not agree."""
+    """The spec and the fingerprint in a damaged manifest; they may not agree.
+
+    Returns:
+        The spec, None if it cannot be read; the fingerprint, empty if it cannot be read.
+    """
     try:
         data = read_file(path, MAX_BYTES)
     except StoreError:
@@ -196,33 +201,33 @@ def told_spec(path: Path) -> tuple[FeatureSpec | None, str]:
     try:
         spec = FeatureSpec.from_json(parse_json(text[1])) if text else None
     except (ValueError, StoreError):
-        log.info("%s: tells no spec", path)
+        log.info("%s: its spec cannot be read", path)
     return spec, fingerprint[1].decode() if fingerprint else ""
 
 
 def spec_of(path: Path) -> FeatureSpec | None:
-    """The spec of a pool's directory, which is called by its fingerprint."""
+    """The spec of a pool's directory, whose name is the fingerprint; None if it is lost."""
     try:
-        found = [load(path)[1].spec]
+        specs = [load(path)[1].spec]
     except NewerSchemaError:
         raise
     except IntegrityError:
-        found = [
+        specs = [
             spec
             for version in versions(path)
             if (spec := told_spec(manifest_path(path, version))[0])
         ]
-    return of_fingerprint(path.name, found)
+    return of_fingerprint(path.name, specs)
 
 
 def of_fingerprint(name: str, specs: Iterable[FeatureSpec]) -> FeatureSpec | None:
-    """The spec among some that has a fingerprint."""
+    """The spec with the fingerprint `name`, or None."""
     return next((spec for spec in specs if spec.fingerprint == name), None)
 
 
 def _mend_manifest(pool: PoolFiles) -> None:
-    """Replace a manifest that nothing can be made of by one of all intact shards there."""
-    found = versions(pool.directory)
+    """Replace an unreadable manifest by a manifest of all sound shards in the directory."""
+    numbers = versions(pool.directory)
     try:
         pool.manifest()
     except NewerSchemaError:
@@ -230,16 +235,20 @@ def _mend_manifest(pool: PoolFiles) -> None:
     except IntegrityError as error:
         log.warning("%s", error)
     else:
-        if found[-1:] != [MAX_VERSION]:
+        if numbers[-1:] != [MAX_VERSION]:
             return
-    mended = salvaged(pool.directory, pool.spec)
-    for version in found:
+    repaired = salvaged(pool.directory, pool.spec)
+    for version in numbers:
         remove(manifest_path(pool.directory, version))
-    commit(pool.directory, lambda _: mended)
+    commit(pool.directory, lambda _: repaired)
 
 
 def _described(path: Path) -> tuple[ShardInfo, tuple[int, ...]]:
-    """What a manifest would say of a shard whose name is its content's SHA-256."""
+    """The manifest's entry of a shard, and the shape of its rows, both read from the file.
+
+    Raises:
+        IntegrityError: the file is not a shard, or its name does not match its content.
+    """
     descriptor = open_regular(path)
     try:
         size = os.fstat(descriptor).st_size
@@ -255,15 +264,15 @@ def _described(path: Path) -> tuple[ShardInfo, tuple[int, ...]]:
         os.close(descriptor)
     features, digests, views = arrays
     if digests.shape[1:] != (32,) or views.dtype != np.dtype("<u2") or len(features) == 0:
-        raise IntegrityError(f"{path}: no shard of rows")
+        raise IntegrityError(f"{path}: not a shard of rows")
     info = ShardInfo.of_shard(bytes(data), len(features), sum_of_rows(features, digests, views))
     if info.name != path.name:
-        raise IntegrityError(f"{path}: its SHA-256 is not its name's")
+        raise IntegrityError(f"{path}: its SHA-256 differs from its name")
     return info, features.shape[1:]
 
 
 def _without_manifest(root: Path, directory: Path, damage: str) -> Mended:
-    """Save the rows of a set of which the manifest tells no more than the spec."""
+    """Copy the rows of a set with a damaged manifest to the pool, if the spec can be read."""
     spec, fingerprint = told_spec(manifest_path(directory, versions(directory)[-1]))
     if spec is None or spec.fingerprint != fingerprint:
         return Mended((damage,), 0, whole=False)
@@ -276,7 +285,11 @@ def _without_manifest(root: Path, directory: Path, damage: str) -> Mended:
 def _is_published(
     pool: PoolFiles, directory: Path, manifest: Manifest, output: Path | None
 ) -> bool:
-    """Publish a set anew from its own examples, if these are sound and the pool has all rows."""
+    """Publish a set again from its own examples, if they are sound and the pool has all rows.
+
+    Returns:
+        Whether it was published.
+    """
     published = manifest.published
     assert published
     try:

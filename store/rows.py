@@ -1,4 +1,4 @@
-"""The rows of a manifest as one long table."""
+"""The rows of all shards of a manifest as one table, and fast reading of its rows by number."""
 
 import errno
 import os
@@ -23,26 +23,32 @@ from cryobase.store.shard import Digests, Shard, Views, sum_of_rows
 
 Stored = NDArray[Any]
 Numbers = NDArray[np.signedinteger]
-Runs = tuple[Positions, Positions, Positions]  # descriptors, offsets and bytes of runs
+# (descriptors, offsets, bytes) of runs of neighbouring rows.
+Runs = tuple[Positions, Positions, Positions]
 
 _BLOCK = 1 << 22  # bytes of features that are summed up at once
 _KEYS = 1 << 14  # keys that are read at once
-_READERS, _AHEAD = 2, 2  # threads that read ahead, and batches that each is ahead
+_READERS, _AHEAD = 2, 2  # threads that read ahead, and batches that each reads ahead
 
 
 class Rows:
-    """All rows of a manifest's shards, in its order, numbered from 0.
+    """All rows of a manifest's shards, in the manifest's order, numbered from 0.
 
-    Every shard's SHA-256 is right: it was checked when this machine read the file first, and is
-    whenever its stat has changed since.
+    The SHA-256 of each shard is checked when this machine opens it for the first time, and again
+    whenever the file's size or times have changed.
 
     Args:
-        directory: Where the shards lie.
-        manifest: Which ones.
-        full: Whether to check them byte by byte all the same, and their rows.
+        directory: The directory of the shards.
+        manifest: The manifest that names the shards.
+        full: Whether to check every byte and every row in any case.
 
     Attributes:
-        mend: What errors say that mends a damaged file (`cryobase.store.errors.mended_by`).
+        mend: The remedy that errors about a damaged file end with, see
+            `cryobase.store.errors.mended_by`.
+
+    Raises:
+        StoreNotFoundError: a shard is missing.
+        IntegrityError: a shard does not match the manifest.
     """
 
     mend = ""
@@ -57,7 +63,7 @@ class Rows:
             for info in manifest.shards
         ]
         if not full:
-            verified.check([(one.descriptor, one.path, one.info.sha256) for one in self.shards])
+            verified.check([(s.descriptor, s.path, s.info.sha256) for s in self.shards])
         counts = np.array([shard.info.rows for shard in self.shards], np.int64)
         self.starts: Positions = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._closed = False
@@ -67,7 +73,7 @@ class Rows:
         self._offsets = np.array([shard.offset for shard in self.shards], np.int64)
 
     def start_process(self) -> None:
-        """Begin without reading threads, as a forked process does, whatever its parent's did."""
+        """Reset the count of reading threads and the lock: a forked process has no such threads."""
         self._reading, self._lock = 0, Lock()
 
     def __len__(self) -> int:
@@ -77,8 +83,9 @@ class Rows:
         """(n, 32) digests and (n,) views of all rows."""
         digests = np.empty((len(self), 32), np.uint8)
         views = np.empty(len(self), np.dtype("<u2"))
-        for first, some, their_views in self.key_blocks():
-            digests[first : first + len(some)], views[first : first + len(some)] = some, their_views
+        for first, some_digests, some_views in self.key_blocks():
+            block = slice(first, first + len(some_views))
+            digests[block], views[block] = some_digests, some_views
         return digests, views
 
     def key_blocks(
@@ -87,7 +94,7 @@ class Rows:
         """Keys, block by block: the number of the first row, digests and views.
 
         Args:
-            bounds: (shards, 2) from which row to which of each shard; all rows if None.
+            bounds: (shards, 2) the first row of each shard, and the end; if None, all rows.
         """
         whole = np.stack([self.starts[:-1], self.starts[1:]], axis=1)
         for shard, start, (begin, end) in zip(
@@ -101,14 +108,19 @@ class Rows:
                 yield first, *shard.keys(first - start, stop - start)
 
     def index(self) -> KeyIndex:
-        """The index of all keys; find with `words_of_rows`."""
+        """The index of all keys, which are built by `words_of_rows`."""
         words = np.empty((len(self), 5), np.uint64)
         for first, digests, views in self.key_blocks():
             words[first : first + len(views)] = words_of_rows(digests, views)
         return KeyIndex(words)
 
     def take(self, positions: Numbers, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """(m, …) rows as they are stored, in the order of `positions`; into `out` if given."""
+        """(m, …) rows in the stored dtype, in the order of `positions`.
+
+        Args:
+            positions: (m,) the numbers of the rows.
+            out: (m, …) where to write them; if None, a new array.
+        """
         rows = np.empty((len(positions), *self.feature_shape), self.dtype) if out is None else out
         for runs in self._runs(positions, max(1, len(positions))):
             self._read(runs, rows)
@@ -120,13 +132,14 @@ class Rows:
         size: int,
         convert: Callable[[Stored], Stored] = lambda rows: rows,
     ) -> Iterator[Stored]:
-        """Rows in batches of `size`, each one a new array, read a few batches ahead.
+        """Rows in batches of `size`, each a new array. A few batches are read ahead.
 
         Args:
-            parts: Which rows, in which order. Each part is planned at once, and has a multiple of
-                `size` rows, but for the last: to plan one batch takes as long as to read it.
-            size: Rows in a batch; the last one may have fewer.
-            convert: What is done with each batch, in the thread that has read it.
+            parts: The numbers of the rows, in order. All reads of a part are planned together,
+                because planning a single batch takes as long as reading it. The length of each part
+                but the last must be a multiple of `size`.
+            size: Rows in a batch; the last batch may have fewer.
+            convert: Applied to each batch, in the thread that has read it.
         """
 
         def read(runs: Runs) -> Stored:
@@ -137,7 +150,7 @@ class Rows:
         return ordered_map(read, work, workers=_READERS, ahead=_AHEAD)
 
     def _runs(self, positions: Numbers, size: int) -> Iterator[Runs]:
-        """For each batch, its runs of rows that lie side by side."""
+        """For each batch, its runs of rows that are neighbours in a file."""
         numbers = np.searchsorted(self.starts, positions, side="right") - 1
         offsets = self._offsets[numbers] + (positions - self.starts[numbers]) * self.row_bytes
         breaks = np.ones(len(positions), np.bool_)
@@ -155,14 +168,20 @@ class Rows:
         buffer, stops = bytes_of(rows), list(accumulate(lengths))
         parts = [(buffer[stop - size : stop],) for stop, size in zip(stops, lengths, strict=True)]
         with self._held_open():
-            # `map`, as at a microsecond for each call a loop in Python would cost a third more.
+            # `map`: a Python loop would take a third longer, as each call takes a microsecond.
             if list(map(os.preadv, descriptors, parts, offsets)) != lengths:
                 self._read_again(descriptors, offsets, parts)
         return rows
 
     @contextmanager
     def _held_open(self) -> Iterator[None]:
-        """Keep the files open: once they are closed, their numbers may be other files'."""
+        """Keep the files open while a thread reads.
+
+        After a file is closed, the system may give its descriptor's number to another file.
+
+        Raises:
+            StorageError: the files are closed already.
+        """
         with self._lock:
             if self._closed:
                 raise StorageError(errno.EBADF, "the feature set was closed")
@@ -177,14 +196,18 @@ class Rows:
     def _read_again(
         self, descriptors: list[int], offsets: list[int], parts: list[tuple[memoryview]]
     ) -> None:
-        """Read run by run after a short read: the end of a file that was cut, or a signal."""
+        """Read each run again after a short read, whose cause is a signal or a truncated file.
+
+        Raises:
+            IntegrityError: a file was truncated.
+        """
         paths = {shard.descriptor: shard.path for shard in self.shards}
         with mended_by(self.mend):
             for descriptor, (part,), offset in zip(descriptors, parts, offsets, strict=True):
                 read_into(descriptor, part, offset, paths[descriptor])
 
     def close(self) -> None:
-        """Close all shards, or have the last thread that reads in them do it."""
+        """Close all shards, or let the last thread that reads in them close them."""
         with self._lock:
             self._closed = True
             self._close_unread()
@@ -207,7 +230,7 @@ os.register_at_fork(after_in_child=_start_process)
 
 
 def widened(rows: NDArray[Any]) -> NDArray[np.float32]:
-    """Rows as float32; float16 by a table, three times faster than `astype`."""
+    """Rows as float32. A table converts float16 three times faster than `astype`."""
     if rows.dtype != np.float16:
         return rows
     wide = np.empty(rows.shape, np.float32)
@@ -218,7 +241,7 @@ _WIDENED = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float3
 
 
 def live_parts(rows: Rows, positions: Positions) -> Iterator[tuple[int, Positions]]:
-    """Each shard's number with the positions of its live rows, ascending."""
+    """Each shard's number with those of `positions` that are in it (its live rows), ascending."""
     ordered = np.sort(positions)
     cuts = np.searchsorted(ordered, rows.starts)
     for number, (start, stop) in enumerate(pairwise(cuts)):
@@ -226,7 +249,10 @@ def live_parts(rows: Rows, positions: Positions) -> Iterator[tuple[int, Position
 
 
 def sum_of_live(rows: Rows, positions: Positions) -> int:
-    """The sum of live rows' digests, reading only the shards that are live in part."""
+    """The sum of the digests of live rows, those at `positions`.
+
+    A shard with live rows only is not read, because the manifest states its sum.
+    """
     total = 0
     for number, live in live_parts(rows, positions):
         info = rows.shards[number].info
@@ -252,5 +278,5 @@ def _sum(rows: Rows, number: int, positions: Positions) -> int:
 
 
 def in_blocks(positions: Positions, row_bytes: int, size: int) -> list[Positions]:
-    """Positions in parts of about `size` bytes each, of rows of `row_bytes`."""
+    """Divide positions into parts of about `size` bytes; a row has `row_bytes`."""
     return np.array_split(positions, max(1, -(-len(positions) * row_bytes // size)))

@@ -1,4 +1,7 @@
-"""A shard: an immutable file of rows of one spec."""
+"""A shard: an immutable file of rows of one spec. Building its bytes, reading and verifying it.
+
+This module never writes a file; `publish` does.
+"""
 
 import hashlib
 import os
@@ -18,7 +21,7 @@ from cryobase.store.files import bytes_of, open_regular, read_into
 from cryobase.store.manifest import ShardInfo
 
 COLUMNS = ("features", "digest", "view")
-SHARD_BYTES = 1 << 26  # what a new shard is to have, about
+SHARD_BYTES = 1 << 26  # about the size of a new shard
 _BLOCK = 1 << 22  # bytes of features that a scan holds at once
 
 Digests = NDArray[np.uint8]
@@ -28,13 +31,13 @@ Views = NDArray[np.uint16]
 def build_shard(
     features: NDArray[Any], digests: Digests, views: Views, order: NDArray[np.intp] | None = None
 ) -> tuple[ShardInfo, bytes]:
-    """The bytes of a shard and what a manifest says of it.
+    """The manifest's entry of a shard, and the shard's bytes.
 
     Args:
         features: (n, …) of the spec's dtype.
         digests: (n, 32), SHA-256 of the examples' encoded bytes.
         views: (n,), 0 for the plain image.
-        order: (m,) which of these rows, in which order; all of them if None.
+        order: (m,) the rows to write, in this order; if None, all rows.
     """
     little = features.astype(features.dtype.newbyteorder("<"), copy=False)
     short = views.astype("<u2", copy=False)
@@ -47,9 +50,10 @@ def build_shard(
 
 
 def sum_of_rows(features: NDArray[Any], digests: Digests, views: Views) -> int:
-    """The sum, modulo 2**256, of SHA-256(digest + view + row) over rows: blind to their order.
+    """The sum, modulo 2**256, of SHA-256(digest + view + row) over all rows, in any order.
 
-    An identity, not a signature: whoever can choose rows freely can find two sets of equal sum.
+    It identifies rows, but it is not a signature: an attacker who can choose rows freely can find
+    two sets of rows with equal sums.
     """
     values = int(np.prod(features.shape[1:]))
     rows = np.ascontiguousarray(features).reshape(len(features), values).view(np.uint8)
@@ -61,24 +65,25 @@ def sum_of_rows(features: NDArray[Any], digests: Digests, views: Views) -> int:
 
 
 def keys_of(digests: Digests, views: int) -> tuple[Digests, Views]:
-    """The keys of `digests` × views 0 to `views`: unique, ordered by digest, then view."""
+    """The unique keys of `digests` × views 0 to `views`, ordered by digest, then view."""
     plain = np.ascontiguousarray(digests, np.uint8).reshape(-1, 32)
     ordered = np.sort(plain.view("S32"), axis=None)
-    new = np.append([True], ordered[1:] != ordered[:-1])[: len(ordered)]  # `unique` loads np.ma
+    # Np.unique would import np.ma.
+    new = np.append([True], ordered[1:] != ordered[:-1])[: len(ordered)]
     unique = ordered[new].view(np.uint8).reshape(-1, 32)
     numbers = np.tile(np.arange(views + 1, dtype="<u2"), len(unique))
     return np.repeat(unique, views + 1, axis=0), numbers
 
 
 def order_of_keys(digests: Digests, views: Views) -> NDArray[np.intp]:
-    """(m,) the positions of unique keys, ordered by digest, then view; the first of those alike."""
+    """(m,) positions of unique keys, ordered by digest, then view. Of equal keys, the first."""
     keys = np.hstack([digests, views.astype(">u2").reshape(-1, 1).view(np.uint8)])
     _, order = np.unique(np.ascontiguousarray(keys).view("S34"), return_index=True)
     return order
 
 
 def finite_rows(features: NDArray[Any]) -> NDArray[np.bool_]:
-    """(n,), whether all values of a row are finite."""
+    """(n,) whether all values of a row are finite."""
     rows = features.reshape(len(features), -1)
     if rows.dtype == np.float16:  # as integers: ten times faster than `isfinite`
         return np.asarray(((rows.view(np.uint16) & 0x7C00) != 0x7C00).all(axis=1))
@@ -86,21 +91,21 @@ def finite_rows(features: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 class Shard:
-    """A shard, opened for reading. What lies at its path later on no longer matters.
+    """A shard, opened for reading. Later changes at its path have no effect.
 
-    HDF5 looks into it once somebody asks for what is in it: by then its SHA-256 should be checked,
-    here with `full`, or for many shards at once by `Rows`.
+    HDF5 parses the file at the first use of a key or row. Check the SHA-256 before: here with
+    `full`, or in `Rows` for many shards at once.
 
     Args:
-        directory: Where it lies.
-        info: What the manifest says of it.
+        directory: The directory of the shard.
+        info: The shard's entry in the manifest.
         dtype: The spec's dtype.
         feature_shape: The shape of one row.
         full: Whether to check every byte, as `verify` does.
 
     Raises:
-        StoreNotFoundError: it is not there.
-        IntegrityError: it is not what the manifest says.
+        StoreNotFoundError: the file is missing.
+        IntegrityError: the file does not match the manifest.
     """
 
     def __init__(
@@ -129,20 +134,20 @@ class Shard:
         """The byte at which the features begin.
 
         Raises:
-            IntegrityError: the file has other columns than a shard of the manifest.
+            IntegrityError: the file's columns do not match the manifest.
         """
         return self._offsets[0]
 
     @cached_property
     def _offsets(self) -> tuple[int, int, int]:
-        """Where features, digests and views begin."""
+        """The byte offsets of features, digests and views."""
         columns = inspect(self.descriptor, self.path, COLUMNS)
         rows = self.info.rows
         expected = [(self.dtype, (rows, *self.feature_shape)), (np.dtype("u1"), (rows, 32))]
         expected.append((np.dtype("<u2"), (rows,)))
-        found = [(columns[name].dtype, columns[name].shape) for name in COLUMNS]
-        if found != expected:
-            raise IntegrityError(f"{self.path}: holds {found}, expected {expected}")
+        stored = [(columns[name].dtype, columns[name].shape) for name in COLUMNS]
+        if stored != expected:
+            raise IntegrityError(f"{self.path}: holds {stored}, expected {expected}")
         features, digests, views = (columns[name].offset for name in COLUMNS)
         return features, digests, views
 
@@ -152,7 +157,7 @@ class Shard:
             raise IntegrityError(f"{self.path}: {size} bytes, the manifest says {self.info.size}")
 
     def _read_all(self) -> NDArray[np.uint8]:
-        """All bytes; their SHA-256 is right."""
+        """All bytes, after a check of their SHA-256."""
         self._check_size()
         before, started = os.fstat(self.descriptor), time.time_ns()
         data, digest = np.empty(self.info.size, np.uint8), hashlib.sha256()
@@ -166,7 +171,7 @@ class Shard:
         return data
 
     def keys(self, start: int = 0, stop: int | None = None) -> tuple[Digests, Views]:
-        """(n, 32) digests and (n,) views of rows start to stop, of all by default."""
+        """(n, 32) digests and (n,) views of rows start to stop; by default of all rows."""
         count = (self.info.rows if stop is None else stop) - start
         digests, views = np.empty((count, 32), np.uint8), np.empty(count, np.dtype("<u2"))
         _, first_digest, first_view = self._offsets
@@ -175,7 +180,7 @@ class Shard:
         return digests, views
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows start to stop, as they are stored."""
+        """Rows start to stop, in the stored dtype."""
         rows = np.empty((stop - start, *self.feature_shape), self.dtype)
         row_bytes = rows.nbytes // max(1, len(rows))
         read_into(self.descriptor, bytes_of(rows), self.offset + start * row_bytes, self.path)
@@ -184,10 +189,10 @@ class Shard:
     def verify(self) -> None:
         """Check every value: the file's SHA-256, finite features, the rows' digest.
 
-        The file is read once, into memory, so that what is checked cannot change in between.
+        The file is read into memory once, so that it cannot change between two checks.
 
         Raises:
-            IntegrityError: something is not what the manifest says.
+            IntegrityError: the file does not match the manifest.
         """
         self._check_rows(self._read_all())
 

@@ -1,4 +1,4 @@
-"""The feature spec: all that decides a feature's value, and its fingerprint."""
+"""The feature spec, which decides a feature's value, and its fingerprint."""
 
 import hashlib
 import json
@@ -13,21 +13,21 @@ from cryobase.store.errors import SpecError
 DTYPES = ("float16", "float32")
 MAX_IMAGE_SIZE = 1 << 16
 MAX_NUMBER = (1 << 31) - 1
-MAX_TEXT = 1 << 14  # characters of a field; an augmentation policy is the longest
+MAX_TEXT = 1 << 14  # characters of a field; augmentation policies are the longest
 
 
 def canonical_json(value: object) -> bytes:
-    """`value` as the one JSON text that stands for it: sorted keys, no blanks, ASCII."""
+    """The canonical JSON text of `value`: sorted keys, no spaces, ASCII."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return text.encode("ascii")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """All that decides a feature's value, and nothing else.
+    """Everything that decides a feature's value, and nothing else.
 
-    Engine, batch size, workers, dataset and split are left out on purpose: they must not change a
-    value beyond a tested tolerance.
+    Engine, batch size, workers, dataset and split are not part of it: they must not change a value
+    by more than a tested tolerance.
 
     Raises:
         SpecError: a field has the wrong type or a value out of range.
@@ -72,10 +72,10 @@ class FeatureSpec:
         return hashlib.sha256(canonical_json(self.to_json())).hexdigest()
 
     def pass_key(self) -> tuple[Any, ...]:
-        """What decides a base's feature maps of an image: specs of one key share a forward pass.
+        """The fields that decide a base's feature maps. Specs of equal keys share a forward pass.
 
-        Free are what is taken of the maps, how it is stored, and how views are drawn, for each view
-        of each policy goes through the base by itself.
+        The other fields may differ: `output` and `dtype` apply after the pass, and each view of
+        each augmentation policy is an image of its own.
         """
         free = ("output", "dtype", "augmentation")
         return tuple(getattr(self, f.name) for f in fields(self) if f.name not in free)
@@ -93,8 +93,8 @@ class FeatureSpec:
         """
         names = {field.name for field in fields(cls)}
         if not isinstance(value, Mapping) or set(value) != names:
-            found = sorted(value) if isinstance(value, Mapping) else type(value).__name__
-            raise SpecError(f"feature spec: found {found}, expected exactly {sorted(names)}")
+            given = sorted(value) if isinstance(value, Mapping) else type(value).__name__
+            raise SpecError(f"feature spec: found {given}, expected exactly {sorted(names)}")
         return cls(**value)
 
     def differences(self, other: "FeatureSpec") -> dict[str, tuple[Any, Any]]:

@@ -1,7 +1,7 @@
-"""Text from somebody else: JSON, names of files, what a terminal or a spreadsheet is shown.
+"""Received text, made safe for its use: JSON, file names, terminals, spreadsheets.
 
-A text may be meant for a parser, a terminal, a table or a path. Each of these has one function
-here, and everything that was received goes through it.
+Each use has one function here: `parse_json` and `record` for a parser, `component` and `below` for
+a path, `visible` for a terminal, `cell` for a CSV file. All received text must go through them.
 """
 
 import csv
@@ -23,10 +23,10 @@ from cryobase.store.files import read_file
 Record = TypeVar("Record")
 
 MAX_BYTES = 1 << 23
-MAX_VALUES = 200_000  # what parsing costs: 8 MiB of brackets take seconds and a gigabyte
+MAX_VALUES = 200_000  # limits the cost: 8 MiB of brackets take seconds and a gigabyte
 MAX_DEPTH = 32
-MAX_DIGITS = 20  # of an integer: 2**64 has as many
-MAX_COMPONENT = 255  # bytes of a name, on the usual file systems
+MAX_DIGITS = 20  # of an integer: 2**64 has 20
+MAX_COMPONENT = 255  # bytes of a file name, on most file systems
 
 _JOINERS = "\u200c\u200d"  # invisible, but scripts and emoji need them
 _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
@@ -38,8 +38,8 @@ def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
     """The value of a JSON file, see `parse_json`.
 
     Raises:
-        StoreError: it is missing, no regular file, or larger than `limit` bytes.
-        ValueError: it is no such JSON.
+        StoreError: it is missing, not a regular file, or larger than `limit` bytes.
+        ValueError: `parse_json` refuses it.
     """
     return parse_json(read_file(path, limit))
 
@@ -47,20 +47,20 @@ def read_json(path: Path, limit: int = MAX_BYTES) -> Any:
 def parse_json(
     data: bytes, *, floats: bool = True, keys: int | None = None, values: int = MAX_VALUES
 ) -> Any:
-    """The value of a JSON text that means the same to every reader.
+    """The value of a JSON text, if every JSON reader would read the same value.
 
-    UTF-8, no key twice, no NaN or infinity, no number that a float or 64 bits cannot hold, nothing
-    nested deeper than 32, and no half of a character, but for those that stand for a byte of a file
-    name (`os.fsdecode`).
+    The text must be UTF-8. Refused are: a key that occurs twice, NaN, infinity, a number that does
+    not fit into a float or 64 bits, nesting deeper than 32, and half of a surrogate pair. The
+    surrogates that stand for a byte of a file name (`os.fsdecode`) are allowed.
 
     Args:
-        data: the text.
-        floats: whether numbers may have a point or exponent.
-        keys: how many an object may have at most.
-        values: how many there may be in all; they are counted before anything is parsed.
+        data: The text.
+        floats: Whether numbers may have a decimal point or exponent.
+        keys: The most keys of an object; None for no limit.
+        values: The most values in all. They are counted before parsing.
 
     Raises:
-        ValueError: it is none; the message says why, in one short line.
+        ValueError: the text is refused; the message gives the reason in one short line.
     """
     if (count := at_least(data)) > values:
         raise ValueError(f"unexpected {count:,} values, at most {values:,}")
@@ -83,12 +83,12 @@ def parse_json(
 
 
 def at_least(data: bytes) -> int:
-    """At least the number of values in a JSON text, which costs less to count than to parse."""
+    """A fast estimate of the number of values in a JSON text, from its brackets and commas."""
     return sum(map(data.count, (b"[", b"{", b",")))
 
 
 class _Objects:
-    """Makes a dict of an object's pairs, if each key is there once."""
+    """Makes a dict of an object's pairs. Refuses a key that occurs twice, and too many keys."""
 
     def __init__(self, keys: int | None) -> None:
         self._keys = keys
@@ -120,31 +120,31 @@ def _float(text: str) -> float:
 
 
 def _check(value: Any, depth: int) -> None:
-    """Refuse what is nested too deeply, and halves of characters."""
+    """Refuse values that are nested too deeply, and halves of surrogate pairs."""
     if depth < 0:
         raise ValueError("unexpected depth")
     if isinstance(value, str) and not value.isascii():
         try:
-            value.encode("utf-8", "surrogateescape")  # which bytes that are no UTF-8 become
+            value.encode("utf-8", "surrogateescape")  # allows the surrogates of `os.fsdecode`
         except UnicodeEncodeError:
             raise ValueError("unexpected half of a character") from None
     elif isinstance(value, list):
-        for one in value:
-            _check(one, depth - 1)
+        for item in value:
+            _check(item, depth - 1)
     elif isinstance(value, dict):
-        for key, one in value.items():
+        for key, item in value.items():
             _check(key, depth)
-            _check(one, depth - 1)
+            _check(item, depth - 1)
 
 
 def record(kind: type[Record], value: Any) -> Record:
-    """A dataclass from a received object: its keys, each of the type that its field says.
+    """A dataclass from a received JSON object, whose keys are the fields.
 
-    Fields may be text, numbers, true or false, `Literal`, lists of these, objects of these, or
-    null. What else a value must be is for the dataclass to say.
+    Each value must have the type of its field: text, a number, true or false, null, a `Literal`, or
+    lists and objects of these. The dataclass itself checks whatever else its values must satisfy.
 
     Raises:
-        ValueError: a key is unknown, missing or of another type.
+        ValueError: a key is unknown or missing, or a value has another type.
     """
     if not isinstance(value, dict):
         raise ValueError(f"unexpected {type(value).__name__}, not an object")  # noqa: TRY004
@@ -156,32 +156,36 @@ def record(kind: type[Record], value: Any) -> Record:
         missing = dataclasses.MISSING
         if name not in value and field.default is missing and field.default_factory is missing:
             raise ValueError(f"without {name!r}")
-    return kind(**{name: _typed(name, hints[name], one) for name, one in value.items()})
+    return kind(**{name: _typed(name, hints[name], item) for name, item in value.items()})
 
 
 def _typed(name: str, hint: Any, value: Any) -> Any:
-    """The value, lists as tuples, if it is of a type."""
+    """The value, if it has the type `hint`; lists become tuples.
+
+    Raises:
+        ValueError: it has another type.
+    """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal and value in arguments and isinstance(value, str):
         return value
     if origin in (typing.Union, types.UnionType):
-        for one in arguments:
+        for choice in arguments:
             with suppress(ValueError):
-                return _typed(name, one, value)
+                return _typed(name, choice, value)
     elif origin is tuple and isinstance(value, list | tuple):
-        return tuple(_typed(name, arguments[0], one) for one in value)
+        return tuple(_typed(name, arguments[0], item) for item in value)
     elif origin is Mapping and isinstance(value, dict):
-        return {key: _typed(name, arguments[1], one) for key, one in value.items()}
+        return {key: _typed(name, arguments[1], item) for key, item in value.items()}
     elif hint is Any or type(value) in ((int, float) if hint is float else (hint,)):
         return value
     raise ValueError(f"unexpected {name}: {visible(str(value))[:40]!r}")
 
 
 def component(name: object) -> str:
-    """A name that stands for one file or directory below another one.
+    """A received name that is a single part of a path, so that it cannot lead elsewhere.
 
     Raises:
-        ValueError: it would lead elsewhere, or no file can have it.
+        ValueError: it is not a single part, or no file can have this name.
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"unexpected name {visible(str(name))[:60]!r}, not a text")
@@ -194,33 +198,33 @@ def component(name: object) -> str:
 
 
 def below(directory: Path, *names: object) -> Path:
-    """The one place where a name becomes a path: each is a part of its own, see `component`.
+    """A path below `directory`, built from received names; see `component`.
 
     Raises:
-        ValueError: a name would lead elsewhere.
+        ValueError: a name is not a single part of a path.
     """
     return directory.joinpath(*map(component, names))
 
 
 def visible(text: str) -> str:
-    r"""A text in which everything is seen: `\x1b`, `\n`, `\u202e` in place of what is not.
+    r"""The text with invisible characters escaped: `\x1b`, `\n`, `\u202e`.
 
-    Control characters move a terminal's cursor or change what it does; marks of direction make a
-    name look like another one. Bytes of a file name that is no UTF-8 come out as `\xe9`.
+    Control characters could control the terminal, and direction marks could make a name look like
+    another name. A byte of a file name that is not UTF-8 becomes `\xe9`, for example.
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(one if is_seen(one) else _escaped(one) for one in text)
+    return "".join(c if is_seen(c) else _escaped(c) for c in text)
 
 
 def is_seen(character: str) -> bool:
-    """Whether a terminal shows a character, or needs it to join others."""
+    """Whether a character is visible, or joins visible ones."""
     return character in _JOINERS or unicodedata.category(character) not in _INVISIBLE
 
 
 def _escaped(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8, see os.fsdecode
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8, see os.fsdecode
         return f"\\x{code - 0xDC00:02x}"
     if short := {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(character):
         return short
@@ -230,7 +234,7 @@ def _escaped(character: str) -> str:
 
 
 def width(text: str) -> int:
-    """How many columns of a terminal a visible text takes."""
+    """The number of terminal columns of a text that `visible` returned."""
     return len(text) if text.isascii() else sum(map(_columns, text))
 
 
@@ -243,8 +247,8 @@ def _columns(character: str) -> int:
 def cell(value: Any) -> Any:
     """A value for a CSV file: text that a spreadsheet would run as a formula gets a `'` in front.
 
-    Numbers stay as they are. `cell_text` gives the text back: what begins with quotes and would
-    then be a formula gets one more.
+    Numbers stay as they are. Text that is a formula after leading quotes also gets one more quote,
+    so that `cell_text` can restore every text.
     """
     if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
         return f"'{value}"
@@ -252,12 +256,13 @@ def cell(value: Any) -> Any:
 
 
 def csv_line(values: Iterable[Any]) -> str:
-    """A line of a CSV file, with its end; each value goes through `cell`."""
+    """A line of a CSV file, with a line feed. Each value goes through `cell`."""
     line = io.StringIO(newline="")
-    csv.writer(line, lineterminator="\r\n").writerow(map(cell, values))  # so it quotes both ends
+    # Makes csv quote both \r and \n.
+    csv.writer(line, lineterminator="\r\n").writerow(map(cell, values))
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def cell_text(value: str) -> str:
-    """The text that `cell` was given."""
+    """The original text of a cell; the reverse of `cell`."""
     return value[1:] if value.startswith("'") and _FORMULA.match(value) else value

@@ -1,9 +1,10 @@
-"""Which files' bytes were checked on this machine already, so that a check reads each of them once.
+"""Remembering the digests of files on this machine, so that each file is read once to check it.
 
-A file is known by its device, inode, size, and the times of its last modification and change, in
-nanoseconds. Whoever alters it in place and sets the first time back still moves the second, which
-only the system sets. What is known is kept in one small file that is the user's alone; to lose it,
-or a line of it, costs a reading. A process reads that file once, and later what was added to it.
+A file is identified by its device, inode, size, and its times of modification and of change, in
+nanoseconds. Somebody who alters a file can set back its modification time, but only the system sets
+the time of change. The digests are kept in one small file, the memory, which only the user can
+write. If it or one of its lines is lost, files are read again. A process reads the memory once, and
+later only lines that were added.
 """
 
 import logging
@@ -26,8 +27,8 @@ from cryobase.store.parallel import ordered_map
 
 Algorithm = Literal["sha256", "md5"]
 
-LIMIT = 1 << 24  # bytes of the memory, 90,000 files: a manifest can name a third of them
-GRANULARITY = 2_000_000_000  # nanoseconds: the coarsest clock of a file system, FAT's
+LIMIT = 1 << 24  # bytes of the memory: 90,000 files, three times as many as a manifest can name
+GRANULARITY = 2_000_000_000  # nanoseconds: FAT has the coarsest clock of all file systems
 _READERS = 8
 _DIGEST = re.compile(rb"([0-9a-f]{32}(?:[0-9a-f]{32})?):([0-9a-f]{8})")
 
@@ -35,24 +36,25 @@ log = logging.getLogger(__name__)
 
 
 def check(files: Iterable[tuple[int, Path, str]], *, anew: bool = False) -> None:
-    """Check that open files have the SHA-256 they should have; those that are known are not read.
+    """Check the SHA-256 of open files. A file whose digest is remembered is not read.
 
     Args:
-        files: Of each, its descriptor, its path for messages, and its SHA-256 in hexadecimal.
-        anew: Whether to read them all the same.
+        files: For each file, its descriptor, its path for messages, and its expected SHA-256 in
+            hexadecimal.
+        anew: Whether to read all files, also remembered ones.
 
     Raises:
-        IntegrityError: one has another; the message names it.
+        IntegrityError: a file has another SHA-256; the message names the file.
     """
     files = list(files)
-    found = digests([descriptor for descriptor, _, _ in files], anew=anew)
-    for (_, path, expected), digest in zip(files, found, strict=True):
+    actual = digests([descriptor for descriptor, _, _ in files], anew=anew)
+    for (_, path, expected), digest in zip(files, actual, strict=True):
         if digest != expected:
             raise IntegrityError(f"{path}: its SHA-256 is not the manifest's")
 
 
 def is_sound(path: Path, size: int, sha256: str) -> bool:
-    """Whether a regular file is there, of that size and SHA-256."""
+    """Whether a regular file exists and has this size and SHA-256."""
     try:
         descriptor = open_regular(path)
     except StoreError:
@@ -64,49 +66,58 @@ def is_sound(path: Path, size: int, sha256: str) -> bool:
 
 
 def digest(descriptor: int, algorithm: Algorithm = "sha256") -> str:
-    """The digest of an open file's bytes, in hexadecimal; it is not read if it is known."""
+    """The digest of an open file, in hexadecimal. A remembered file is not read."""
     return digests([descriptor], algorithm)[0]
 
 
 def digests(
     descriptors: Sequence[int], algorithm: Algorithm = "sha256", *, anew: bool = False
 ) -> list[str]:
-    """The digests of open files' bytes, computed side by side for those that are not known."""
+    """The digests of open files. Files that are not remembered are read in parallel.
+
+    Args:
+        descriptors: The open files.
+        algorithm: The digest's algorithm.
+        anew: Whether to read all files, also remembered ones.
+
+    Returns:
+        The digests in hexadecimal, in the order of `descriptors`.
+    """
     memory = _path()
     known = {} if anew else _recall(memory)
-    found = [_value(known, _key(os.fstat(one), algorithm)) for one in descriptors]
-    new = [position for position, value in enumerate(found) if value is None]
+    values = [_value(known, _key(os.fstat(file), algorithm)) for file in descriptors]
+    new = [position for position, value in enumerate(values) if value is None]
     read = partial(_read, algorithm=algorithm)
     lines = []
     try:
         parts = ordered_map(read, [descriptors[i] for i in new], workers=_READERS)
         for position, (value, key) in zip(new, parts, strict=True):
-            found[position] = value
+            values[position] = value
             if key:
                 lines.append(_line(key, value))
     finally:
         _keep(memory, lines)
-    return [value for value in found if value is not None]
+    return [value for value in values if value is not None]
 
 
 def remember(descriptor: int, before: os.stat_result, started: int, sha256: str) -> None:
-    """Keep the SHA-256 of an open file that the caller has read.
+    """Remember the SHA-256 of an open file that the caller has read.
 
     Args:
         descriptor: The file.
-        before: What `fstat` said before it was read.
+        before: The result of `fstat` before the file was read.
         started: `time.time_ns()` at that moment.
-        sha256: Of what was read, in hexadecimal.
+        sha256: The SHA-256 of the bytes that were read, in hexadecimal.
     """
     if key := _settled(before, os.fstat(descriptor), started, "sha256"):
         _keep(_path(), [_line(key, sha256)])
 
 
 def cache_directory() -> Path:
-    """Where files that can be made again are kept: `$CRYOBASE_CACHE`, else the user's cache.
+    """The directory of files that can be made again: `$CRYOBASE_CACHE`, else the user's cache.
 
     Raises:
-        RuntimeError: the user has no home.
+        RuntimeError: the user has no home directory.
     """
     own = os.environ.get("CRYOBASE_CACHE")
     if own:
@@ -115,7 +126,7 @@ def cache_directory() -> Path:
 
 
 def _read(descriptor: int, *, algorithm: Algorithm) -> tuple[str, bytes | None]:
-    """A file's digest, and under what it may be remembered."""
+    """A file's digest, and its key in the memory; None if it must not be remembered."""
     before, started = os.fstat(descriptor), time.time_ns()
     value = digest_of(descriptor, algorithm)
     return value, _settled(before, os.fstat(descriptor), started, algorithm)
@@ -124,9 +135,10 @@ def _read(descriptor: int, *, algorithm: Algorithm) -> tuple[str, bytes | None]:
 def _settled(
     before: os.stat_result, after: os.stat_result, started: int, algorithm: Algorithm
 ) -> bytes | None:
-    """The key of a file that nobody changed while it was read, nor shortly before.
+    """The key of a file; None if it changed while it was read, or shortly before.
 
-    A change within the same tick of the clock would leave no trace (Git's "racy" entries).
+    A second change within one tick of the clock would not change the times, so it would not be
+    noticed (compare Git's "racy" entries).
     """
     key = _key(before, algorithm)
     young = max(before.st_mtime_ns, before.st_ctime_ns) > started - GRANULARITY
@@ -143,15 +155,15 @@ def _line(key: bytes, digest: str) -> bytes:
 
 
 def _value(known: dict[bytes, bytes], key: bytes) -> str | None:
-    """The digest under a key, if its line is whole."""
-    found = _DIGEST.fullmatch(known.get(key, b""))
-    if found and int(found[2], 16) == zlib.crc32(key + found[1]):
-        return found[1].decode()
+    """The digest under a key, if its line's checksum is right."""
+    match = _DIGEST.fullmatch(known.get(key, b""))
+    if match and int(match[2], 16) == zlib.crc32(key + match[1]):
+        return match[1].decode()
     return None
 
 
 def _path() -> Path | None:
-    """Where the memory lies, in a cache that several users may share; None without a home."""
+    """The memory's path; None without a home directory. Users may share the cache directory."""
     try:
         return cache_directory() / f"verified-{os.geteuid()}"
     except RuntimeError:
@@ -160,18 +172,24 @@ def _path() -> Path | None:
 
 @dataclass(frozen=True)
 class _Recalled:
-    """What this process has read of a memory: of which file, up to where, and its lines by key."""
+    """The part of a memory that this process has read.
+
+    Attributes:
+        file: Device and inode of the memory.
+        end: Bytes read so far.
+        known: The lines read so far, by key.
+    """
 
     file: tuple[int, int] | None = None
     end: int = 0
     known: dict[bytes, bytes] = field(default_factory=dict)
 
 
-_recalled: dict[Path, _Recalled] = {}  # two threads that read the same lines keep the same
+_recalled: dict[Path, _Recalled] = {}  # needs no lock: two threads would store equal lines
 
 
 def _recall(path: Path | None) -> dict[bytes, bytes]:
-    """The lines of the memory by key; none if it is not the user's alone, or not there."""
+    """The lines of the memory by key; empty if it is missing or not usable."""
     if not path:
         return {}
     with _opened(path) as descriptor:
@@ -191,7 +209,7 @@ def _recall(path: Path | None) -> dict[bytes, bytes]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int | None]:
-    """The memory's descriptor; None where it has to begin anew."""
+    """Yield the memory's descriptor; None if a new memory has to be made."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -201,7 +219,7 @@ def _opened(path: Path) -> Iterator[int | None]:
         facts = os.fstat(descriptor)
         usable = _is_own(facts) and facts.st_size <= LIMIT
         if not usable:
-            log.warning("%s: not this user's alone, or too large; it begins anew", path)
+            log.warning("%s: others can write it, or it is too large; it begins anew", path)
         yield descriptor if usable else None
     finally:
         os.close(descriptor)
@@ -214,7 +232,7 @@ def _is_own(facts: os.stat_result) -> bool:
 
 
 def _keep(path: Path | None, lines: Sequence[bytes]) -> None:
-    """Add lines to the memory; where that cannot be, files are read again, and nothing else."""
+    """Add lines to the memory. If that fails, files will be read again; nothing else happens."""
     if not path or not lines:
         return
     new = b"".join(lines)
@@ -234,7 +252,10 @@ def _keep(path: Path | None, lines: Sequence[bytes]) -> None:
 
 
 def _append(path: Path, data: bytes) -> None:
-    """One write at the end: lines of two processes do not mix, and a torn one does not count."""
+    """Append with a single write, so that lines of two processes do not mix.
+
+    An incomplete line is ignored later, because its checksum is wrong.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if _is_own(os.fstat(descriptor)):

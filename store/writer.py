@@ -1,6 +1,6 @@
-"""Appending rows to a pool, and making one shard of many small ones.
+"""Appending rows to a pool, and merging many small shards into one.
 
-Slow extraction commits a small shard every minute. Once there are many, they are merged.
+Slow extraction commits a small shard every minute; merging keeps their number low.
 """
 
 import logging
@@ -28,18 +28,18 @@ from cryobase.store.shard import (
     order_of_keys,
 )
 
-SECONDS = 60.0
-MANY = 16  # small shards, which are merged then
-SMALL = 1 << 25  # bytes
+SECONDS = 60.0  # between two commits, at most
+MANY = 16  # small shards: so many are merged
+SMALL = 1 << 25  # bytes: a shard below this size is small
 
 log = logging.getLogger(__name__)
 
 
 class FeatureWriter:
-    """Appends rows to a pool, as a context manager that holds the pool's lock.
+    """Appends rows to a pool. Use it as a context manager: it holds the pool's lock.
 
-    Rows are acknowledged by `commit`, which happens by itself after about 64 MiB or a minute and on
-    leaving without an exception. Rows that the pool has already are passed over.
+    Rows are safe after a `commit`. `append` commits after about 64 MiB or a minute; leaving the
+    context without an exception commits the rest. Rows that the pool has already are skipped.
     """
 
     def __init__(self, pool: PoolFiles) -> None:
@@ -77,9 +77,9 @@ class FeatureWriter:
             views: (n,), 0 for the plain image.
 
         Raises:
-            FeaturesError: a value is not finite as the spec's dtype, or a shape is wrong.
-            StorageError: enough rows for a shard could not be written; they are kept.
-            SpecMismatchError: the rows have another shape than those before.
+            FeaturesError: a value is not finite in the spec's dtype, or a shape is wrong.
+            StorageError: a commit failed; the rows are kept for another try.
+            SpecMismatchError: the rows have another shape than earlier rows.
         """
         features = np.asarray(features)
         digests = np.ascontiguousarray(digests, np.uint8)
@@ -97,7 +97,7 @@ class FeatureWriter:
         if not (finite := finite_rows(table.features[new])).all():
             digest = digests[int(np.argmin(finite))].tobytes().hex()
             raise FeaturesError(
-                f"digest {digest}: NaN or infinite as {table.features.dtype}; none of it is stored"
+                f"digest {digest}: NaN or infinite as {table.features.dtype}; no row is stored"
             )
         table.digests[new], table.views[new] = digests, views
         self._count = new.stop
@@ -106,7 +106,7 @@ class FeatureWriter:
             self.commit()
 
     def _room(self, count: int, shape: tuple[int, ...]) -> "Table":
-        """The pending rows, with room for `count` more: each is copied once, when it comes."""
+        """The pending rows, with room for `count` more. The table grows rarely, as that copies."""
         old, dtype = self._pending, np.dtype(self.pool.spec.dtype)
         if old and self._count and old.features.shape[1:] != shape:
             raise SpecMismatchError(
@@ -122,10 +122,10 @@ class FeatureWriter:
         return self._pending
 
     def commit(self) -> None:
-        """Publish and acknowledge what was appended.
+        """Publish the appended rows.
 
         Raises:
-            StorageError: it could not be written; the rows are kept for another try.
+            StorageError: they could not be written; they are kept for another try.
             SpecMismatchError: the rows have another shape than the pool's.
         """
         if self._pending and self._count:
@@ -143,7 +143,8 @@ class FeatureWriter:
                 raise SpecMismatchError(
                     f"{self.pool.directory}: rows of {manifest.feature_shape}, not {shape}"
                 )
-            # Asked anew on every try: where locks fail, another committer may have been faster.
+            # Read again on every try: where file locks do not work, another process may have
+            # committed since.
             index = self.pool.snapshot().index
             new = order[index.find(words_of_rows(table.digests[order], table.views[order])) < 0]
             shards = []
@@ -166,7 +167,7 @@ class Table:
 
     @classmethod
     def empty(cls, size: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Self:
-        """Room for `size` rows; the system gives memory to what is written to."""
+        """Room for `size` rows. The system takes memory only for rows that are written."""
         digests, views = np.empty((size, 32), np.uint8), np.empty(size, np.dtype("<u2"))
         return cls(np.empty((size, *shape), dtype), digests, views)
 
@@ -193,9 +194,9 @@ def _parts(rows: NDArray[np.intp], row_bytes: int) -> list[NDArray[np.intp]]:
 
 
 def merge_small_shards(pool: PoolFiles) -> None:
-    """Once there are many small shards, make one of them; hold the pool's lock.
+    """Merge small shards once there are many. The caller holds the pool's lock.
 
-    Each is verified first, so that damage is not sealed under a new checksum.
+    Each shard is verified first: otherwise damage would get a new, valid checksum.
     """
     manifest = pool.manifest()
     small = [shard for shard in manifest.shards if shard.size < SMALL]
@@ -216,7 +217,7 @@ def merge_small_shards(pool: PoolFiles) -> None:
 
 
 def _groups(shards: list[Shard]) -> list[list[Shard]]:
-    """Neighbours that make one shard of at most twice the size that is small."""
+    """Groups of neighbours that together have at most twice the size `SMALL`."""
     groups: list[list[Shard]] = [[]]
     for shard in shards:
         if sum(other.info.size for other in groups[-1]) + shard.info.size > 2 * SMALL:

@@ -44,7 +44,7 @@ def test_round_trip(path):
 def test_every_prefix_is_refused(path):
     data = path.read_bytes()
     for size in range(len(data)):
-        with pytest.raises(IntegrityError, match="no valid manifest"):
+        with pytest.raises(IntegrityError, match="not a valid manifest"):
             Manifest.from_bytes(data[:size], path)
 
 
@@ -209,7 +209,7 @@ def test_of_a_damaged_manifest_no_names_are_believed(path):
     path.unlink()
     for damaged in (b"", data[:-2], data.replace(b"shard-", b"shbrd-")):
         path.write_bytes(damaged)
-        with pytest.raises(IntegrityError, match="no valid manifest"):
+        with pytest.raises(IntegrityError, match="not a valid manifest"):
             FeatureSet.open(path.parent)
     for position in range(len(data)):
         changed = bytearray(data)

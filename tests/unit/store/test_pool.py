@@ -383,7 +383,7 @@ def test_a_damaged_set_is_published_anew(pool, tmp_path, caplog):
             path.write_text("torn")
         assert pool.publish(tmp_path / "set", examples(range(2))) == manifest
         assert FeatureSet.open(tmp_path / "set", full=True).manifest == manifest
-    assert "published anew" in caplog.text
+    assert "published again" in caplog.text
 
 
 def test_multi_dimensional_features(tmp_path):
