@@ -1,1 +1,1 @@
-"""The table of frozen bases: building them, their weights and preprocessing."""
+"""Frozen bases: the table, building them, their weights and their preprocessing."""

@@ -1,4 +1,4 @@
-"""From a row of the table to a Keras model: pixels in, one feature per output out."""
+"""Building a base of the table as a Keras model: from pixels to one feature per output."""
 
 import difflib
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ def build(
     preprocessing: str,
     outputs: Sequence[str],
 ) -> Any:
-    """A frozen base with its preprocessing and its outputs' pooling inside the graph.
+    """A frozen base with its preprocessing and its outputs' pooling in the graph.
 
-    Clears Keras' session first, because the automatic names of layers change in a second build.
+    Clears Keras' session first: otherwise layers get other automatic names in a second build.
 
     Args:
         backbone: a key of `BACKBONES`.
-        weights_file: what `locate_weights` found; None leaves Keras' own random initialisation.
+        weights_file: the file from `locate_weights`; None keeps Keras' random initialisation.
         image_size: side of the square input in pixels.
         preprocessing: a key of `PREPROCESSINGS`.
-        outputs: each `avg`, `max` or `flatten` of the last feature map, or a layer's name, alone or
-            followed by `:avg`, `:max` or `:flatten`.
+        outputs: each is `avg`, `max` or `flatten`, applied to the last feature map, or a layer's
+            name, alone or followed by `:avg`, `:max` or `:flatten`.
 
     Returns:
         A `keras.Model` from float32 RGB pixels (batch, image_size, image_size, 3) in 0 to 255 to a
@@ -65,7 +65,7 @@ def set_weights(backbone: str, base: Any, weights_file: Path) -> None:
     """Set a base's weights from a file.
 
     Raises:
-        MissingWeightsError: they do not fit it, or the file cannot be read.
+        MissingWeightsError: the weights do not fit the base, or the file cannot be read.
     """
     try:
         if weights_file.suffix == ".pth":

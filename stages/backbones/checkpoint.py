@@ -1,10 +1,10 @@
-"""Reads the tensors of a PyTorch checkpoint without PyTorch, and without an unpickler.
+"""Reading the tensors of a PyTorch checkpoint without PyTorch and without an unpickler.
 
 A checkpoint from before PyTorch 1.6 is five pickles (magic number, protocol, machine, objects,
-storage keys), then each storage's length and bytes; a later one is a zip file with one pickle and a
-member per storage. A pickle is a program. The machine here knows the few instructions that
-`torch.save` uses for a state dictionary, and nothing that they make is larger than the bytes that
-ask for it.
+storage keys), followed by each storage's length and bytes. A later one is a zip file with one
+pickle and a member per storage. A pickle is a program, so a hostile one could run any code. The
+interpreter here knows only the few instructions that `torch.save` uses for a state dictionary, and
+no value that they make is larger than the bytes that describe it.
 """
 
 import math
@@ -27,7 +27,7 @@ PROTOCOL = 2
 MAX_FILE = 256 << 20  # bytes; EfficientNet-Lite0 has 19 million
 MAX_PICKLES = 1 << 20  # bytes; those of EfficientNet-Lite0 have 47,000
 MAX_KEY = 64  # characters
-SPARE = 1 << 20  # bytes by which tensors may exceed their file, for strides of zero
+SPARE = 1 << 20  # bytes that tensors may have beyond the file's size, as strides can be zero
 MEND = "give the state dictionary alone, as torch.save(model.state_dict(), path) writes it"
 
 
@@ -63,7 +63,7 @@ class _Tensor(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The first element of the storage after it."""
+        """The index of the storage's first element behind the tensor."""
         if not math.prod(self.shape):
             return self.offset
         pairs = zip(self.shape, self.strides, strict=True)
@@ -74,13 +74,13 @@ def read_checkpoint(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a state dictionary by name, in PyTorch's axis order, contiguous.
 
     Raises:
-        DataError: the file is no such checkpoint, or holds anything but tensors.
+        DataError: the file is not such a checkpoint, or contains anything but tensors.
     """
     try:
         with opened(path, MAX_FILE) as file:
             return _read(file)
     except (DataError, OSError) as error:
-        raise DataError(f"{path}: no checkpoint of PyTorch tensors: {error}") from None
+        raise DataError(f"{path}: not a checkpoint of PyTorch tensors: {error}") from None
 
 
 def _read(file: BufferedIOBase) -> dict[str, NDArray[Any]]:
@@ -126,28 +126,32 @@ def _elements(storage: _Storage, data: bytes, length: int) -> NDArray[Any]:
 def _read_zip(file: BufferedIOBase) -> dict[str, NDArray[Any]]:
     """The format since PyTorch 1.6."""
     size = file.seek(0, 2)
-    found = members(file)
-    names = [name for name in found if name.endswith("/data.pkl")]
-    if len(names) != 1 or found[names[0]].size > MAX_PICKLES:
+    entries = members(file)
+    names = [name for name in entries if name.endswith("/data.pkl")]
+    if len(names) != 1 or entries[names[0]].size > MAX_PICKLES:
         raise DataError("a zip file without the one data.pkl of torch.save")
     root = names[0].removesuffix("data.pkl")
     order = f"{root}byteorder"
-    if order in found and read_member(file, order, found[order]) != b"little":
+    if order in entries and read_member(file, order, entries[order]) != b"little":
         raise DataError("it is of a machine with another order of bytes")
-    pickles = _Pickles(bytes(read_member(file, names[0], found[names[0]])))
+    pickles = _Pickles(bytes(read_member(file, names[0], entries[names[0]])))
     tensors = _tensors(pickles.load(), size)
     data: dict[str, NDArray[Any]] = {}
     for storage in {each.storage.key: each.storage for each in tensors.values()}.values():
         name = f"{root}data/{storage.key}"
-        if name not in found:
+        if name not in entries:
             raise DataError(f"storage {storage.key!r} is missing")
-        stored = bytes(read_member(file, name, found[name]))
+        stored = bytes(read_member(file, name, entries[name]))
         data[storage.key] = _elements(storage, stored, len(stored) // storage.dtype.itemsize)
     return {name: _view(each, data[each.storage.key]) for name, each in tensors.items()}
 
 
 def _tensors(objects: Any, size: int) -> Mapping[str, _Tensor]:
-    """What was pickled, if it is tensors alone, which with their storages fit the file."""
+    """Check that the pickled value has only tensors, which fit their storages and the file.
+
+    Raises:
+        DataError: it does not.
+    """
     if not isinstance(objects, dict):
         raise DataError(f"it holds no dictionary; {MEND}")
     for name, each in objects.items():
@@ -167,7 +171,7 @@ def _tensors(objects: Any, size: int) -> Mapping[str, _Tensor]:
 
 
 def _view(tensor: _Tensor, storage: NDArray[Any]) -> NDArray[Any]:
-    """The tensor that lies in a storage; strides count elements and need not be C order."""
+    """A tensor's values, copied from its storage. Strides count elements, in any axis order."""
     if not math.prod(tensor.shape):
         return np.empty(tensor.shape, storage.dtype)
     strides = [stride * storage.itemsize for stride in tensor.strides]
@@ -176,11 +180,11 @@ def _view(tensor: _Tensor, storage: NDArray[Any]) -> NDArray[Any]:
 
 
 class _Pickles:
-    """One pickle after the other.
+    """Interprets pickles, one after the other.
 
     Opcodes: https://github.com/python/cpython/blob/3.11/Lib/pickletools.py. Values are None, bool,
-    int, str, tuple, list, dict with str as keys, and the classes above; no value is ever hashed,
-    compared or shown unless its type is known.
+    int, str, tuple, list, dict with str as keys, and the classes above. A value is hashed, compared
+    or shown only if its type is known.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -266,10 +270,10 @@ class _Pickles:
         self._push(self._memo[index])
 
     def _global(self) -> None:
-        found = _Global(self._line(), self._line())
-        if found not in GLOBALS:
-            raise DataError(f"{found.module}.{found.name} is no part of a tensor")
-        self._push(found)
+        name = _Global(self._line(), self._line())
+        if name not in GLOBALS:
+            raise DataError(f"{name.module}.{name.name} is not part of a tensor")
+        self._push(name)
 
     def _storage(self) -> None:
         match self._pop():
@@ -311,7 +315,7 @@ class _Pickles:
         self._top(list).extend(items)
 
     def _build(self) -> None:
-        """Take attributes away: `torch.save` gives a state dictionary its version as one."""
+        """Drop attributes: `torch.save` stores a state dictionary's version as an attribute."""
         state = self._pop()
         if type(state) is not dict:
             raise DataError(f"no attributes at byte {self.position:,}")

@@ -1,4 +1,4 @@
-"""EfficientNetB0 whose architecture does not depend on where its weights come from."""
+"""EfficientNetB0 with the same input scaling for every source of weights."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ IMAGENET_MEANS = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_DEVIATIONS = np.array([0.229, 0.224, 0.225], np.float32)
 
 
-def EfficientNetB0(  # noqa: N802 (named like the function that it mends)
+def EfficientNetB0(  # noqa: N802 (named like the function that it replaces)
     *, input_tensor: Any, include_top: bool = False, weights: str | None = None
 ) -> Any:
-    """`keras.applications.EfficientNetB0` with the rescaling that Keras adds for ImageNet alone.
+    """`keras.applications.EfficientNetB0` with the rescaling that Keras adds only for ImageNet.
 
     The published weights need an input divided by the root of the deviations a second time
-    (https://github.com/tensorflow/tensorflow/issues/49930). Keras inserts that behind its
-    Normalization, but only where `weights="imagenet"`, so that the same file loaded by its path
-    gives other features. Here the pixels are spread about ImageNet's means in front of it instead,
-    which comes to the same.
+    (https://github.com/tensorflow/tensorflow/issues/49930). Keras inserts this division behind its
+    Normalization layer, but only if `weights="imagenet"`. So the same file, loaded by its path,
+    would give other features. Here the pixels are scaled about ImageNet's means before that layer,
+    which gives the same values.
     """
     keras = load_keras()
 

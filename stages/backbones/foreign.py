@@ -1,6 +1,6 @@
-"""Weights from somebody else: read in a child process, and written anew for Keras to load.
+"""Loading received weights: a child process reads them, and Keras loads a copy that we write.
 
-Why not by Keras itself: docs/adr/0019.
+Keras must not open a received file itself: docs/adr/0019.
 """
 
 import math
@@ -30,10 +30,10 @@ from cryobase.store.verified import Algorithm, cache_directory, digest
 
 MAX_FILE = 2 << 30  # bytes; the largest of Keras' own, ConvNeXtXLarge, has 1.4 GB
 FLOAT = 4  # bytes
-SPARE, EXCESS = 16 << 20, 10  # what a file may have beyond the model's: classifier, optimizer
+SPARE, EXCESS = 16 << 20, 10  # extra bytes, and a factor, for a classifier or an optimizer
 MAX_DOCUMENT = 16 << 20  # bytes
-SECONDS = 3  # of processor time; what a few megabytes need is a tenth
-BYTES_PER_SECOND = 32 << 20  # that larger files may take more
+SECONDS = 3  # of processor time; a few megabytes need a tenth of it
+BYTES_PER_SECOND = 32 << 20  # larger files may take one more second for so many bytes
 SHA256 = 64  # digits
 ZIP, HDF5 = b"PK\3\4", b"\x89HDF\r\n\x1a\n"
 # what h5py raises on a malformed document, or on a full disk
@@ -45,9 +45,9 @@ MADE = re.compile(r".+-seeded-\d+-([0-9a-f]{64})\.weights\.h5")  # as `seeded.na
 
 
 def is_known(backbone: str, path: Path) -> bool:
-    """Whether a file is the one that Keras publishes, or one of our making in our cache."""
+    """Whether a file is the one that Keras publishes, or one that we made in our cache."""
     expected = BACKBONES[backbone].checksum
-    with suppress(RuntimeError):  # no home, so no cache
+    with suppress(RuntimeError):  # without a home directory there is no cache
         if path.parent == cache_directory() / "weights" and (made := MADE.fullmatch(path.name)):
             expected = made[1]
     with opened(path, MAX_FILE) as file:
@@ -56,15 +56,15 @@ def is_known(backbone: str, path: Path) -> bool:
 
 
 def load_weights(model: Any, path: Path, *, known: bool = False) -> None:
-    """Give a Keras model the weights of a file, by Keras' own rules of which are whose.
+    """Load the weights of a file into a Keras model. Keras assigns weights to layers.
 
     Args:
         model: the model.
         path: the file.
-        known: whether it is one of ours or of Keras, see `is_known`, which Keras may read itself.
+        known: whether the file is trusted (see `is_known`), so that Keras may read it directly.
 
     Raises:
-        DataError: it is no such file, or of another model.
+        DataError: the file cannot be read, or belongs to another model.
     """
     own = sum(math.prod(variable.shape) * FLOAT for variable in model.weights)
     copy = nullcontext(path) if known else rewritten(path, SPARE + own * EXCESS)
@@ -81,16 +81,15 @@ def rewritten(path: Path, limit: int) -> Iterator[Path]:
     """The arrays of a file of weights (`.h5`, `.weights.h5` or `.keras`), in a file of our own.
 
     Args:
-        path: the file; nothing of it but numbers and names is taken over.
-        limit: bytes that its arrays may have together.
+        path: the file; only its numbers and names are copied.
+        limit: the most bytes of all arrays together.
 
     Yields:
-        A `.h5` or `.weights.h5` file, as the suffix of `path` says, that is there for as long as
-        the context is.
+        A `.h5` or `.weights.h5` file, in the format of `path`, which is removed at the end.
 
     Raises:
-        DataError: it is no such file, or has anything that Keras does not write.
-        OSError: it cannot be opened, or there is no room for the copy.
+        DataError: the file is not of these formats, or has anything that Keras does not write.
+        OSError: the file cannot be opened, or there is no space for the copy.
     """
     with opened(path, MAX_FILE) as file, TemporaryDirectory(prefix="cryobase-") as scratch:
         source = Path(scratch, MEMBER)
@@ -108,14 +107,21 @@ def rewritten(path: Path, limit: int) -> Iterator[Path]:
 
 
 def _extract(file: BufferedReader, path: Path, target: Path) -> bool:
-    """Take the weights out of a `.keras` archive; whether it is one."""
+    """Copy the weights out of a `.keras` archive.
+
+    Returns:
+        Whether the file is such an archive.
+
+    Raises:
+        DataError: the file has another format than its suffix says.
+    """
     begin = file.read(len(HDF5))
     if path.suffix == ".keras":
-        found = members(file)
-        if MEMBER not in found:
+        entries = members(file)
+        if MEMBER not in entries:
             raise DataError(f"an archive without {MEMBER}")
         with target.open("wb") as output:
-            copy_member(file, MEMBER, found[MEMBER], output)
+            copy_member(file, MEMBER, entries[MEMBER], output)
     elif begin.startswith(ZIP):
         raise DataError("a zip archive, as .keras files are; give it that suffix")
     elif begin != HDF5:
@@ -124,7 +130,11 @@ def _extract(file: BufferedReader, path: Path, target: Path) -> bool:
 
 
 def _ask(file: BufferedReader, answer: BinaryIO, limit: int) -> None:
-    """Let a child read the file, and wait for it."""
+    """Let a child process read the file, and wait for it.
+
+    Raises:
+        DataError: the child crashed or took too long.
+    """
     file.seek(0)
     seconds = SECONDS + os.fstat(file.fileno()).st_size // BYTES_PER_SECOND
     reader = run_module(
@@ -146,7 +156,7 @@ def _ask(file: BufferedReader, answer: BinaryIO, limit: int) -> None:
 
 
 def _write(answer: BinaryIO, clean: Path) -> None:
-    """Write what the child found as HDF5."""
+    """Write the child's answer as HDF5."""
     document, start = _document(answer)
     try:
         with h5py.File(clean, "w") as target:
@@ -157,11 +167,14 @@ def _write(answer: BinaryIO, clean: Path) -> None:
             for path, dtype, shape in document["arrays"]:
                 target[f"/{path}"], start = _array(answer, start, dtype, shape)
     except NOT_WRITTEN as error:
-        raise DataError(f"it cannot be written anew: {error}") from None
+        raise DataError(f"it cannot be copied: {error}") from None
 
 
 def _document(answer: BinaryIO) -> tuple[Mapping[str, Any], int]:
-    """What the child says, and where its arrays begin. It may have been taken over."""
+    """The child's document, and the offset of its arrays.
+
+    The document is not trusted: a hostile file may control the child.
+    """
     answer.seek(0)
     size = int.from_bytes(answer.read(LENGTH), "little")
     if size > MAX_DOCUMENT:
@@ -178,9 +191,13 @@ def _document(answer: BinaryIO) -> tuple[Mapping[str, Any], int]:
 
 
 def _array(answer: BinaryIO, start: int, dtype: str, shape: list[int]) -> tuple[NDArray[Any], int]:
-    """An array and where the next one begins; one that reaches beyond the answer is an error."""
+    """An array, and the offset of the next one.
+
+    Raises:
+        ValueError: the array is not of a known kind, or reaches beyond the end of the answer.
+    """
     if dtype not in DTYPES or not all(type(size) is int and size >= 0 for size in shape):
-        raise ValueError(f"no array: {dtype!r:.20} {shape!r:.80}")
+        raise ValueError(f"not an array: {dtype!r:.20} {shape!r:.80}")
     count = math.prod(shape)
     end = start + count * np.dtype(dtype).itemsize
     if end > os.fstat(answer.fileno()).st_size:
@@ -190,5 +207,5 @@ def _array(answer: BinaryIO, start: int, dtype: str, shape: list[int]) -> tuple[
 
 
 def _encoded(value: Any) -> Any:
-    """Names as Keras stores them, in bytes of one length each, or a single one."""
+    """Names as Keras stores them: a single text, or an array of byte strings."""
     return value if isinstance(value, str) else np.array([each.encode() for each in value], "S")

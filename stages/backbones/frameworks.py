@@ -1,10 +1,10 @@
-"""Keras, TensorFlow and what they listen to: the one place that loads them, so that nothing ambient
-reaches a value.
+"""Loading Keras and TensorFlow so that no setting of the environment changes a feature's value.
 
-Libraries read variables of the environment, Keras also `keras.json`; some change what they compute,
-under the same fingerprint. Here the variables are taken away before any library reads them, Keras
-is imported without its file, and what can be set from Python is set each time that Keras is asked
-for. What cannot be taken back any more is refused. DESIGN.md, section 2: Nothing ambient.
+Libraries read environment variables, and Keras reads `keras.json`. Some of these change results,
+but not the fingerprint. So this module removes the variables before a library reads them, imports
+Keras without its file, and sets Keras' settings each time that Keras is loaded. If a setting cannot
+be undone any more, it raises an error. No other module may import Keras or TensorFlow first.
+DESIGN.md, section 2: Nothing ambient.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ from cryobase.stages.errors import ConfigError
 # absl prints these on file descriptor 2 before any setting of TensorFlow's can stop it
 GREETING = re.compile(rb"^(WARNING: All log messages before absl|[IW]\d{4,} [\d:. ]+\S+\.cc:\d+\])")
 
-# How the names of the variables begin that a library listens to, and which modules read them so
-# early, or so often, that taking them away later is no cure; Keras' can be set back. Numpy's
-# (OPENBLAS_, MKL_, NPY_) are not among them: they choose among kernels, as another processor does,
-# which no row depends on, and some machines need them.
+# Prefixes of the variables that libraries read, and the modules that read them so early, or so
+# often, that removing a variable after their import does not help. Keras' settings can be set back.
+# numpy's variables (OPENBLAS_, MKL_, NPY_) are not here: like another processor, they choose other
+# kernels, which rows do not depend on, and some machines need them.
 READERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("TF_", "TF2_", "XLA_", "CUDNN_", "CUBLAS_", "NVIDIA_TF32_"), ("tensorflow",)),
     **dict.fromkeys(("ONEDNN_", "DNNL_"), ("tensorflow", "openvino")),
@@ -34,11 +34,11 @@ READERS: dict[str, tuple[str, ...]] = {
     "JSIMD_": ("simplejpeg",),
     "KERAS_": (),
 }
-# Of these, the ones that change where, how fast or how loud: devices, threads, memory, logs.
+# Variables with these prefixes that change no values, but only devices, threads, memory or logs.
 HARMLESS = re.compile(
     r"KERAS_HOME|TF2_BEHAVIOR=1|TF_CPP_\w+|TF_NUM_\w+_THREADS|TF_FORCE_\w+|TF_\w*MEM\w*|\w*LOG\w*"
     r"|TF_GPU_(ALLOCATOR|THREAD_\w+)|TF_MIN_GPU_MULTIPROCESSOR_COUNT|\w+_VERBOSE|\w+_NUM_THREADS"
-    # Terraform's, of which TensorFlow knows nothing
+    # Terraform's variables, which TensorFlow does not read
     r"|TF_(CLI|VAR|TOKEN|PLUGIN|REGISTRY)_\w+|TF_(DATA_DIR|WORKSPACE|INPUT|IN_AUTOMATION)"
 )
 
@@ -53,33 +53,33 @@ SETTINGS = {  # of Keras, as `_pin_keras` sets them
     "max_steps_per_epoch": None,
 }
 
-# what `tf.config.optimizer.get_experimental_options` names where nothing was set; all are False
+# The options that `tf.config.optimizer.get_experimental_options` returns by default, all False.
 OPTIONS = {"disable_model_pruning", "disable_meta_optimizer"}
 
-# Keras imports these where they are installed, for wrappers, tables and pictures that no command
-# asks for: a third of the seconds that its import takes.
+# Keras imports these if they are installed, for wrappers, tables and pictures that no command uses.
+# They take a third of the time of its import.
 UNASKED = ("matplotlib", "pandas", "sklearn")
 
 logger = logging.getLogger(__name__)
 
-_clean: set[str] = set()  # modules that were loaded while none of their variables was set
-_taken: list[str] = []  # variables that nobody was told of yet
-_late: list[str] = []  # variables that a module had read before they could be taken away
+_clean: set[str] = set()  # modules that were loaded while their variables were not set
+_taken: list[str] = []  # removed variables that were not logged yet
+_late: list[str] = []  # variables that a module had read before they were removed
 _policy = "float32"
 _lean = False  # whether Keras is imported without `UNASKED`
 
 
 def pin_environment(environ: MutableMapping[str, str] = os.environ) -> list[str]:
-    """Take away the variables that could change a value; their names.
+    """Remove the variables that could change a value, and return their names.
 
-    `stages` does so when it is imported, before any library that listens to them.
+    Importing `stages` calls this, before any library is imported that reads them.
     """
     taken = sorted(name for name in environ if _changes_values(name, environ[name]))
     for name in taken:
         readers = READERS[_beginning(name)]
-        _late.extend([name] * any(one in sys.modules and one not in _clean for one in readers))
+        _late.extend([name] * any(m in sys.modules and m not in _clean for m in readers))
         del environ[name]
-    _clean.update(one for readers in READERS.values() for one in readers if one in sys.modules)
+    _clean.update(m for readers in READERS.values() for m in readers if m in sys.modules)
     _taken.extend(taken)
     environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -93,22 +93,22 @@ def _changes_values(name: str, value: str) -> bool:
 
 
 def _beginning(name: str) -> str:
-    return next((one for one in READERS if name.upper().startswith(one)), "")
+    return next((prefix for prefix in READERS if name.upper().startswith(prefix)), "")
 
 
 def ignored() -> list[str]:
-    """The variables that were taken away, as long as no log line has named them."""
+    """The removed variables that no log line has named yet."""
     return list(_taken)
 
 
 def check_pinned() -> None:
-    """Refuse a process whose libraries listened to the environment before we could prevent it.
+    """Refuse a process whose libraries read variables before they were removed.
 
     Raises:
-        ConfigError: with the names of the variables.
+        ConfigError: a library did; the message names the variables.
     """
     pin_environment()
-    if _taken:  # when they were taken away, nobody had said yet where log lines go
+    if _taken:  # logging was not set up yet when they were removed
         logger.info("ignored, because they could change values: %s", ", ".join(_taken))
         _taken.clear()
     if _late:
@@ -141,10 +141,10 @@ def load_keras() -> Any:
 
 
 def import_lean() -> None:
-    """Have Keras imported without libraries that no command needs Keras to know.
+    """Import Keras without the libraries in `UNASKED`, which commands do not need.
 
-    For processes that run one command. In a notebook Keras belongs to the user, who may want its
-    wrappers for scikit-learn, say.
+    Use this in processes that run one command. In a notebook Keras belongs to the user, who may
+    want its wrappers for scikit-learn, for example.
     """
     global _lean  # noqa: PLW0603 (one process has one Keras)
     _lean = True
@@ -168,7 +168,10 @@ def _pin_keras(keras: Any) -> None:
 
 
 def _pin_tensorflow(tf: Any) -> None:
-    """TensorFloat-32 keeps ten bits of a number: a GPU would give other features than processors.
+    """Set TensorFlow's settings that change values.
+
+    TensorFloat-32 is switched off: it keeps only ten bits of a number's fraction, so a GPU would
+    give other features than a processor.
 
     Raises:
         ConfigError: options of the graph optimizer are set, which cannot be unset.
@@ -188,7 +191,7 @@ def _pin_tensorflow(tf: Any) -> None:
 
 @contextlib.contextmanager
 def dtype_policy(name: str) -> Iterator[None]:
-    """Have Keras build and train under a dtype policy, for fine-tuning; else it is `float32`."""
+    """Use a dtype policy, for fine-tuning. Outside the context the policy is `float32`."""
     global _policy  # noqa: PLW0603 (one process has one Keras)
     before, _policy = _policy, name
     try:
@@ -200,33 +203,34 @@ def dtype_policy(name: str) -> Iterator[None]:
 
 
 def forget_names() -> None:
-    """Count automatic layer names from the start again, so that a second build has the same."""
+    """Restart Keras' automatic layer names, so that a second build gets equal names."""
     load_keras().utils.clear_session()
-    load_keras()  # the session took some settings with it
+    load_keras()  # clearing the session also resets some settings
 
 
 def settings_of_user() -> dict[str, Any]:
-    """What the user's `keras.json`, which is not read for Keras, has otherwise than is set here."""
-    from cryobase.store.errors import StoreError  # with numpy, which must not be loaded too early
+    """The settings of the user's `keras.json` that differ from ours, and so are ignored."""
+    # It imports numpy, which must not be loaded too early.
+    from cryobase.store.errors import StoreError
     from cryobase.store.text import read_json
 
     try:
-        found = read_json(keras_home() / SETTINGS_FILE)
+        settings = read_json(keras_home() / SETTINGS_FILE)
     except (StoreError, ValueError):
         return {}
-    items = found.items() if isinstance(found, dict) else ()
+    items = settings.items() if isinstance(settings, dict) else ()
     return {key: value for key, value in items if key in SETTINGS and value != SETTINGS[key]}
 
 
 def keras_home() -> Path:
-    """Where Keras keeps downloaded weights."""
-    # `Path.expanduser` ends with an error where no home is known, and most runs need no such file.
+    """The directory of Keras' downloaded weights."""
+    # `Path.expanduser` raises an error without a home directory, but most runs need no such file.
     return Path(os.path.expanduser(os.environ.get("KERAS_HOME") or "~/.keras"))
 
 
 @contextlib.contextmanager
 def _without_settings() -> Iterator[None]:
-    """Import Keras with a home of its own, where no `keras.json` lies; files stay in the user's."""
+    """Import Keras with an empty home, without `keras.json`. Later it uses the user's home."""
     if "keras" in sys.modules:
         yield
         return
@@ -239,13 +243,13 @@ def _without_settings() -> Iterator[None]:
             del os.environ["KERAS_HOME"]
             if before is not None:
                 os.environ["KERAS_HOME"] = before
-    # `get_file` asks this; there is no public way to say it
+    # `get_file` reads this private variable; Keras has no public way to set it
     sys.modules["keras.src.backend.config"]._KERAS_DIR = str(keras_home())  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
 def _without_unasked() -> Iterator[None]:
-    """After `import_lean`, have Keras find none of `UNASKED`; whoever imports them later does."""
+    """After `import_lean`, hide `UNASKED` from Keras' import; later imports see them."""
     unasked = [name for name in UNASKED if name not in sys.modules]
     if not _lean or "keras" in sys.modules:
         unasked = []
@@ -260,7 +264,7 @@ def _without_unasked() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_greeting() -> Iterator[None]:
-    """Hold back what is written to stderr meanwhile, then pass on all but the greeting."""
+    """Collect what is written to stderr in the context, then write it without the greeting."""
     if "tensorflow" in sys.modules:
         yield
         return
@@ -282,7 +286,7 @@ def _without_greeting() -> Iterator[None]:
 
 
 def _greet() -> None:
-    """Have TensorFlow look for devices, at which it greets a second time."""
+    """Let TensorFlow look for devices, so that its second greeting comes now."""
     tf = sys.modules["tensorflow"]
     tf.get_logger().setLevel("ERROR")
     tf.config.list_physical_devices()

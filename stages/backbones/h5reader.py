@@ -1,8 +1,8 @@
-"""The child process that reads a foreign HDF5 file of weights: plain arrays out, or a reason.
+"""The child process that reads a received HDF5 file of weights, and answers with plain arrays.
 
-libhdf5 crashes, loops or reserves gigabytes on some files that were made for it, so it never sees
-one in a process that matters. The file comes on standard input; standard output is a file that gets
-a JSON document of what was found and then the arrays' bytes, one after the other.
+Hostile files can make libhdf5 crash, loop or take gigabytes of memory, so it opens them only in
+this child. Standard input is the file. Standard output is a file that gets a JSON document and then
+the bytes of the arrays, one after the other. A refused file gives a document with the reason.
 """
 
 import json
@@ -17,7 +17,8 @@ from contextlib import suppress
 from io import RawIOBase
 from typing import Any
 
-# Before h5py: a hostile file could otherwise name a filter that is loaded as a shared object.
+# Set before h5py is imported: otherwise a hostile file could name a filter plug-in, and HDF5 would
+# load it as a shared library.
 os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
 
 import h5py
@@ -25,17 +26,17 @@ import numpy as np
 
 DTYPES = ("<f2", "<f4", "<f8", "|u1", "<u4", "<u8", "|i1", "<i4", "<i8")
 FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
-# What Keras reads of a file's attributes, and nothing else: names of layers and weights, in
-# numbered parts where they are many.
+# The attributes that Keras reads: names of layers and weights, in numbered parts if there are many.
+# All others are ignored.
 ATTRIBUTES = re.compile(r"(layer_names|weight_names)(\d{1,3})?|backend|keras_version|name")
 MAX_OBJECTS = 20_000
 MAX_DEPTH = 16
 MAX_ATTRIBUTES = 1000  # of one object
 MAX_NAMES = 4 << 20  # bytes of all names in attributes
 MAX_NAME = 500  # characters
-EXPANSION = 8  # bytes of arrays per byte of the file, for compressed ones
-MEMORY = 1 << 30  # bytes that the child may have for itself
-LENGTH = 8  # bytes before the document that say how many it has
+EXPANSION = 8  # most bytes of arrays per byte of the file, which may be compressed
+MEMORY = 1 << 30  # bytes of memory for the child
+LENGTH = 8  # bytes before the document that give its length
 
 
 class RefusedError(Exception):
@@ -43,7 +44,7 @@ class RefusedError(Exception):
 
 
 def limit_this_process(seconds: int, size: int) -> None:
-    """Processor time, memory, and `size` bytes of output."""
+    """Limit processor time to `seconds`, output to `size` bytes, and memory to `MEMORY`."""
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     limits = {
         resource.RLIMIT_CPU: seconds,
@@ -52,18 +53,18 @@ def limit_this_process(seconds: int, size: int) -> None:
         resource.RLIMIT_CORE: 0,
     }
     for kind, limit in limits.items():
-        with suppress(OSError, ValueError):  # macOS has no limit of memory
+        with suppress(OSError, ValueError):  # macOS cannot limit memory
             resource.setrlimit(kind, (limit, limit + (kind == resource.RLIMIT_CPU)))
 
 
 def answer(source: RawIOBase, output: Any, size: int, limit: int) -> None:
-    """Write what a file of `size` bytes holds, or the reason why it is refused.
+    """Write the document and the arrays of a file, or the reason why it is refused.
 
     Args:
         source: the file.
-        output: gets the document and the arrays.
-        size: of the file, in bytes.
-        limit: of all arrays together, in bytes.
+        output: receives the document and the arrays.
+        size: bytes of the file.
+        limit: the most bytes of all arrays together.
     """
     try:
         with h5py.File(source, "r", locking=False) as file:
@@ -88,7 +89,7 @@ def _write(output: Any, document: dict[str, Any]) -> None:
 
 
 class _Reader:
-    """Looks at every object once, before any array is read."""
+    """Checks every object of the file before any array is read."""
 
     def __init__(self, limit: int) -> None:
         self.groups: dict[str, dict[str, Any]] = {}
@@ -98,7 +99,7 @@ class _Reader:
         self._seen: set[Any] = set()
 
     def visit(self, group: Any, path: str, depth: int) -> None:
-        """Note a group and what is in it."""
+        """Check and list a group and its members."""
         self._count(group, path, depth)
         self.groups[path] = dict(self._attributes(group, path))
         if group.id.get_num_objs() > MAX_OBJECTS:
@@ -107,7 +108,7 @@ class _Reader:
             self._member(group, key, path, depth)
 
     def _member(self, group: Any, key: bytes, path: str, depth: int) -> None:
-        name = key.decode()  # an error of decoding is one of reading
+        name = key.decode()  # a decoding error counts as a reading error
         inner = f"{path}/{name}" if path else name
         if not name or name in (".", "..") or len(name) > MAX_NAME or not name.isprintable():
             raise RefusedError(f"a member has the name {name[:40]!a}")
@@ -169,7 +170,7 @@ class _Reader:
 
     def _names(self, item: Any, attribute: Any, name: str) -> str | list[str]:
         kind, points = attribute.get_type(), math.prod(attribute.shape)
-        if not points:  # of numbers, where a layer has no weights
+        if not points:  # a layer without weights has an empty numeric attribute
             return []
         if kind.get_class() != h5py.h5t.STRING or len(attribute.shape) > 1:
             raise RefusedError(f"the attribute {name} is no text")
@@ -177,10 +178,10 @@ class _Reader:
         self._names_left -= points * each
         if self._names_left < 0:
             raise RefusedError(f"the attribute {name} has {points:,} texts")
-        found = item.attrs[name]
-        texts = [found] if attribute.shape == () else list(found)
-        texts = [one.decode() if isinstance(one, bytes) else str(one) for one in texts]
-        if any(len(one) > MAX_NAME for one in texts):
+        value = item.attrs[name]
+        texts = [value] if attribute.shape == () else list(value)
+        texts = [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
+        if any(len(text) > MAX_NAME for text in texts):
             raise RefusedError(f"the attribute {name} has texts of over {MAX_NAME} characters")
         return texts[0] if attribute.shape == () else texts
 

@@ -9,7 +9,7 @@ from cryobase.stages.errors import MissingWeightsError
 
 FILE = "model.weights.h5"
 XCEPTION_41 = "kaggle://keras/xception/keras/xception_41_imagenet/2"
-# the preset's config.json; the middle flow repeats eight times
+# from the preset's config.json; the middle flow repeats eight times
 XCEPTION_41_FILTERS = [
     [32, 64],
     [128, 128],
@@ -34,23 +34,24 @@ def Xception41(*, input_tensor: Any, include_top: bool = False, weights: str | N
         image_shape=tuple(input_tensor.shape[1:]),
     )
     tensors = {id(hub.input): input_tensor}
-    for layer in hub.layers[1:]:  # the same layers on our tensor: KerasHub takes no `input_tensor`
+    for layer in hub.layers[1:]:  # copied onto our tensor: KerasHub has no `input_tensor`
         inputs = layer.input
-        found = [tensors[id(one)] for one in (inputs if isinstance(inputs, list) else [inputs])]
+        sources = inputs if isinstance(inputs, list) else [inputs]
+        ours = [tensors[id(tensor)] for tensor in sources]
         copy = type(layer).from_config(layer.get_config())
-        tensors[id(layer.output)] = copy(found if isinstance(inputs, list) else found[0])
+        tensors[id(layer.output)] = copy(ours if isinstance(inputs, list) else ours[0])
     return keras.Model(keras.utils.get_source_inputs(input_tensor), tensors[id(hub.output)])
 
 
 def xception_41_kept() -> Path:
-    """Where KaggleHub keeps the preset's weights file, be it there or not."""
+    """The path of the preset's weights file in KaggleHub's cache; it may not exist yet."""
     cache = os.environ.get("KAGGLEHUB_CACHE") or os.path.expanduser("~/.cache/kagglehub")
     owner, model, *rest = XCEPTION_41.removeprefix("kaggle://").split("/")
     return Path(cache, "models", owner, model, *rest, FILE)
 
 
 def xception_41_weights() -> Path:
-    """The preset's weights file, from KaggleHub's cache or downloaded into it."""
+    """The preset's weights file, downloaded into KaggleHub's cache if it is missing."""
     _keras_hub()
     import kagglehub
 

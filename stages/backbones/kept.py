@@ -1,4 +1,4 @@
-"""Where models and weights are kept between runs: in a directory that only the user may fill."""
+"""The user's cache of models and weights, a directory that other users must not write."""
 
 import os
 import shlex
@@ -12,13 +12,13 @@ MEND = "set CRYOBASE_CACHE to a directory of your own"
 
 
 def kept(name: str) -> Path:
-    """The directory `name` of the user's cache, made if need be, for nobody else.
+    """The directory `name` of the user's cache, which is made if it is missing.
 
-    Others who could write there could have us compute with their models. A group that may write was
-    given that right on purpose, or is the user's own (umask 002 on Debian and Fedora).
+    If others could write there, they could replace models. Write permission of a group is accepted:
+    it was given on purpose, or the group is the user's own (umask 002 on Debian and Fedora).
 
     Raises:
-        ConfigError: it cannot be made, belongs to somebody else, or anybody may write to it.
+        ConfigError: it cannot be made, belongs to another user, or everybody may write to it.
     """
     try:
         root = cache_directory()
@@ -34,13 +34,13 @@ def kept(name: str) -> Path:
 
 
 def _check_own(directory: Path) -> None:
-    found = directory.stat()
-    if found.st_uid not in (os.geteuid(), 0):
+    facts = directory.stat()
+    if facts.st_uid not in (os.geteuid(), 0):
         raise ConfigError(
-            f"{directory}: belongs to user {found.st_uid}, what is kept there is not to be"
+            f"{directory}: belongs to user {facts.st_uid}, what is kept there is not to be"
             f" trusted; {MEND}"
         )
-    if found.st_mode & stat.S_IWOTH:
+    if facts.st_mode & stat.S_IWOTH:
         raise ConfigError(
             f"{directory}: anybody may write there, what is kept there is not to be trusted;"
             f" run `chmod o-w {shlex.quote(str(directory))}`, or {MEND}"

@@ -1,4 +1,4 @@
-"""What a base itself sees: its classifier's top ImageNet labels."""
+"""A base's own classifier: its most probable ImageNet labels for images."""
 
 import json
 from functools import cache
@@ -33,7 +33,7 @@ def imagenet_labels() -> tuple[str, ...]:
 
 
 def pixel_spec(backbone: str) -> PixelSpec:
-    """How an image becomes what the base's classifier sees: whole, at the base's own size.
+    """How images become the classifier's input: padded to a square, at the base's own size.
 
     Raises:
         ConfigError: there is no such base.
@@ -44,16 +44,16 @@ def pixel_spec(backbone: str) -> PixelSpec:
 def top_labels(
     backbone: str, pixels: NDArray[np.float32], *, top: int = 5, weights: str = "imagenet"
 ) -> list[list[Label]]:
-    """The likeliest ImageNet labels of images.
+    """The most probable ImageNet labels of images.
 
     Args:
         backbone: a key of `BACKBONES`.
-        pixels: (n, size, size, 3), RGB, 0 to 255, made as `pixel_spec` says.
-        top: how many labels of each.
-        weights: `imagenet`, or `none` for a trial without any.
+        pixels: (n, size, size, 3), RGB, 0 to 255, decoded by `pixel_spec`.
+        top: the number of labels of each image.
+        weights: `imagenet`, or `none` for random weights, in a trial.
 
     Raises:
-        MissingWeightsError: the weights of the base with its classifier cannot be had.
+        MissingWeightsError: the weights of the base with its classifier are not available.
     """
     probabilities = np.asarray(classifier(backbone, weights)(pixels, training=False))
     names = imagenet_labels()
@@ -68,7 +68,7 @@ def classifier(backbone: str, weights: str = "imagenet") -> Any:
 
     Args:
         backbone: a key of `BACKBONES`.
-        weights: `imagenet`, or `none` for seeded ones that know nothing.
+        weights: `imagenet`, or `none` for random weights with a fixed seed.
     """
     keras = load_keras()
     row = _row(backbone)
@@ -78,7 +78,7 @@ def classifier(backbone: str, weights: str = "imagenet") -> Any:
     inputs = keras.Input((row.image_size, row.image_size, 3), name="image")
     tensor = PREPROCESSINGS[row.preprocessing](inputs)
     try:
-        packaged = not row.weights.startswith("https://")  # Keras knows nothing of those
+        packaged = not row.weights.startswith("https://")  # Keras cannot load those by name
         named = None if packaged or weights == "none" else weights
         base = resolve(row.constructor)(input_tensor=tensor, include_top=True, weights=named)
         if packaged and weights != "none":

@@ -28,7 +28,7 @@ class _Block(NamedTuple):
     channels: int
 
 
-# Table 1 of https://arxiv.org/abs/1905.11946, with how often each block comes
+# Table 1 of https://arxiv.org/abs/1905.11946: blocks and their repeats
 REPEATED = (
     (_Block(3, 1, 1, 16), 1),
     (_Block(3, 2, 6, 24), 2),
@@ -42,8 +42,8 @@ REPEATED = (
 
 def packaged_weights() -> Path | None:
     """The file of the weights' package, or None if it is not installed."""
-    found = importlib.util.find_spec(PACKAGE)
-    return Path(found.origin).parent / CHECKPOINT if found and found.origin else None
+    package = importlib.util.find_spec(PACKAGE)
+    return Path(package.origin).parent / CHECKPOINT if package and package.origin else None
 
 
 def EfficientNetLite0(  # noqa: N802 (named like its siblings in keras.applications)
@@ -53,7 +53,8 @@ def EfficientNetLite0(  # noqa: N802 (named like its siblings in keras.applicati
 
     Args:
         input_tensor: float32 (batch, height, width, 3).
-        include_top: add the classifier of ImageNet's 1,000 classes, which gives probabilities.
+        include_top: whether to add the classifier, which returns probabilities of ImageNet's 1,000
+            classes.
         weights: None; `load_weights` sets them afterwards.
     """
     keras = load_keras()
@@ -69,13 +70,18 @@ def EfficientNetLite0(  # noqa: N802 (named like its siblings in keras.applicati
 
 
 def load_weights(model: Any, path: Path) -> None:
-    """Set a model's weights from the package's checkpoint, whose order is the model's own."""
+    """Set a model's weights from the package's checkpoint, which has the model's order of weights.
+
+    Raises:
+        DataError: the checkpoint cannot be read or does not fit the model.
+    """
     tensors = read_checkpoint(path)
     named = [array for name, array in tensors.items() if not name.endswith("num_batches_tracked")]
     targets = [variable for layer in model.layers for variable in layer.weights]
     if len(named) < len(targets):
         raise DataError(f"{len(named)} tensors, expected {len(targets)} or more")
-    for variable, array in zip(targets, named, strict=False):  # the classifier's may be left over
+    # Without a classifier, its tensors are left over.
+    for variable, array in zip(targets, named, strict=False):
         value = _transposed(array, variable.shape)
         if value.shape != tuple(variable.shape):
             raise DataError(f"{variable.path} is {tuple(variable.shape)}, found {value.shape}")

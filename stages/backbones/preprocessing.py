@@ -1,7 +1,7 @@
-"""What a base does to pixels before its first layer, as symbolic functions of a Keras tensor.
+"""The bases' preprocessing of pixels, as functions of a Keras tensor.
 
-They lie inside the Keras graph, so that every engine, the grafted model and a reloaded file agree
-by construction. Input is RGB, 0 to 255, float32.
+It is part of the Keras graph, so every engine, the grafted model and a reloaded file apply the same
+preprocessing. Input is RGB, 0 to 255, float32.
 """
 
 from collections.abc import Callable
@@ -13,25 +13,25 @@ from cryobase.stages.backbones.frameworks import load_keras
 
 
 def caffe(pixels: Any) -> Any:
-    """RGB to BGR, ImageNet's mean subtracted; `keras.applications` mode "caffe"."""
+    """RGB to BGR, minus ImageNet's mean; `keras.applications` mode "caffe"."""
     ops = load_keras().ops
 
     return ops.flip(pixels, axis=-1) - np.array([103.939, 116.779, 123.68], np.float32)
 
 
 def torch(pixels: Any) -> Any:
-    """ImageNet's mean and standard deviation of [0, 1]; `keras.applications` mode "torch"."""
+    """Scaled to [0, 1], then standardised by ImageNet; `keras.applications` mode "torch"."""
     scaled = pixels / 255.0 - np.array([0.485, 0.456, 0.406], np.float32)
     return scaled / np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def symmetric(pixels: Any) -> Any:
-    """[-1, 1]; `keras.applications` mode "tf"."""
+    """Scaled to [-1, 1]; `keras.applications` mode "tf"."""
     return pixels / 127.5 - 1.0
 
 
 def unit(pixels: Any) -> Any:
-    """[0, 1]."""
+    """Scaled to [0, 1]."""
     return pixels / 255.0
 
 
@@ -41,7 +41,7 @@ def lite(pixels: Any) -> Any:
 
 
 def identity(pixels: Any) -> Any:
-    """0 to 255, for bases that hold their preprocessing as layers."""
+    """Unchanged, 0 to 255, for bases with preprocessing layers of their own."""
     return pixels
 
 

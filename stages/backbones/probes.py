@@ -1,6 +1,6 @@
-"""Images that are drawn, not photographed: the same on every machine, at every size.
+"""Synthetic images that are the same on every machine, at any size.
 
-A pool records the features of a few of them, its canary rows; seeded weights are tuned on others.
+Canary rows are the features of some of them. Seeded weights are tuned on others.
 """
 
 import math

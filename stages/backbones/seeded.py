@@ -1,8 +1,8 @@
-"""`weights: none`: a file of seeded weights whose features have a spread that tests can see.
+"""`weights: none`: making a file of seeded weights whose features differ between images.
 
-Keras' own initialisation gives features of 1e-12 after dozens of layers, and every test on them
-would pass. Here kernels are He-normal (https://arxiv.org/abs/1502.01852) and every
-BatchNormalization has the statistics of smooth images, as if after training.
+With Keras' own initialisation, features are about 1e-12 after dozens of layers, and tests on them
+would always pass. Here kernels are He-normal (https://arxiv.org/abs/1502.01852) and every
+BatchNormalization has the statistics of smooth images, as after training.
 """
 
 import hashlib
@@ -25,21 +25,21 @@ VERSION = 1
 PROBES = 32
 PROBE_SIZE = 128
 LAYER_SCALE = 0.1
-SPREAD = 1e-2, 1e2  # of sane features: the bases of the table have 0.08 to 11
+SPREAD = 1e-2, 1e2  # range of usable features; the bases of the table have 0.08 to 11
 
 logger = logging.getLogger(__name__)
 
 
 def name(backbone: str, sha256: str) -> str:
-    """What a file of seeded weights is called: it says its SHA-256, so that damage is noticed."""
+    """The name of a file of seeded weights. It has the file's SHA-256, to detect damage."""
     return f"{backbone}-seeded-{VERSION}-{sha256}.weights.h5"
 
 
 def make(backbone: str, directory: Path) -> Path:
-    """Write the seeded weights of a base; they are read back before they have their name.
+    """Write the seeded weights of a base. They are read and checked before the file gets its name.
 
     Raises:
-        MissingWeightsError: what was read back gives no usable features.
+        MissingWeightsError: the weights give no usable features.
     """
     logger.info("%s: making seeded weights in %s", backbone, directory)
     with free_name(directory, ".weights.h5") as partial:
@@ -51,17 +51,17 @@ def make(backbone: str, directory: Path) -> Path:
 
 
 def check(backbone: str, path: Path) -> None:
-    """Refuse weights that cannot be loaded, or whose features do not tell images apart.
+    """Refuse weights that cannot be loaded, or whose features do not differ between images.
 
     Raises:
-        MissingWeightsError: with the spread that was found.
+        MissingWeightsError: they cannot be used; the message has the measured spread.
     """
     row = BACKBONES[backbone]
     size = max(PROBE_SIZE, row.smallest)
     model = build(backbone, path, image_size=size, preprocessing=row.preprocessing, outputs=["avg"])
     features = np.asarray(model(canary_images(size), training=False))
     spread = float(features.std(axis=0, dtype=np.float64).mean())
-    if not SPREAD[0] <= spread <= SPREAD[1]:  # NaN neither
+    if not SPREAD[0] <= spread <= SPREAD[1]:  # true for NaN, too
         raise MissingWeightsError(
             f"{backbone}: its seeded weights give features with a spread of {spread:.2g}, expected"
             f" {SPREAD[0]:g} to {SPREAD[1]:g}; Keras or TensorFlow do not compute here as they"
@@ -102,7 +102,7 @@ def _draw_kernels(model: Any) -> None:
 
 
 def _settle(model: Any, norms: list[Any], images: NDArray[np.float32]) -> None:
-    """Set the moving statistics to those of one batch; nothing is dropped while they are taken."""
+    """Set the moving statistics to those of one batch, computed without dropout."""
     keras = load_keras()
 
     for layer in model.layers:
@@ -117,9 +117,9 @@ def _settle(model: Any, norms: list[Any], images: NDArray[np.float32]) -> None:
 
 
 def _run(model: Any, images: NDArray[np.float32]) -> None:
-    """`model(images, training=True)`, but what no layer will read any more is let go.
+    """Like `model(images, training=True)`, but frees each tensor after its last use.
 
-    Keras' own call keeps what every layer gives, two gigabytes in a ResNet50.
+    Keras' own call keeps the output of every layer: two gigabytes for a ResNet50.
     """
     keras = load_keras()
 

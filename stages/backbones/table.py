@@ -1,10 +1,10 @@
-"""The table of backbones: names and constants only, so that reading it loads no Keras."""
+"""The table of backbones. It has only names and constants, so that it does not load Keras."""
 
 import importlib
 from dataclasses import dataclass
 from typing import Any
 
-# Raise by hand when the features of an unchanged spec change; a test pins them.
+# Raise this by hand when features of an unchanged spec change. A test compares golden features.
 EXTRACTOR_VERSION = 1
 
 KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/"
@@ -15,18 +15,19 @@ class Backbone:
     """One frozen convolutional base.
 
     Attributes:
-        constructor: `module:function`, resolved when the base is built; the function takes Keras'
-            own arguments `input_tensor`, `include_top` and `weights`.
+        constructor: `module:function`, imported when the base is built. The function has Keras'
+            arguments `input_tensor`, `include_top` and `weights`.
         preprocessing: the key of `PREPROCESSINGS` that the ImageNet weights were trained with.
         image_size: side of the square input that the weights were trained at, in pixels.
         smallest: side of the smallest input that the base accepts, in pixels.
         width: channels of the last feature map, and so the length of an `avg` feature.
-        weights: where the ImageNet weights come from: a URL that Keras' own cache is keyed by
-            (`{size}` stands for the nearest of `sizes`), or `module:function` returning a path.
-        kept: `module:function` returning where a file of `weights` lies once it was downloaded, for
-            a function of `weights` that downloads.
-        checksum: MD5 or SHA-256 of the file, "" where Keras publishes none.
-        sizes: input sizes that have weights of their own.
+        weights: the source of the ImageNet weights: a URL, whose file is kept in Keras' cache
+            (`{size}` is the image size if it is in `sizes`, else `image_size`), or
+            `module:function`, which returns a path.
+        kept: `module:function`, which returns the path of the downloaded file, if the function in
+            `weights` downloads it.
+        checksum: MD5 or SHA-256 of the file; "" if Keras publishes no checksum.
+        sizes: input sizes that have their own weights.
         extra: the extra of this distribution that the base needs.
     """
 

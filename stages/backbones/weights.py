@@ -1,4 +1,4 @@
-"""The file that holds a base's weights, found or fetched without building a model."""
+"""Locating the file of a base's weights, and downloading or making it if it is missing."""
 
 import logging
 from pathlib import Path
@@ -21,24 +21,25 @@ logger = logging.getLogger(__name__)
 
 
 class WeightsFile(NamedTuple):
-    """Where weights lie, and the SHA-256 of that file's bytes."""
+    """The path of a weights file, and its SHA-256."""
 
     path: Path
     sha256: str
 
 
 def locate_weights(backbone: str, weights: str, *, image_size: int | None = None) -> WeightsFile:
-    """The file of a base's weights, downloaded or made if need be, and its SHA-256.
+    """The file of a base's weights, which is downloaded or made if it is missing.
 
     Args:
         backbone: a key of `BACKBONES`.
-        weights: "imagenet" (the file in Keras' own cache, or of a package), "none" (a seeded file,
-            made once) or a path.
+        weights: "imagenet" (a file in Keras' cache or in a package), "none" (a seeded file, made
+            once), or a path.
         image_size: side of the input in pixels; MobileNets have weights for several sizes. None
             means the base's own.
 
     Raises:
-        MissingWeightsError: there is no such file and it cannot be had; says what to put where.
+        MissingWeightsError: the file is missing and cannot be downloaded or made. The message names
+            the file and its place.
     """
     row = BACKBONES[backbone]
     if weights == "imagenet":
@@ -53,13 +54,13 @@ def locate_weights(backbone: str, weights: str, *, image_size: int | None = None
 def weights_at_hand(
     backbone: str, weights: str, *, image_size: int | None = None
 ) -> WeightsFile | None:
-    """As `locate_weights`, but nothing is downloaded or made, and Keras is not loaded.
+    """Like `locate_weights`, but downloads and makes nothing, and does not load Keras.
 
     Returns:
-        The file; None where `locate_weights` would download or make it.
+        The file; None if `locate_weights` would download or make it.
 
     Raises:
-        MissingWeightsError: it cannot be had; says what to put where.
+        MissingWeightsError: `locate_weights` could not download or make it either.
     """
     row = BACKBONES[backbone]
     if weights == "none":
@@ -77,7 +78,7 @@ def weights_at_hand(
 
 def _seeded_at_hand(backbone: str) -> Path | None:
     files = sorted(kept("weights").glob(seeded.name(backbone, "*")))
-    return next((one for one in files if one.name == seeded.name(backbone, _sha256(one))), None)
+    return next((p for p in files if p.name == seeded.name(backbone, _sha256(p))), None)
 
 
 def _given(backbone: str, path: Path) -> Path:
@@ -106,11 +107,11 @@ def _seeded(backbone: str) -> Path:
 
 
 def _whole(backbone: str, directory: Path) -> Path | None:
-    """The seeded file that is there; its name says its SHA-256, so that damage does not last."""
+    """The seeded file in `directory`, or None. A file whose name has another SHA-256 is removed."""
     for path in sorted(directory.glob(seeded.name(backbone, "*"))):
         if path.name == seeded.name(backbone, _sha256(path)):
             return path
-        logger.warning("%s: damaged; it is made anew", path)
+        logger.warning("%s: damaged; it is made again", path)
         path.unlink(missing_ok=True)
     return None
 
@@ -156,7 +157,7 @@ def _kept_by_keras(url: str) -> Path:
 
 
 def _downloaded(backbone: str, url: str, checksum: str) -> Path:
-    """The file in Keras' cache, so that Keras and Cryobase share one copy."""
+    """The file in Keras' cache, downloaded if it is missing. Keras and Cryobase share one copy."""
     path = _kept_by_keras(url)
     if path.is_file():
         return path
@@ -188,6 +189,6 @@ def _sha256(path: Path) -> str:
 
 
 def _digest(path: Path, algorithm: verified.Algorithm) -> str:
-    """A file's digest, computed once for a stat that tells a change: weights can be 500 MB."""
+    """A file's digest. It is remembered until the file changes, because weights can have 500 MB."""
     with path.open("rb") as file:
         return verified.digest(file.fileno(), algorithm)

@@ -1,1 +1,1 @@
-"""From frozen bases to rows: what is missing, the engines, passes over images, clusters."""
+"""Computing rows with frozen bases: plans, engines, passes over images, Dask clusters."""

@@ -1,8 +1,9 @@
-"""Extraction on a Dask cluster: workers read images and write rows; no array travels.
+"""Extraction on a Dask cluster. Workers read images and write rows; no array is sent.
 
-The client plans parts of a pass and hands them out a few at a time. A worker loads its engine once,
-computes a part, appends it to the pools under their locks and returns counts. A part whose worker
-died is tried again; one that kills workers is halved until the image is found and quarantined.
+The client divides passes into parts and submits a few at a time. A worker loads each engine once,
+computes a part, appends its rows to the pools under their locks, and returns counts. If a worker
+dies, its part is tried again. A part that kills workers again and again is halved until the image
+is known; that image is quarantined.
 """
 
 import asyncio
@@ -56,9 +57,9 @@ ALIKE = (
     "cryobase", "numpy", "openvino", "tensorflow", "keras", "simplejpeg", "opencv-python-headless",
     "pillow",
 )  # fmt: skip
-PARTS_PER_WORKER = 3  # handed out at once; the rest waits in the client as two numbers a row
-REGISTRATIONS = 5  # workers that die meanwhile are replaced, and tell of it by an error
-LOOKS, SECONDS_BETWEEN_LOOKS = 5, 1.0  # without a process, and a nanny has given up
+PARTS_PER_WORKER = 3  # submitted at once; the client keeps two numbers for each other row
+REGISTRATIONS = 5  # tries: registering fails if a worker dies meanwhile
+LOOKS, SECONDS_BETWEEN_LOOKS = 5, 1.0  # a nanny without a process for so long has given up
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 logger = logging.getLogger(__name__)
@@ -66,20 +67,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A few thousand rows at most of one pass."""
+    """At most `ROWS_PER_PART` rows of one pass."""
 
     number: int  # of the pass
     positions: NDArray[np.int64]
     views: Views
 
     def halves(self) -> "list[Part]":
-        """The part as two."""
+        """Divide the part into two."""
         pairs = zip(np.array_split(self.positions, 2), np.array_split(self.views, 2), strict=True)
         return [replace(self, positions=positions, views=views) for positions, views in pairs]
 
 
 def parts_of(passes: Sequence[Pass]) -> Iterator[Part]:
-    """All rows of the passes, one by one in parts."""
+    """All rows of the passes, in parts."""
     for number, each in enumerate(passes):
         for start in range(0, len(each.positions), ROWS_PER_PART):
             rows = slice(start, start + ROWS_PER_PART)
@@ -88,14 +89,17 @@ def parts_of(passes: Sequence[Pass]) -> Iterator[Part]:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What every part of a run needs, in names that mean the same on every worker.
+    """What a worker needs for every part of a run. Paths are the same on all machines.
 
     Attributes:
         raw: the directory of the images.
-        dataset: SHA-256 of their index's columns: a position means the same image everywhere.
+        dataset: SHA-256 of the index's columns. If it is equal, a position means the same image.
         pool: the directory of all pools.
-        nonce: a file in it that is there now, to see whether the directory is the same.
+        nonce: a new file in that directory. A worker that does not see it has another directory.
         specs: the targets of each pass.
+        weights: the file of the base's weights.
+        engine: a key of `ENGINES`, or "auto".
+        batch_size: images per forward pass.
         versions: see `versions`.
     """
 
@@ -111,13 +115,13 @@ class Settings:
 
 
 class Computer:
-    """What a worker keeps during a run: the images, and an engine for each pass, loaded once."""
+    """A worker's state during a run: the images, and one engine for each pass."""
 
     def __init__(self, settings: Settings) -> None:
         """Open the images and load the first pass's engine.
 
         Raises:
-            ConfigError: this worker has other versions, another dataset or another disk.
+            ConfigError: this worker has other versions, another dataset or another pool.
             DriftError: the engine does not reproduce a pool's canary rows.
         """
         self._settings = settings
@@ -125,14 +129,18 @@ class Computer:
         self._images = Images(Path(settings.raw))
         if self._images.raw.index.sha256 != settings.dataset:
             raise ConfigError(
-                f"{settings.raw}: the worker sees another dataset than the client; give both one"
+                f"{settings.raw}: the worker sees another dataset than the client; share one disk"
             )
         self._lock = Lock()
         self._engines: dict[int, Engine] = {}
         self._engine(0)
 
     def compute(self, part: Part) -> tuple[dict[str, int], dict[bytes, str]]:
-        """Compute a part and write its rows: rows by fingerprint, reasons of images without."""
+        """Compute a part and write its rows.
+
+        Returns:
+            The number of rows by fingerprint, and for images without rows the reason by digest.
+        """
         targets = self._targets(part.number)
         each = Pass(targets, part.positions, part.views)
         kept: dict[Target, list[Any]] = {target: [] for target in targets}
@@ -181,20 +189,20 @@ class Computer:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides features' values here."""
-    found = {"extractor": str(EXTRACTOR_VERSION)}
+    """The versions of everything that can change a feature's value, on this machine."""
+    installed = {"extractor": str(EXTRACTOR_VERSION)}
     for name in ALIKE:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "none"
-    return found
+            installed[name] = "none"
+    return installed
 
 
 def portable(error: Exception) -> StageError | StoreError:
-    """The error as one that can be sent: an exception that cannot would leave the client waiting.
+    """An error that can be sent to the client, which would wait forever for any other.
 
-    Ours that are made of a text keep their type; of all others, and of causes, the text remains.
+    Our own exceptions that are built from a text keep their type. Of others, the text is kept.
     """
     kind, text = type(error), str(error)
     if isinstance(error, StageError | StoreError) and kind.__module__.startswith(OURS):
@@ -206,13 +214,13 @@ def portable(error: Exception) -> StageError | StoreError:
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Where to compute.
+    """The cluster to compute on.
 
     Attributes:
-        workers: single-threaded workers to start on this machine, where no scheduler is named.
-        scheduler_address: of a cluster that runs already.
-        scheduler_file: the file that its scheduler wrote.
-        insecure: allow a scheduler on another machine without TLS.
+        workers: single-threaded workers to start on this machine, if no scheduler is named.
+        scheduler_address: the address of a running cluster's scheduler.
+        scheduler_file: the file that a running scheduler wrote.
+        insecure: whether a scheduler on another machine may be without TLS.
     """
 
     workers: int = 0
@@ -222,20 +230,20 @@ class Cluster:
 
 
 class Loader(WorkerPlugin):  # type: ignore[misc]
-    """Loads engines when a worker starts, or when the run does."""
+    """Opens the images and loads the first engine in each worker, also in later ones."""
 
     def __init__(self, settings: Settings) -> None:
-        self.name = f"cryobase-{secrets.token_hex(8)}"  # of this run: a cluster may serve several
+        self.name = f"cryobase-{secrets.token_hex(8)}"  # unique: a cluster may serve several runs
         self.settings = settings
         self.computer: Computer | None = None
         self.failure: StageError | StoreError | None = None
 
     async def setup(self, worker: Any) -> None:
-        """On a thread: the worker must answer its scheduler meanwhile."""
+        """Load in a thread, because the worker must answer its scheduler meanwhile."""
         os.environ.setdefault("CRYOBASE_THREADS", str(worker.state.nthreads))
         try:
             self.computer = await asyncio.to_thread(Computer, self.settings)
-        except Exception as error:  # noqa: BLE001 - a worker that cannot start is started for ever
+        except Exception as error:  # noqa: BLE001 - Dask would restart this worker forever
             self.failure = portable(error)
 
 
@@ -249,12 +257,12 @@ def compute(
     batch_size: int,
     max_bytes: int | None = None,
 ) -> Computed:
-    """As `cryobase.stages.extraction.passes.compute`, on a cluster.
+    """Like `cryobase.stages.extraction.passes.compute`, but on a cluster.
 
     Raises:
-        ConfigError: the scheduler is remote and without TLS, a worker has other versions, or does
+        ConfigError: the scheduler is remote and without TLS, or a worker has other versions or does
             not see the pool's directory.
-        StageError: what a worker met, in words.
+        StageError: an error of a worker, as text.
     """
     computed = Computed()
     passes = plan(targets, images)
@@ -264,7 +272,7 @@ def compute(
     check_size(passes, starts, max_bytes)
     for each, start in zip(passes, starts, strict=True):
         if any(target.pool.canary() is None for target in each.targets):
-            start()  # here, once: else every worker would load the reference
+            start()  # once in the client: otherwise every worker would load the reference
     del starts
     with (
         connect(cluster) as client,
@@ -272,7 +280,7 @@ def compute(
         Progress("extract", "rows", sum(len(each.positions) for each in passes)) as progress,
     ):
         suspects = _hand_out(client, loader, parts_of(passes), computed, progress)
-        while suspects:  # one at a time: a worker's death is blamed on all that was queued on it
+        while suspects:  # one at a time, as Dask blames every part queued on a dead worker
             part = suspects.pop()
             if not _hand_out(client, loader, iter([part]), computed, progress):
                 continue
@@ -288,13 +296,13 @@ def compute(
 def _hand_out(
     client: Any, loader: str, parts: Iterator[Part], computed: Computed, progress: Progress
 ) -> list[Part]:
-    """Compute parts, a few per worker at a time; returns those that workers died of."""
+    """Compute parts, a few per worker at a time. Returns the parts whose workers died."""
     submitted: dict[Any, Part] = {}
     finished = as_completed()
     suspects = []
 
     def fill() -> None:
-        workers = len(client.scheduler_info(n_workers=-1)["workers"])  # some come late, or again
+        workers = len(client.scheduler_info(n_workers=-1)["workers"])  # their number changes
         while len(submitted) < PARTS_PER_WORKER * max(1, workers):
             if (part := next(parts, None)) is None:
                 return
@@ -317,10 +325,11 @@ def _hand_out(
 
 
 def run_part(loader: str, part: Part) -> tuple[dict[str, int], dict[bytes, str]]:
-    """Compute one part in a worker: rows by fingerprint, and reasons of images without rows.
+    """Compute one part in a worker; see `Computer.compute`.
 
     Raises:
-        StageError: or StoreError; nothing else, and without a cause: either may not be sendable.
+        StageError, StoreError: without a cause. Only these are raised, because others, and causes,
+            may be impossible to send.
     """
     loaded = get_worker().plugins[loader]
     if loaded.failure is not None:
@@ -345,7 +354,7 @@ def _loaded(
     engine: str,
     batch_size: int,
 ) -> Iterator[str]:
-    """Have all workers, and those to come, load what the passes need; the name of the plugin."""
+    """Load what the passes need in all workers, also in later ones; yields the plugin's name."""
     pool = passes[0].targets[0].pool
     pool.make_root()
     nonce = pool.root.resolve() / f".nonce-{secrets.token_hex(8)}"
@@ -367,7 +376,7 @@ def _loaded(
         _register(client, loader)
         yield loader.name
     finally:
-        with suppress(Exception):  # workers, or all of the cluster, may be gone
+        with suppress(Exception):  # the cluster may have ended
             if client.status == "running":
                 client.unregister_worker_plugin(loader.name)
         nonce.unlink(missing_ok=True)
@@ -382,12 +391,12 @@ def _register(client: Any, loader: Loader) -> None:
             logger.info("a worker was lost while it loaded: %s", error)
         else:
             return
-    raise StageError("workers die while they load the engine; their logs tell why")
+    raise StageError("workers die while they load the engine; see their logs for the reason")
 
 
 @contextmanager
 def connect(cluster: Cluster) -> Iterator[Any]:
-    """A client of the cluster that is named, else of one that is started here for as long."""
+    """A client of the named cluster, or of a local cluster that ends with the context."""
     if cluster.scheduler_address or cluster.scheduler_file:
         address = cluster.scheduler_address or _address(Path(cluster.scheduler_file))
         check_address(address, insecure=cluster.insecure)
@@ -412,17 +421,17 @@ def connect(cluster: Cluster) -> Iterator[Any]:
 
 
 async def _keep_up(local: Any, workers: int) -> None:
-    """Start workers, and others for those that were given up.
+    """Start workers, and replace workers that their nanny has given up.
 
-    A nanny starts a worker anew that died, but not one that died while it started; `adapt` counts
-    the nanny, and does nothing either.
+    A nanny restarts a worker that died, but not a worker that died while it started. Dask's `adapt`
+    does not help, because it counts the nanny as a worker.
     """
     looks: dict[Any, int] = {}
     while True:
         for name, nanny in list(local.workers.items()):
             looks[nanny] = 0 if nanny.is_alive() else looks.get(nanny, 0) + 1
             if looks[nanny] == LOOKS:
-                logger.info("worker %s ended while it started; another takes its place", name)
+                logger.info("worker %s ended while it started; starting another", name)
                 local.workers.pop(name, None)
                 with suppress(Exception):
                     await nanny.close(timeout=1)
@@ -434,14 +443,14 @@ def _address(path: Path) -> str:
     try:
         return str(read_json(path.resolve())["address"])
     except (StoreError, ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path}: no scheduler file; start dask scheduler with it") from None
+        raise ConfigError(f"{path}: not a scheduler file; start dask scheduler with it") from None
 
 
 def check_address(address: str, *, insecure: bool) -> None:
-    """Refuse a scheduler on another machine without TLS: whoever can speak to it can run code.
+    """Refuse a scheduler on another machine without TLS: anybody who reaches it can run code.
 
     Raises:
-        ConfigError: it is one.
+        ConfigError: the scheduler is on another machine and has no TLS.
     """
     parts = urlsplit(address if "://" in address else f"tcp://{address}")
     if parts.scheme == "tls" or parts.hostname in LOOPBACK or parts.scheme == "inproc" or insecure:

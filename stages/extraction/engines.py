@@ -1,7 +1,8 @@
-"""The table of engines, the choice among them, and the features that each must reproduce.
+"""The table of engines, choosing an engine, and checking its features of the canary images.
 
-TensorFlow is the reference. Another engine may only be faster: before it computes a row, its
-features of the canary images are compared with TensorFlow's, or with those that a pool recorded.
+TensorFlow is the reference. Other engines may be faster, but must give the same features. So before
+an engine computes a row, its features of the canary images are compared with TensorFlow's, or with
+those that a pool recorded.
 """
 
 import importlib.util
@@ -22,7 +23,7 @@ from cryobase.stages.extraction.openvino_engine import OpenVinoEngine, forget
 from cryobase.stages.extraction.trunk import Engine, Trunk, padded
 
 ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd")  # NVIDIA's and AMD's drivers
-# of the features' standard deviation; engines were seen to differ by 1e-4 to 1e-3 of it
+# in standard deviations of the features; measured differences of engines are 1e-4 to 1e-3
 TOLERANCE = 2e-3
 MEND = (
     "run with the libraries and the engine that computed those, or, if the new features are right,"
@@ -75,18 +76,18 @@ def start_engine(
     """An engine that is ready to be called and has passed a check.
 
     Args:
-        name: a key of `ENGINES`, or "auto": OpenVINO on processors where it is installed and
-            passes, else TensorFlow.
+        name: a key of `ENGINES`, or "auto": OpenVINO if it is installed and passes the check on a
+            machine without a GPU, else TensorFlow.
         trunk: the base to run.
         outputs: see `build`.
-        batch_size: the most images that one call is given.
-        check: raises DriftError for an engine that is not to be used; by default it must reproduce
-            TensorFlow's features of the canary images, which are computed for it.
+        batch_size: the most images in one call.
+        check: raises DriftError for an engine that must not be used. By default, the engine must
+            reproduce TensorFlow's features of the canary images.
 
     Raises:
-        ConfigError: the engine is not installed, or libraries of this process have listened to
+        ConfigError: the engine is not installed, or a library of this process has read environment
             variables that change values.
-        DriftError: it was asked for by name, or is the last one left, and does not pass.
+        DriftError: the engine does not pass the check, and no other one may be tried.
     """
     check_pinned()
     check = check or partial(_check_now, trunk, outputs)
@@ -103,7 +104,7 @@ def start_engine(
             return _openvino(trunk, outputs, batch_size, check)
         except (DriftError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
-            logger.warning("%s: OpenVINO cannot stand in: %s", trunk.backbone, reason)
+            logger.warning("%s: OpenVINO cannot be used: %s", trunk.backbone, reason)
     engine = ENGINES["tensorflow" if name == "auto" else name](trunk, outputs, batch_size)
     check(engine)
     return engine
@@ -112,14 +113,16 @@ def start_engine(
 def reference(
     engine: Engine, found: CanaryRows, trunk: Trunk, outputs: Sequence[str]
 ) -> CanaryRows:
-    """TensorFlow's features of the canary images, computed in this process: nothing kept is asked.
+    """TensorFlow's features of the canary images, computed in this process.
 
-    Whoever can write to a cache could put there a model with features to match.
+    Nothing is read from the cache: somebody who can write there could put a wrong model and
+    matching features there.
 
     Args:
-        engine: the one that is to be checked.
-        found: its own features of the images.
-        trunk, outputs: what it runs.
+        engine: the engine to check.
+        found: the engine's own features of the images.
+        trunk: the base that the engine runs.
+        outputs: the outputs that the engine computes.
     """
     if isinstance(engine, OpenVinoEngine) and engine.reference is not None:
         return engine.reference
@@ -131,10 +134,10 @@ def reference(
 
 
 def check_reference(found: CanaryRows, expected: CanaryRows, subject: str) -> None:
-    """Refuse features of the canary images that are not the reference's, in any of the outputs.
+    """Refuse an engine whose features of the canary images are not the reference's.
 
     Raises:
-        DriftError: with the measured difference.
+        DriftError: the features of an output differ; the message has the measured difference.
     """
     mend = "set extract.engine: tensorflow"
     for features, wanted in zip(found, expected, strict=True):
@@ -142,9 +145,9 @@ def check_reference(found: CanaryRows, expected: CanaryRows, subject: str) -> No
 
 
 def deviation(found: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
-    """The largest difference, in standard deviations of what was expected.
+    """The largest absolute difference, in standard deviations of the expected features.
 
-    Infinite where the shapes differ or a value is not finite.
+    Infinite if the shapes differ or a value is not finite.
     """
     if found.shape != expected.shape:
         return math.inf
@@ -161,11 +164,11 @@ def check_features(
     of: str = "recorded",
     mend: str = MEND,
 ) -> None:
-    """Refuse features of the canary images that are not those expected.
+    """Refuse features of the canary images that differ from the expected ones.
 
     Raises:
-        DriftError: naming `subject`, whose features were expected, the measured difference and what
-            helps.
+        DriftError: they differ by more than `TOLERANCE`; the message has `subject`, the origin of
+            the expected features (`of`), the measured difference, and `mend`.
     """
     measured = deviation(found, expected)
     if measured > TOLERANCE:
@@ -176,7 +179,7 @@ def check_features(
 
 
 def has_accelerator() -> bool:
-    """Whether there may be a GPU for TensorFlow; asked without loading it."""
+    """Whether TensorFlow may have a GPU; found out without loading TensorFlow."""
     return any(Path(device).exists() for device in ACCELERATORS)
 
 
@@ -187,7 +190,7 @@ def _check_now(trunk: Trunk, outputs: Sequence[str], engine: Engine) -> None:
 
 
 def _openvino(trunk: Trunk, outputs: Sequence[str], batch_size: int, check: Check) -> Engine:
-    """The engine on the kept model; if that does not pass, on one that is converted anew."""
+    """OpenVINO with the cached model; if that fails the check, with a newly converted model."""
     engine = OpenVinoEngine(trunk, outputs, batch_size)
     try:
         check(engine)

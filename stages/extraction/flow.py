@@ -1,9 +1,9 @@
-"""From images to rows: decode, forward pass and writing at once, in memory that does not grow.
+"""Decoding, forward passes and writing at the same time, in bounded memory.
 
     decoding threads ──▶ a batch of pixels ──▶ forward threads ──▶ features ──▶ the caller writes
 
-At most `DEPTH` batches are under way. Whoever is ahead waits, so that memory does not depend on the
-number of images. Batches arrive in order, whichever was ready first.
+At most `DEPTH` batches are in memory; the faster steps wait. So memory does not depend on the
+number of images. Batches arrive in order.
 """
 
 import time
@@ -28,12 +28,12 @@ Pixels = NDArray[np.float32]
 
 
 class FeatureBatch(NamedTuple):
-    """Rows that are ready.
+    """Computed rows.
 
     Attributes:
-        indices: which images, (n,); those that failed are left out.
+        indices: (n,) the images of the rows; images that failed are not among them.
         features: for each output of the engine, (n, ...) float32.
-        failures: reasons of the images that were left out, by index.
+        failures: the reasons of the images that failed, by index.
     """
 
     indices: NDArray[np.int64]
@@ -43,7 +43,7 @@ class FeatureBatch(NamedTuple):
 
 @dataclass
 class Times:
-    """Seconds that each part took, per thread that shared it."""
+    """Seconds that each step took, divided by the number of its threads."""
 
     decode: float = 0.0
     forward: float = 0.0
@@ -51,7 +51,7 @@ class Times:
 
     @property
     def slowest(self) -> str:
-        """The part that took longest."""
+        """The step that took the longest time."""
         return max(("decode", "forward", "write"), key=lambda part: float(getattr(self, part)))
 
 
@@ -70,13 +70,13 @@ class Flow:
     """One pass over images 0 to `count` - 1; iterate over it once.
 
     Args:
-        load: pixels of an image by its index, float32 (size, size, 3); runs on threads; an
-            `UndecodableImageError` leaves the image out.
-        make_engine: called once, when the first pixels are there: no image, no engine.
-        count: how many images.
+        load: returns the pixels of an image by its index, float32 (size, size, 3). It runs in
+            threads. If it raises `UndecodableImageError`, the image becomes a failure.
+        make_engine: called once, when the first image is decoded; without images never.
+        count: the number of images.
         image_size: side of the images in pixels.
         batch_size: images per batch.
-        threads: threads that decode, and at most as many that run the engine.
+        threads: the number of threads that decode, and of threads that call the engine.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Flow:
         self._count, self._batch_size = count, batch_size
         self._shape = (batch_size, image_size, image_size, 3)
         self._threads = threads or cores()
-        self._buffers: deque[Pixels] = deque()  # used again: fresh memory costs page faults
+        self._buffers: deque[Pixels] = deque()  # reused: new memory costs page faults
         self._engine: Engine | None = None
         self._engine_lock = Lock()
 
@@ -127,7 +127,7 @@ class Flow:
     def _finish(self, future: "Future[_Timed]", progress: Progress) -> Iterator[FeatureBatch]:
         batch, decode, forward = future.result()
         started = time.perf_counter()
-        yield batch  # the caller writes before it asks for the next
+        yield batch  # the caller writes it before it takes the next batch
         self.times.write += time.perf_counter() - started
         self.times.decode += decode
         self.times.forward += forward
@@ -135,7 +135,7 @@ class Flow:
         progress.advance(rows, f"slowest: {self.times.slowest}")
 
     def _decode(self, buffer: Pixels, first: int, start: int, last: int) -> _Decoded:
-        """Load a few images into their places in the batch that begins at `first`."""
+        """Load a few images into the buffer of the batch that begins at `first`."""
         started = time.perf_counter()
         failures = {}
         for index in range(start, min(start + IMAGES_PER_TASK, last)):
@@ -148,7 +148,10 @@ class Flow:
     def _forward(
         self, buffer: Pixels, first: int, last: int, tasks: "list[Future[_Decoded]]"
     ) -> _Timed:
-        """Wait for a batch's pixels, which were asked for in order, and run the engine on them."""
+        """Wait for a batch's pixels and run the engine on them.
+
+        This cannot deadlock: pixels of earlier batches were submitted earlier.
+        """
         decoded = [task.result() for task in tasks]
         decode = sum(part.seconds for part in decoded) / self._threads
         failures = {index: reason for part in decoded for index, reason in part.failures.items()}

@@ -1,8 +1,7 @@
-"""The fast engine on processors: OpenVINO, from a model that was converted once and kept.
+"""The OpenVINO engine, the fastest one on processors, and its cache of converted models.
 
-A kept model needs neither Keras nor TensorFlow. Beside it lies what it was made from and the
-SHA-256 of its files, which tells damage. That it computes the right features is for others to say:
-a pool's canary rows, or TensorFlow's of now; see `engines`.
+A cached model needs neither Keras nor TensorFlow. A file beside it states what it was made from and
+the SHA-256 of its files, to detect damage. This module does not check features; `engines` does.
 """
 
 import hashlib
@@ -32,13 +31,13 @@ from cryobase.store.text import read_json
 
 MODEL = "model.xml"
 CARD = "kept.json"
-# Images per inference; more fall out of the processor's cache: docs/backbones.md, Engines.
+# Images per inference; more do not fit the processor's cache: docs/backbones.md, Engines.
 INFERENCE_BATCH = 4
-REQUESTS_PER_STREAM = 2  # the next one is there when a stream becomes free
+REQUESTS_PER_STREAM = 2  # so that a free stream finds the next request waiting
 SETTINGS = {
     "PERFORMANCE_HINT": "THROUGHPUT",
     "INFERENCE_PRECISION_HINT": "f32",
-    "ENABLE_CPU_PINNING": "NO",  # workers of one machine would all take its first core
+    "ENABLE_CPU_PINNING": "NO",  # with pinning, all workers of a machine would use its first core
 }
 
 DAMAGE = (OSError, RuntimeError, ValueError, KeyError, DriftError)
@@ -50,13 +49,13 @@ class OpenVinoEngine:
     """A compiled model with one stream per core.
 
     Attributes:
-        reference: TensorFlow's features of the canary images, if the model was converted just now.
+        reference: TensorFlow's features of the canary images; None if the model was in the cache.
     """
 
     name = "openvino"
 
     def __init__(self, trunk: Trunk, outputs: Sequence[str], batch_size: int) -> None:
-        """Compile the kept model, or convert and keep one."""
+        """Compile the cached model, or convert one and cache it."""
         self.streams = cores()
         self.reference: list[NDArray[np.float32]] | None = None
         directory = kept_directory(trunk, outputs)
@@ -72,7 +71,7 @@ class OpenVinoEngine:
         self._compile(directory, trunk.image_size, batch_size)
 
     def __call__(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Features of pixels; see `Engine`. All streams share one call, so all end together."""
+        """Features of pixels; see `Engine`. All streams work on the same call."""
         features = [np.empty((len(batch), *shape), np.float32) for shape in self.shapes]
 
         def infer(start: int) -> None:
@@ -84,11 +83,11 @@ class OpenVinoEngine:
 
     def _infer(self, part: NDArray[np.float32], features: Sequence[NDArray[np.float32]]) -> None:
         """Fill the features of a few images."""
-        request = self._requests.get()  # there are as many as threads
+        request = self._requests.get()  # never waits: there are as many requests as threads
         try:
             request.infer([padded(part, self._batch_size)], share_inputs=True)
-            for kept, port in zip(features, self._ports, strict=True):
-                kept[:] = request.get_tensor(port).data[: len(part)]
+            for rows, port in zip(features, self._ports, strict=True):
+                rows[:] = request.get_tensor(port).data[: len(part)]
         finally:
             self._requests.put(request)
 
@@ -111,18 +110,18 @@ class OpenVinoEngine:
 
 
 def _number(port: Any) -> int:
-    """Which output: Keras' export names them output_0, output_1, …"""
+    """The number of an output: Keras' export names them output_0, output_1, …"""
     return min(int(name.rpartition("_")[2]) for name in port.names if name.startswith("output_"))
 
 
 def kept_directory(trunk: Trunk, outputs: Sequence[str]) -> Path:
-    """Where a converted model is kept, named by all that decides what it computes."""
+    """The cache directory of a converted model; its name is a digest of all that decides it."""
     parts = json.dumps(_parts(trunk, outputs), sort_keys=True)
     return kept("openvino") / hashlib.sha256(parts.encode()).hexdigest()
 
 
 def forget(trunk: Trunk, outputs: Sequence[str], reason: Exception) -> None:
-    """Remove a kept model that cannot be used."""
+    """Remove a cached model that cannot be used."""
     directory = kept_directory(trunk, outputs)
     logger.info("%s: removed, it cannot be used: %s", directory, reason)
     shutil.rmtree(directory, ignore_errors=True)
@@ -140,9 +139,9 @@ def _parts(trunk: Trunk, outputs: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_kept(directory: Path, trunk: Trunk, outputs: Sequence[str]) -> None:
-    """Raise ValueError where what is kept is another model, or not the bytes that were kept."""
-    found = read_json(directory / CARD)
-    if found != _card(directory, trunk, outputs):
+    """Raise ValueError if the cached model is another one or was changed."""
+    card = read_json(directory / CARD)
+    if card != _card(directory, trunk, outputs):
         raise ValueError(f"its {CARD} does not describe it")
 
 
@@ -156,12 +155,12 @@ def _card(directory: Path, trunk: Trunk, outputs: Sequence[str]) -> dict[str, An
 
 
 def _convert(trunk: Trunk, outputs: Sequence[str], directory: Path) -> list[NDArray[np.float32]]:
-    """Convert the Keras model and keep it, in full precision; its features of the canary images."""
+    """Convert the Keras model, cache it in full precision, and return its canary features."""
     import openvino
 
     logger.info("%s: converting for OpenVINO, once", trunk.backbone)
     model = trunk.model(outputs)
-    found = model(canary_images(trunk.image_size), training=False)
+    features = model(canary_images(trunk.image_size), training=False)
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
         model.export(f"{scratch}/saved", verbose=False)
         converted = openvino.Core().read_model(f"{scratch}/saved")
@@ -172,6 +171,7 @@ def _convert(trunk: Trunk, outputs: Sequence[str], directory: Path) -> list[NDAr
         try:
             os.rename(whole, directory)
         except OSError:
-            if not (directory / MODEL).exists():  # else another process was faster
+            if not (directory / MODEL).exists():  # otherwise another process was faster
                 raise
-    return [np.asarray(one) for one in (found if isinstance(found, list) else [found])]
+    outputs_of = features if isinstance(features, list) else [features]
+    return [np.asarray(tensor) for tensor in outputs_of]

@@ -1,7 +1,7 @@
-"""Computing the rows that the pools lack, here or as a part in a worker.
+"""Computing the rows that the pools lack, in this process or as a part in a worker.
 
-Owns what a pass means for pools: the order of their locks, the room that rows need, and that an
-engine reproduces each pool's canary rows before it writes there. Threads are `flow.py`'s affair.
+Owns what a pass does to pools: the order of their locks, the space that rows need, and checking
+that an engine reproduces each pool's canary rows before it writes there. Threads are in `flow.py`.
 """
 
 import logging
@@ -44,12 +44,12 @@ logger = logging.getLogger(__name__)
 
 
 class TooLargeError(ConfigError):
-    """The rows have no room."""
+    """There is not enough space for the rows."""
 
 
 @dataclass
 class Computed:
-    """What passes did: rows by fingerprint, and the reasons of the images that gave none."""
+    """The results of passes: rows by fingerprint, and reasons of images without rows, by digest."""
 
     rows: Counter[str] = field(default_factory=Counter)
     failures: dict[bytes, str] = field(default_factory=dict)
@@ -64,30 +64,31 @@ def compute(
     batch_size: int,
     max_bytes: int | None = None,
 ) -> Computed:
-    """Fill the targets' pools under their locks; where nothing is missing, nothing is loaded.
+    """Fill the targets' pools under their locks. If no row is missing, nothing is loaded.
 
     Args:
-        targets: pools whose specs differ in output, dtype and augmentation at most.
-        images: the images that the rows are wanted of.
-        weights: the file that the specs name.
+        targets: pools whose specs may differ only in output, dtype and augmentation.
+        images: the images whose rows are wanted.
+        weights: the file of the specs' weights.
         engine: a key of `ENGINES` or "auto".
         batch_size: images per forward pass.
-        max_bytes: the most bytes of rows to compute; None leaves it to the free space.
+        max_bytes: the most bytes of rows to compute; if None, as many as are free.
 
     Raises:
-        TooLargeError: the rows would need more than that, or than is free; nothing was decoded.
+        TooLargeError: the rows need more than `max_bytes`, or more than is free. Nothing was
+            decoded.
         DriftError: the engine does not reproduce a pool's canary rows.
-        DataError: an image's bytes are not there any more, or changed.
+        DataError: an image's bytes are missing or changed.
     """
     computed = Computed()
     lacking = {target for each in plan(targets, images) for target in each.targets}
     if not lacking:
         return computed
-    # one order of locks, so that nobody waits in a ring
+    # all processes lock in the same order: otherwise two could wait for each other
     ordered = sorted(lacking, key=lambda target: target.spec.fingerprint)
     with ExitStack() as stack:
         writers = {target: stack.enter_context(target.pool.writer()) for target in ordered}
-        passes = plan(ordered, images)  # again: another process may have been at work
+        passes = plan(ordered, images)  # again: another process may have added rows
         starts = [
             cache(partial(checked_engine, each, weights, engine, batch_size)) for each in passes
         ]
@@ -101,7 +102,7 @@ def compute(
 def rows_of(
     batch: FeatureBatch, each: Pass, images: Images
 ) -> Iterator[tuple[Target, NDArray[np.float32], Digests, Views]]:
-    """What a batch gives each target: features, digests, views."""
+    """The rows of a batch for each target: features, digests, views."""
     digests = images.raw.digests(each.positions[batch.indices])
     for target in each.targets if len(digests) else ():
         features = batch.features[each.outputs.index(target.spec.output)]
@@ -109,7 +110,7 @@ def rows_of(
 
 
 def failures_of(batch: FeatureBatch, each: Pass, images: Images) -> dict[bytes, str]:
-    """The reasons of the images that gave no row, by digest."""
+    """The reasons of the images without a row, by digest."""
     return {images.digest(each.positions[i]): reason for i, reason in batch.failures.items()}
 
 
@@ -127,14 +128,14 @@ def _write(
 
 
 def flow_of(each: Pass, images: Images, start: Callable[[], Engine], batch_size: int) -> Flow:
-    """The flow that loads, augments and computes a pass."""
+    """The flow that loads and augments the images of a pass and computes their features."""
     spec = each.targets[0].spec
     pixels = PixelSpec.of(spec)
 
     def plain(position: int) -> NDArray[np.float32]:
         return load(images.raw.read(position), pixels)
 
-    # the views of an image stand side by side, so few images are kept decoded
+    # the views of an image follow each other, so few decoded images need to be kept
     kept = lru_cache(2 * cores())(plain) if each.views.any() else plain
     policy = Augmentation.from_json(spec.augmentation or "{}") if each.views.any() else None
 
@@ -154,10 +155,10 @@ def flow_of(each: Pass, images: Images, start: Callable[[], Engine], batch_size:
 
 
 def checked_engine(each: Pass, weights: WeightsFile, name: str, batch_size: int) -> Engine:
-    """Start an engine and hold it against the canary rows of every pool that it will write to.
+    """Start an engine, and compare it with the canary rows of every pool that it will write to.
 
-    A pool without any gets those of the reference, computed now: a first writer whose engine, kept
-    model or cache is bad must not define what is right for all later ones.
+    A pool without canary rows gets those of the reference, which are computed now. Otherwise a bad
+    engine, or a bad model in the cache, could define the canary rows for all later writers.
     """
     spec = each.targets[0].spec
     trunk = Trunk(
@@ -166,7 +167,7 @@ def checked_engine(each: Pass, weights: WeightsFile, name: str, batch_size: int)
         image_size=spec.image_size,
         preprocessing=spec.preprocessing,
     )
-    expected: list[NDArray[np.float32]] = []  # the reference's, once they are needed
+    expected: list[NDArray[np.float32]] = []  # features of the reference, computed if needed
 
     def check(engine: Engine) -> None:
         found = engine(canary_images(spec.image_size))
@@ -185,7 +186,7 @@ def checked_engine(each: Pass, weights: WeightsFile, name: str, batch_size: int)
         if target.pool.canary() is None:
             try:
                 target.pool.record_canary(expected[each.outputs.index(target.spec.output)])
-            except ConflictError:  # another process was faster, on another processor
+            except ConflictError:  # another process, with another processor, was faster
                 check(engine)
     return engine
 
@@ -193,7 +194,13 @@ def checked_engine(each: Pass, weights: WeightsFile, name: str, batch_size: int)
 def check_size(
     passes: Sequence[Pass], starts: Sequence[Callable[[], Engine]], max_bytes: int | None
 ) -> None:
-    """Refuse rows that have no room; outputs but `avg` and `max` need the engine for it."""
+    """Refuse rows that need too much space.
+
+    For outputs other than `avg` and `max` the engine is started, to learn the shape of a row.
+
+    Raises:
+        TooLargeError: there is not enough space.
+    """
     if not passes:  # another process was faster
         return
     needed = 0
@@ -210,14 +217,14 @@ def check_size(
     free = shutil.disk_usage(root).free
     limit = free if max_bytes is None else min(free, max_bytes)
     if needed > limit:
-        what, mend = (
+        limit_is, mend = (
             ("are free there", "make room")
             if limit == free
             else ("is what extract.max_bytes allows", "raise extract.max_bytes")
         )
         raise TooLargeError(
-            f"{root}: the missing rows need {needed:,} bytes, {limit:,} {what}; take fewer views,"
-            f" a pooled output or float16, or {mend}"
+            f"{root}: the missing rows need {needed:,} bytes, {limit:,} {limit_is}; take fewer"
+            f" views, a pooled output or float16, or {mend}"
         )
     logger.info(
         "computing %s rows, %s bytes", f"{sum(len(e.views) for e in passes):,}", f"{needed:,}"

@@ -1,6 +1,6 @@
-"""Which rows the pools lack, in how few passes they can be computed, and how long that takes.
+"""Planning: which rows the pools lack, the fewest passes that compute them, and their duration.
 
-Reads pools and the index of `data/raw`; computes no feature and loads no Keras.
+This module reads pools and the index of `data/raw`. It computes no feature and never loads Keras.
 """
 
 import json
@@ -37,16 +37,16 @@ class Target(NamedTuple):
 
     @property
     def spec(self) -> FeatureSpec:
-        """What the pool's rows are."""
+        """The spec of the pool's rows."""
         return self.pool.spec
 
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """Keys that the same targets lack, so that one forward pass serves them all.
+    """Keys that the same targets lack, so that one forward pass serves all of them.
 
     Raises:
-        ValueError: the targets' rows are not those of one pass; a pool would get another's.
+        ValueError: the targets cannot share a pass; a pool would get another pool's rows.
     """
 
     targets: tuple[Target, ...]
@@ -62,19 +62,19 @@ class Pass:
 
     @property
     def outputs(self) -> list[str]:
-        """What the engine is asked for; sets may share an output and differ in dtype."""
+        """The outputs that the engine must compute. Targets may share one and differ in dtype."""
         return sorted({target.spec.output for target in self.targets})
 
 
 def pooled_bytes(spec: FeatureSpec) -> int | None:
-    """The bytes of a row of a pooled output; of another one only the built base knows the shape."""
+    """The bytes of a row, if the output is pooled; else None: only the built base has the shape."""
     if spec.output not in ("avg", "max"):
         return None
     return BACKBONES[spec.backbone].width * np.dtype(spec.dtype).itemsize
 
 
 class Images:
-    """The images of a data/raw directory that can have rows."""
+    """The images of `data/raw` that can have rows: each image once, without quarantined ones."""
 
     def __init__(self, raw: Path) -> None:
         self.raw = RawImages.open(raw)
@@ -84,12 +84,12 @@ class Images:
 
     @cached_property
     def positions(self) -> Positions:
-        """Of the first example of each image, ascending."""
+        """The position of the first example of each image, ascending."""
         images, first = np.unique(self.raw.index.images, return_index=True)
         return np.sort(first[self.raw.index.reason[images] == 0])
 
     def blocks(self) -> list[Positions]:
-        """The positions block by block: what is made of one of them needs little memory."""
+        """The positions in blocks, to keep memory small."""
         return np.array_split(self.positions, max(1, -(-len(self) // BLOCK)))
 
     def digest(self, position: int) -> bytes:
@@ -98,24 +98,24 @@ class Images:
 
 
 def plan(targets: Sequence[Target], images: Images) -> list[Pass]:
-    """The passes that compute every row which a target lacks, each row once per trunk.
+    """The passes that compute every row that a target lacks, each row once per trunk.
 
-    Rows that the same targets lack share a pass, in the order of their images. A listing of
-    millions is looked through block by block, so that little more than the answer is in memory.
+    Rows that the same targets lack share a pass, in the order of their images. Images are looked up
+    block by block, so that little more than the result is in memory.
     """
     policies = sorted({target.spec.augmentation or "" for target in targets})
-    found: defaultdict[int, list[NDArray[np.int64]]] = defaultdict(list)
+    by_mask: defaultdict[int, list[NDArray[np.int64]]] = defaultdict(list)
     for block in images.blocks():
         keys, masks = _lacking(targets, policies, block, images.raw.digests(block))
-        for mask in set(masks.tolist()):  # `np.unique` would load numpy.ma
-            found[mask].append(keys[masks == mask])
-    return [_pass(targets, np.concatenate(found.pop(mask)), mask) for mask in sorted(found)]
+        for mask in set(masks.tolist()):  # np.unique would import numpy.ma
+            by_mask[mask].append(keys[masks == mask])
+    return [_pass(targets, np.concatenate(by_mask.pop(mask)), mask) for mask in sorted(by_mask)]
 
 
 def _lacking(
     targets: Sequence[Target], policies: Sequence[str], positions: Positions, digests: Digests
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The keys that some target lacks of a block of images, ascending, and which targets, as bits.
+    """The keys that any target lacks, of a block of images, ascending; and its targets, as bits.
 
     A row's key is its image's position, its view and, from view 1 on, its augmentation policy,
     packed into one integer.
@@ -125,9 +125,9 @@ def _lacking(
     ordered = _texts(digests)[order]
     for number, target in enumerate(targets):
         missing, views = target.pool.missing(digests, target.views)
-        found = positions[order[np.searchsorted(ordered, _texts(missing))]]
+        places = positions[order[np.searchsorted(ordered, _texts(missing))]]
         policy = policies.index(target.spec.augmentation or "")
-        keys.append(found << 24 | views.astype("i8") << 8 | (views > 0) * policy)
+        keys.append(places << 24 | views.astype("i8") << 8 | (views > 0) * policy)
         lacking.append(np.full(len(views), 1 << number, np.int64))
     unique, inverse = np.unique(np.concatenate(keys), return_inverse=True)
     masks = np.zeros(len(unique), np.int64)
@@ -138,7 +138,7 @@ def _lacking(
 def _pass(targets: Sequence[Target], keys: NDArray[np.int64], mask: int) -> Pass:
     chosen = tuple(target for number, target in enumerate(targets) if mask >> number & 1)
     views = (keys >> 8).astype(np.uint16)
-    keys >>= 24  # in place: they are most of what the client holds
+    keys >>= 24  # in place: keys are most of the client's memory
     return Pass(chosen, keys, views)
 
 
@@ -152,10 +152,10 @@ class Estimate:
     """What `extract` would do.
 
     Attributes:
-        existing: rows that the pool has, or takes over.
+        existing: rows that the pool has or can copy.
         missing: rows to compute.
-        bytes: that they take; None where neither a row nor the table says how wide one is.
-        seconds: that they take; None where none of the spec was ever computed here.
+        bytes: space of the missing rows; None if the width of a row is unknown.
+        seconds: time for the missing rows; None if no row of the spec was computed here before.
     """
 
     existing: int
@@ -173,15 +173,15 @@ def estimate(
     lender: Path | None = None,
     published: Path | None = None,
 ) -> Estimate:
-    """What a set of the images of `raw` needs; nothing is computed, and no Keras is loaded.
+    """What a set of the images of `raw` needs. Computes nothing and does not load Keras.
 
     Args:
-        spec: of the set.
-        views: its highest view.
-        raw: what `download` wrote.
+        spec: the spec of the set.
+        views: the highest view.
+        raw: the directory that `download` wrote.
         pool: the directory of all pools.
-        lender: that of somebody else, whose rows are taken over.
-        published: the set as it lies there, whose rows are taken over too.
+        lender: a directory of pools of somebody else; rows there count as existing.
+        published: the last published version of the set; its rows count as existing too.
     """
     images, rows = Images(raw), Pool(pool, spec)
     other = Pool(lender, spec) if lender else None
@@ -199,7 +199,7 @@ def estimate(
 
 
 def remember_rate(pool: Path, fingerprint: str, rows: int, seconds: float) -> None:
-    """Keep the rows per second of a run, start-up included, if the pool can be written."""
+    """Record the rows per second of a run, start-up included, if the pool is writable."""
     newest = {fingerprint: round(rows / max(seconds, 1e-3), 3)}
     rates = dict([*_rates(pool).items()][-MAX_RATES:]) | newest
     with suppress(OSError), replacing(pool / RATES) as partial:
@@ -207,7 +207,7 @@ def remember_rate(pool: Path, fingerprint: str, rows: int, seconds: float) -> No
 
 
 def seconds_for(pool: Path, fingerprint: str, rows: int) -> float | None:
-    """An estimate for some rows; None where none of the spec was ever computed here."""
+    """An estimate for `rows` rows; None if no row of the spec was computed here before."""
     rate = _rates(pool).get(fingerprint)
     if not isinstance(rate, int | float) or not 1e-6 < rate < 1e9:
         return None
@@ -215,9 +215,9 @@ def seconds_for(pool: Path, fingerprint: str, rows: int) -> float | None:
 
 
 def _rates(pool: Path) -> dict[str, Any]:
-    """The rates that are kept; whoever shares the pool may have written anything."""
+    """The recorded rates. Other users of the pool may have written any text."""
     try:
-        found = read_json(pool / RATES, MAX_RATES_BYTES)
+        rates = read_json(pool / RATES, MAX_RATES_BYTES)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return rates if isinstance(rates, dict) else {}

@@ -1,4 +1,4 @@
-"""A trunk, what an engine is to it, and the processors that engines and decoding share."""
+"""The trunk of a base, the interface of engines, and the number of processors to use."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from cryobase.stages.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Trunk:
-    """A base from pixels to its last feature map: what feature sets must share to share a pass."""
+    """A base from pixels to its last feature map. Feature sets of one trunk can share a pass."""
 
     backbone: str
     weights: WeightsFile
@@ -35,11 +35,11 @@ class Trunk:
 
 
 class Engine(Protocol):
-    """Runs one trunk and gives the features of several outputs; threads may share it.
+    """Computes the features of several outputs of one trunk. Threads may share an engine.
 
     Attributes:
-        name: its key in `ENGINES`.
-        streams: how many threads may call it at once to some profit.
+        name: the engine's key in `ENGINES`.
+        streams: how many simultaneous calls make it faster.
         shapes: the shape of one row of each output.
     """
 
@@ -55,7 +55,7 @@ class Engine(Protocol):
 
 
 def padded(batch: NDArray[np.float32], batch_size: int) -> NDArray[np.float32]:
-    """The batch with zeros up to the fixed size: other shapes would be compiled anew."""
+    """Pad the batch with zeros to the fixed size; each new shape would be compiled again."""
     if len(batch) == batch_size:
         return batch
     whole = np.zeros((batch_size, *batch.shape[1:]), np.float32)
@@ -64,14 +64,14 @@ def padded(batch: NDArray[np.float32], batch_size: int) -> NDArray[np.float32]:
 
 
 def cores() -> int:
-    """The processors that this process may use; `$CRYOBASE_THREADS` sets another number.
+    """The number of processors that this process may use, or `$CRYOBASE_THREADS` if it is set.
 
     Raises:
-        ConfigError: its value is not a number from 1 to 9999.
+        ConfigError: the variable's value is not a number from 1 to 9999.
     """
     if own := os.environ.get("CRYOBASE_THREADS"):
         if not re.fullmatch(r"[1-9]\d{0,3}", own, re.ASCII):
             raise ConfigError(f"CRYOBASE_THREADS is {own!r:.40}, expected a number from 1 to 9999")
         return int(own)
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS does not have it
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -227,10 +227,10 @@ BY_HAND = {
         "Keras runs on {} in this process, Cryobase needs it on tensorflow; set"
         " KERAS_BACKEND=tensorflow and start anew, or import Cryobase first",
         "tf.config.optimizer has {} set, which can change values; start anew without it",
-        "{}: the worker sees another dataset than the client; give both one",
+        "{}: the worker sees another dataset than the client; share one disk",
         "a worker has {}; install the client's versions there",
         "a worker does not see {}; put the pool on a shared disk",
-        "{}: no scheduler file; start dask scheduler with it",
+        "{}: not a scheduler file; start dask scheduler with it",
         "{}: does not start as a decoder, its words are above ({}); install Cryobase again",
         "{}: does not start for {} (exit status {}); install Cryobase again",
         "AVIF is not read by this build of Pillow; take PyPI's",

@@ -58,7 +58,7 @@ def test_what_torch_does_not_save_is_refused(tmp_path, monkeypatch, name):
     path = tmp_path / "a.pth"
     path.write_bytes(TORCH[name])
     before = peak_bytes()
-    with pytest.raises(DataError, match="no checkpoint of PyTorch tensors") as refusal:
+    with pytest.raises(DataError, match="not a checkpoint of PyTorch tensors") as refusal:
         read_checkpoint(path)
     assert len(str(refusal.value)) < 500
     assert "\n" not in str(refusal.value)
@@ -70,7 +70,7 @@ def test_what_torch_does_not_save_is_refused(tmp_path, monkeypatch, name):
 def test_a_checkpoint_that_runs_code_names_the_code(tmp_path):
     path = tmp_path / "a.pth"
     path.write_bytes(torch_object(b"cposix\nsystem\n"))
-    with pytest.raises(DataError, match="system is no part of a tensor"):
+    with pytest.raises(DataError, match="system is not part of a tensor"):
         read_checkpoint(path)
 
 

@@ -165,7 +165,7 @@ def test_damaged_seeded_weights_are_made_anew(own_cache, monkeypatch, made, capl
     first.path.write_bytes(damage)
     assert locate_weights("vgg16", "none") == first
     assert first.path.read_bytes() == b"seeded"
-    assert "damaged; it is made anew" in caplog.text
+    assert "damaged; it is made again" in caplog.text
 
 
 def test_seeded_weights_that_cannot_be_read_back_are_not_kept(own_cache, made):

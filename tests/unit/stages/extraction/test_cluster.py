@@ -258,7 +258,7 @@ def test_workers_that_do_not_see_the_pool_are_refused(work, monkeypatch):
 def test_a_scheduler_file_that_is_none_is_refused(work, tmp_path):
     path = tmp_path / "scheduler.json"
     path.write_text("{}")
-    with pytest.raises(ConfigError, match="no scheduler file"):
+    with pytest.raises(ConfigError, match="not a scheduler file"):
         extract(work, "file", scheduler_file=str(path))
 
 

@@ -82,7 +82,7 @@ def test_an_engine_that_does_not_reproduce_the_reference_is_not_taken(
     with pytest.raises(DriftError, match=r"tiny with openvino: .* those of TensorFlow"):
         start_engine("openvino", trunk, outputs, 16)
     assert start_engine("auto", trunk, outputs, 16).name == "tensorflow"
-    assert "OpenVINO cannot stand in" in caplog.text
+    assert "OpenVINO cannot be used" in caplog.text
 
 
 def test_an_engine_that_is_not_installed_is_refused(trunk, monkeypatch):
