@@ -1,7 +1,7 @@
-"""Assigning examples to parts. Pure functions on columns; a part is a number, -1 is none.
+"""Assigning examples to the parts of a split: train, validation, test, or unused (-1).
 
-Examples stand and fall together: a *unit* is all examples that share a digest or, with groups, a
-group, directly or through others. A unit is never divided.
+All functions are pure and work on columns. A *unit* is a set of examples that must stay in one
+part: they share a digest or a group, directly or through other examples.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ def units_of(digests: NDArray[np.uint8], groups: NDArray[np.int64] | None) -> ND
     units = units.astype(np.int64)
     while groups is not None:
         before = units
-        units = _least(units, groups)  # of a group
-        units = _least(units, before)  # of what was one unit already
+        units = _least(units, groups)  # joins the units of a group
+        units = _least(units, before)  # joins what was one unit before
         if np.array_equal(units, before):
             break
     return np.unique(units, return_inverse=True)[1].astype(np.int64)
@@ -44,16 +44,16 @@ def draws(keys: Sequence[bytes], seed: int) -> NDArray[np.uint64]:
 
 
 def least_per_unit(units: NDArray[np.int64], values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """(m,) the least value of each unit's examples."""
+    """(m,) the smallest value among each unit's examples."""
     least = np.full(units.max(initial=-1) + 1, np.iinfo(np.uint64).max, dtype=np.uint64)
     np.minimum.at(least, units, values)
     return least
 
 
 def by_fractions(draw: NDArray[np.uint64], validation: float, test: float) -> NDArray[np.int8]:
-    """(m,) parts: the lowest draws test, the next validate, the rest trains.
+    """(m,) parts: units with the lowest draws test, the next ones validate, all others train.
 
-    A unit's part depends on its own draw alone, so new images move no old ones.
+    A unit's part depends only on its own draw, so new images do not move old ones.
     """
     share = draw / LARGEST
     part = np.full(len(draw), TRAIN, dtype=np.int8)
@@ -69,18 +69,22 @@ def stratified(
     validation: float,
     test: float,
 ) -> NDArray[np.int8]:
-    """(m,) parts as of `by_fractions`, but with stand-ins where that leaves a class out of a part.
+    """(m,) parts as by `by_fractions`, with stand-ins if that leaves a class out of a part.
 
-    Every class trains: one without a training unit gets the highest of its draws. A class with so
-    many units that its share of a part comes to half a unit or more stands in that part too: the
-    lowest of its training draws does, if another one still trains.
+    A stand-in is a unit that moves to a part that lacks its class:
 
-    Only stand-ins ever move when images are added: back to where their own draw puts them.
+    - If no unit of a class trains, the unit with the class's highest draw does.
+    - If a class's share of validation or test is half a unit or more, but no unit is there, the
+      training unit with the lowest draw moves there, as long as another one still trains.
+
+    When images are added, only stand-ins can move: back to the part of their own draw.
 
     Args:
-        draw: (m,) of the units.
-        units, labels: (n,) unit and label of every example.
-        validation, test: fractions.
+        draw: (m,) the draw of each unit.
+        units: (n,) the unit of each example.
+        labels: (n,) the label of each example.
+        validation: the fraction that validates.
+        test: the fraction that tests.
     """
     part = by_fractions(draw, validation, test)
     label, unit = np.divmod(np.unique(labels.astype(np.int64) * len(draw) + units), len(draw))
@@ -89,9 +93,10 @@ def stratified(
         if not np.any(part[of_class] == TRAIN):
             part[of_class[np.argmax(draw[of_class])]] = TRAIN
 
-    def still_trains(one: int) -> bool:
-        """Whether every class of a unit has another one that trains."""
-        return all(np.sum(part[members[name]] == TRAIN) > 1 for name in classes_of[one].tolist())
+    def still_trains(candidate: int) -> bool:
+        """Whether each class of a unit has another unit that trains."""
+        names = classes_of[candidate].tolist()
+        return all(np.sum(part[members[name]] == TRAIN) > 1 for name in names)
 
     for number, share in ((TEST, test), (VALIDATION, validation)):
         for of_class in members.values():
@@ -99,13 +104,13 @@ def stratified(
                 continue
             training = of_class[part[of_class] == TRAIN]
             lowest_first = training[np.argsort(draw[training], kind="stable")].tolist()
-            if (found := next(filter(still_trains, lowest_first), None)) is not None:
-                part[found] = number
+            if (stand_in := next(filter(still_trains, lowest_first), None)) is not None:
+                part[stand_in] = number
     return part
 
 
 def _grouped(values: NDArray[np.int64], keys: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
-    """The values that have each key."""
+    """The values of each key."""
     order = np.argsort(keys, kind="stable")
     names, starts = np.unique(keys[order], return_index=True)
     return dict(zip(names.tolist(), np.split(values[order], starts[1:]), strict=True))
@@ -118,16 +123,17 @@ def by_counts(
     counts: Sequence[int],
     classes: Sequence[str],
 ) -> NDArray[np.int8]:
-    """(m,) parts so that every class has exactly `counts` examples in each part.
+    """(m,) parts, with exactly `counts` examples of each class in each part.
 
     Args:
-        order: (m,) unit numbers, in the order in which they are taken.
-        units, labels: (n,) unit and label of every example.
-        counts: How many examples of every class train, validate and test.
-        classes: Names, for the message.
+        order: (m,) unit numbers, in the order in which units are assigned.
+        units: (n,) the unit of each example.
+        labels: (n,) the label of each example.
+        counts: the numbers of examples of each class that train, validate and test.
+        classes: names of the classes, for the message.
 
     Raises:
-        DataError: a class has too few examples, or its units cannot make up a count.
+        DataError: a class has too few examples, or its units do not add up to a count.
     """
     left = np.tile(np.asarray(counts, dtype=np.int64), (len(classes), 1))
     by_unit = np.argsort(units, kind="stable")
@@ -150,7 +156,7 @@ def number_in(identifier: str) -> int:
     """The last number in a file's name: 12 in "cat/cat.12.jpg".
 
     Raises:
-        DataError: there is none.
+        DataError: the name has no number.
     """
     numbers = re.findall(r"[0-9]+", identifier.rsplit("/", 1)[-1].rsplit(".", 1)[0])
     if not numbers:
@@ -159,28 +165,31 @@ def number_in(identifier: str) -> int:
 
 
 def group_numbers(ids: Sequence[str], pattern: str) -> tuple[NDArray[np.int64], list[str]]:
-    """(n,) numbers into the names of groups that a pattern finds in the ids.
+    """The groups that a pattern finds in the ids.
+
+    Returns:
+        (n,) the number of each example's group, and the names of the groups.
 
     Raises:
-        ConfigError: it finds nothing in an id, or takes too long.
+        ConfigError: the pattern finds no group in an id, or takes too long.
     """
     names: dict[str, int] = {}
     numbers = np.empty(len(ids), dtype=np.int64)
     with PatternReader("split.group_by", pattern) as reader:
-        for position, found in enumerate(reader.read(ids)):
-            if not found:
+        for position, name in enumerate(reader.read(ids)):
+            if not name:
                 raise ConfigError(
                     f"split.group_by: {pattern!r} finds no group in {ids[position]!r}; write one"
                     " that finds a group in every id"
                 )
-            numbers[position] = names.setdefault(found, len(names))
+            numbers[position] = names.setdefault(name, len(names))
     return numbers, list(names)
 
 
 def leave_out_leaks(part: NDArray[np.int8], units: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(n,) examples whose unit also stands in a part that is judged later: test before validation.
+    """(n,) whether another example of the same unit is in a later part: train, validation, test.
 
-    For splits that a dataset brings along: its test images stay, their copies must not train.
+    This is for splits that a dataset has of its own: test images stay, their copies must not train.
     """
     last = np.full(units.max(initial=-1) + 1, UNUSED, dtype=np.int8)
     np.maximum.at(last, units, part)
@@ -189,7 +198,7 @@ def leave_out_leaks(part: NDArray[np.int8], units: NDArray[np.int64]) -> NDArray
 
 
 def _least(units: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n,) the least unit number among the examples with the same key."""
+    """(n,) the smallest unit number among the examples with the same key."""
     least = np.full(keys.max(initial=-1) + 1, np.iinfo(np.int64).max)
     np.minimum.at(least, keys, units)
     return least[keys]

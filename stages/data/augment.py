@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cryobase.store.text import parse_json, record
 
-BORDERS = {  # names of OpenCV, which only those load that have an image
+BORDERS = {  # OpenCV's names; OpenCV itself is imported only to augment an image
     "nearest": "BORDER_REPLICATE",
     "reflect": "BORDER_REFLECT",
     "wrap": "BORDER_WRAP",
@@ -26,18 +26,22 @@ BORDERS = {  # names of OpenCV, which only those load that have an image
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """A policy. Every amount is the largest; the one applied is uniform up to it, either way.
+    """An augmentation policy.
+
+    Each amount is a maximum. The applied amount is uniform from minus to plus the maximum.
 
     Attributes:
         rotation: Degrees.
-        width_shift, height_shift: Fractions of the side, to the right or left, down or up.
+        width_shift: Fraction of the width, to the right or left.
+        height_shift: Fraction of the height, down or up.
         shear: Degrees.
-        zoom: The image is seen at 1 - zoom to 1 + zoom of its extent; below 1 it is enlarged.
-        zoom_together: One zoom for both axes, so that shapes keep their proportions.
-        horizontal_flip, vertical_flip: Mirror every other view.
-        fill: What lies beyond the edge: the nearest pixel, the image reflected or repeated, or a
+        zoom: The view shows 1 - zoom to 1 + zoom of the image's extent; below 1 it is enlarged.
+        zoom_together: Whether both axes get the same zoom, so that shapes keep their proportions.
+        horizontal_flip: Whether half of the views are mirrored, left to right.
+        vertical_flip: Whether half of the views are mirrored, top to bottom.
+        fill: What is beyond the edge: the nearest pixel, the image reflected or repeated, or a
             constant.
-        fill_value: That constant, 0 to 255.
+        fill_value: The constant, 0 to 255.
     """
 
     rotation: float = 0.0
@@ -63,7 +67,7 @@ class Augmentation:
             raise ValueError(f"fill: one of {', '.join(BORDERS)}, not {self.fill!r}")
 
     def to_json(self) -> str:
-        """Canonical JSON of what differs from doing nothing; the spec's `augmentation`."""
+        """Canonical JSON of the fields that differ from the defaults: the spec's `augmentation`."""
         idle = asdict(Augmentation())
         mine = {
             key: value if isinstance(value, bool | str) else float(value)
@@ -77,7 +81,7 @@ class Augmentation:
         """The policy that `to_json` wrote.
 
         Raises:
-            ValueError: not such a text.
+            ValueError: the text is not a policy.
         """
         try:
             return record(cls, parse_json(text.encode()))
@@ -90,12 +94,12 @@ def augment(
 ) -> NDArray[np.float32]:
     """One view of an image; view 0 is the image itself.
 
-    The random numbers are SHA-256 of (digest, view, name of the amount): the same on every machine,
-    and a new amount changes no other.
+    The random numbers come from SHA-256 of (digest, view, name of the amount). So they are the same
+    on every machine, and adding an amount to a policy does not change the other amounts.
 
     Args:
         image: float32 (height, width, 3), resized.
-        policy: What may be done.
+        policy: The augmentation policy.
         digest: SHA-256 of the encoded image, 32 bytes.
         view: 0 or more.
 
@@ -122,7 +126,7 @@ def augment(
 def affine(
     policy: Augmentation, digest: bytes, view: int, shape: tuple[int, ...]
 ) -> NDArray[np.float64]:
-    """(2, 3) from (x, y, 1) in the view to (x, y) in the image.
+    """The (2, 3) matrix that maps (x, y, 1) in the view to (x, y) in the image.
 
     Rotation, shift, shear, zoom and flip act about the centre, in the order of
     `ImageDataGenerator`: the view is flipped last, so its coordinates are flipped first.
@@ -155,6 +159,6 @@ def affine(
 
 
 def uniform(digest: bytes, view: int, name: str) -> float:
-    """A number in [0, 1) that depends on nothing but the arguments."""
+    """A number in [0, 1) that depends only on the arguments."""
     hashed = hashlib.sha256(digest + view.to_bytes(4, "big") + name.encode()).digest()
     return int.from_bytes(hashed[:8], "big") / 2.0**64

@@ -1,6 +1,6 @@
-"""Format and size of AVIF and HEIC files from their boxes, without decoding anything.
+"""The format and size of AVIF and HEIC files, read from their boxes, without decoding.
 
-ISO/IEC 14496-12 defines the boxes, 23008-12 (HEIF) what they say of images.
+ISO/IEC 14496-12 defines the boxes, and 23008-12 (HEIF) the properties of images in them.
 """
 
 import struct
@@ -10,13 +10,13 @@ AVIF = frozenset((b"avif", b"avis"))
 HEIF = frozenset(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 )
-MAX_BOXES = 100_000  # in one other box
+MAX_BOXES = 100_000  # directly in one box
 
 Span = tuple[int, int]  # start and end of a box's content
 
 
 def format_of(data: bytes) -> str:
-    """Pillow's name of a file's format, "AVIF" or "HEIF", by the brands it claims; else ""."""
+    """Pillow's name of a file's format, "AVIF" or "HEIF", by its brands; "" for other files."""
     if data[4:8] != b"ftyp":
         return ""
     end = min(int.from_bytes(data[:4], "big"), len(data), 1024)
@@ -27,7 +27,7 @@ def format_of(data: bytes) -> str:
 
 
 def size_of(data: bytes) -> tuple[int, int]:
-    """(height, width) of the main image, cropped and turned as its properties say.
+    """(height, width) of the main image, after its cropping and rotation.
 
     Raises:
         ValueError, IndexError, struct.error: the boxes are broken, or none has a size.
@@ -49,7 +49,7 @@ def size_of(data: bytes) -> tuple[int, int]:
 
 
 def _boxes(data: bytes, span: Span) -> Iterator[tuple[bytes, Span]]:
-    """Kind and content of the boxes that lie side by side in a span."""
+    """Kind and content span of the boxes that follow each other in a span."""
     position, end = span
     for _ in range(MAX_BOXES):
         if position + 8 > end:
@@ -81,7 +81,7 @@ def _main_item(data: bytes, meta: Span) -> int:
 
 
 def _properties_of(data: bytes, holder: Span, item: int) -> list[int]:
-    """Places in `ipco`, from 1, of an item's properties, in order (23008-12, section 9.3)."""
+    """Positions in `ipco`, from 1, of an item's properties, in order (23008-12, section 9.3)."""
     for kind, (start, end) in _boxes(data, holder):
         if kind != b"ipma":
             continue
@@ -104,7 +104,7 @@ def _properties_of(data: bytes, holder: Span, item: int) -> list[int]:
 
 
 def _aperture(data: bytes, start: int) -> tuple[int, int]:
-    """(width, height) of a clean aperture, each a fraction."""
+    """(width, height) of a clean aperture, which stores both as fractions."""
     width, width_by, height, height_by = struct.unpack_from(">IIII", data, start)
     if not width_by or not height_by:
         raise ValueError("a crop without a size")

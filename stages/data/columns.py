@@ -1,7 +1,7 @@
-"""The columns of data/raw and data/splits: an npz file of which nothing is believed.
+"""Reading the columns of data/raw and data/splits from an npz file that may be hostile.
 
-The structure is held against the bytes that are there, and the ids are looked at piece by piece,
-before anything is in memory: other columns have as many rows as there are ids, or fewer.
+Before memory is taken for a column, the structure is compared with the file's size and the ids are
+checked piece by piece. Other columns must not have more rows than there are ids.
 """
 
 import hashlib
@@ -34,19 +34,19 @@ PIECE = 1 << 20  # bytes of ids that are looked at together
 
 
 class Columns:
-    """An open file of columns, each read when it is asked for. Threads may share one."""
+    """An open file of columns. Each is read on demand. Threads may share an object."""
 
     def __init__(self, path: Path, dtypes: Mapping[str, str], mend: str) -> None:
         """Check the file's structure and its ids.
 
         Args:
             path: the file.
-            dtypes: the names of its columns, one of them `ids`, and their types as numpy spells
-                them in a file.
-            mend: what to do about a damaged one, for messages.
+            dtypes: the names of the columns, with `ids` among them, and their types as numpy
+                writes them in a file.
+            mend: what the user can do about a damaged file, for messages.
 
         Raises:
-            DataError: it is missing, no regular file, too large, or has anything but those columns.
+            DataError: it is missing, not a regular file, too large, or has other columns.
         """
         self._path, self._dtypes, self._mend = path, dtypes, mend
         self._lock = Lock()
@@ -62,7 +62,7 @@ class Columns:
         self._file.close()
 
     def sha256(self) -> str:
-        """Of the whole file, as 64 hex digits."""
+        """The SHA-256 of the whole file, as 64 hex digits."""
         with self._lock:
             self._file.seek(0)
             return hashlib.file_digest(self._file, "sha256").hexdigest()
@@ -71,7 +71,7 @@ class Columns:
         """The values of a column.
 
         Raises:
-            DataError: they have another checksum or type, or there are more rows than ids.
+            DataError: the column has a wrong checksum or type, or more rows than there are ids.
         """
         try:
             with self._lock:
@@ -82,10 +82,10 @@ class Columns:
     def _find(self) -> dict[str, StoredMember]:
         if (size := self._file.seek(0, os.SEEK_END)) > MAX_BYTES:
             raise DataError(f"{size:,} bytes, at most {MAX_BYTES:,} are read")
-        found = members(self._file)
-        if found.keys() != {f"{name}.npy" for name in self._dtypes}:
+        entries = members(self._file)
+        if entries.keys() != {f"{name}.npy" for name in self._dtypes}:
             raise DataError(f"columns other than {', '.join(self._dtypes)}")
-        return {name: found[f"{name}.npy"] for name in self._dtypes}
+        return {name: entries[f"{name}.npy"] for name in self._dtypes}
 
     def _header(self, name: str) -> tuple[np.dtype[Any], tuple[int, ...], int]:
         """(type, shape, offset of the values in the file) of a column."""
@@ -98,7 +98,10 @@ class Columns:
         return header.dtype, header.shape, place.offset + header.offset
 
     def _check_ids(self) -> int:
-        """How many ids there are, ascending and unique; zeros of a sparse file are neither."""
+        """Check that ids are ascending, unique and not empty, and return their number.
+
+        A small sparse file can have terabytes of zeros; this stops at the first of them.
+        """
         dtype, shape, offset = self._header(IDS)
         if len(shape) != 1 or dtype.itemsize > MAX_ID_BYTES:
             raise DataError(f"ids are {dtype}{shape}")

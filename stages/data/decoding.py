@@ -1,4 +1,8 @@
-"""Encoded bytes to RGB pixels: which formats are read, how, and what is refused before decoding."""
+"""Decoding encoded bytes to RGB pixels: formats, decoders, and limits that apply before decoding.
+
+Messages of `UndecodableImageError` are reasons of quarantine. They are stored in data/raw, so a
+changed message becomes visible there.
+"""
 
 import io
 import re
@@ -15,20 +19,20 @@ from cryobase.stages.errors import DataError
 
 MAX_BYTES = headers.MAX_BYTES
 TOO_LARGE = f"more than {MAX_BYTES:,} bytes"
-MAX_SCANS = 200  # of a progressive JPEG; each costs a pass over all pixels
+MAX_SCANS = 200  # of a progressive JPEG; each scan costs a pass over all pixels
 START_OF_SCAN = b"\xff\xda"
 WHITE = 255
-DARK_BELOW = 64  # of 256: what 14 bits fill of 16
+DARK_BELOW = 64  # of 256: values of 14 bits, stored in 16, stay below
 DARK = "nearly black, as 14 of 16 bits or fewer are used; multiply the values to fill 16"
 TURNED_ALREADY = frozenset({"TIFF", "AVIF", "HEIF"})
 HEIC_NEEDS = "HEIC is read by pillow-heif; run `pip install 'cryobase[heif]'`"
-READ_SINCE = frozenset({  # reasons of older versions
+READ_SINCE = frozenset({  # reasons of older versions for formats that are read now
     "TIFF is not read; convert to PNG",
     "AVIF is not read; convert to JPEG or PNG",
     "HEIC is not read; convert to JPEG or PNG",
 })  # fmt: skip
 
-# libjpeg warnings that leave the pixels alone; every other one means damage.
+# libjpeg warnings that do not concern pixels; every other warning means damage.
 HARMLESS = re.compile(
     r"extraneous bytes before marker|unknown JFIF revision|Unknown Adobe color transform"
     r"|Invalid SOS parameters|bad ICC marker"
@@ -36,22 +40,22 @@ HARMLESS = re.compile(
 
 
 class UndecodableImageError(DataError):
-    """These bytes are no image that is read here; the message is the reason of quarantine."""
+    """The bytes cannot be decoded; the message is the reason of quarantine."""
 
 
 def decode(
     data: bytes, *, accurate: bool = False, smallest: tuple[int, int] = (0, 0)
 ) -> NDArray[np.uint8]:
-    """Decode an image as docs/images.md says: upright, 8-bit RGB, alpha composited on white.
+    """Decode an image to upright 8-bit RGB, with alpha composited on white; see docs/images.md.
 
-    Opaque 8-bit files that EXIF does not turn have the pixels of `tf.io.decode_image`.
+    Opaque 8-bit files without an EXIF rotation give the pixels of `tf.io.decode_image`.
 
     Args:
         data: The encoded JPEG, PNG, BMP, GIF (first frame), WebP, TIFF (first page), AVIF or HEIC.
-        accurate: Decode JPEG with the accurate DCT, as Pillow and Keras' `load_img` do, not with
-            TensorFlow's fast one.
-        smallest: (height, width) that suffices: a JPEG may come back scaled down by 2, 4 or 8 to no
-            less than this. (0, 0) decodes in full.
+        accurate: Whether to decode JPEG with the accurate DCT of Pillow and Keras' `load_img`, not
+            with TensorFlow's fast DCT.
+        smallest: (height, width) that is enough: a JPEG may be scaled down by 2, 4 or 8, but not
+            below this size. (0, 0) decodes in full size.
 
     Returns:
         uint8 (height, width, 3).
@@ -62,7 +66,7 @@ def decode(
     header = inspect(data)
     try:
         pixels = _DECODERS[header.format](data, header, accurate, smallest)
-    except (UndecodableImageError, MemoryError):  # too little memory is no fault of the image
+    except (UndecodableImageError, MemoryError):  # MemoryError is not the image's fault
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise anything on hostile bytes
         raise UndecodableImageError(f"broken {header.format} file: {_one_line(error)}") from None
@@ -70,7 +74,7 @@ def decode(
 
 
 def examine(data: bytes) -> str:
-    """Try an image out: decode it in full; a remark for people, or "".
+    """Decode an image in full to test it. Returns a remark for the user, or "".
 
     Raises:
         UndecodableImageError: with the reason.
@@ -81,17 +85,17 @@ def examine(data: bytes) -> str:
 
 
 def is_outdated(reason: str) -> bool:
-    """Whether an image that an earlier run put into quarantine is read now."""
+    """Whether an image with this reason of quarantine can be read now."""
     if reason in READ_SINCE:
         return True
     return reason.startswith(HEIC_NEEDS.partition(";")[0]) and find_spec("pillow_heif") is not None
 
 
 def inspect(data: bytes) -> headers.Header:
-    """Read format, size and orientation from the header, and apply the caps before any decoding.
+    """Read format, size and orientation from the header, and check the limits. Decodes nothing.
 
     Raises:
-        UndecodableImageError: not a format that is read, a broken header, or beyond the caps.
+        UndecodableImageError: the format is not read, the header is broken, or a limit is exceeded.
     """
     if len(data) > MAX_BYTES:
         raise UndecodableImageError(TOO_LARGE)
@@ -124,25 +128,26 @@ def _decode_jpeg(
     rgb: NDArray[np.uint8]
     try:
         rgb = simplejpeg.decode_jpeg(data, **options)
-    except KeyError:  # a chroma subsampling that simplejpeg has no name for
+    except KeyError:  # simplejpeg does not know this chroma subsampling
         return _decode_with_pillow(data, header, accurate, smallest)
     except ValueError as error:
         if not HARMLESS.search(str(error)):
             raise
-        # The strict decoder stopped at its first warning; Pillow refuses a file that is cut later.
+        # The strict decoder stopped at its first warning, so the rest of the file is unchecked.
+        # Pillow decodes it too, and refuses a truncated file.
         rgb = _decode_with_pillow(data, header, accurate, smallest)
-        with suppress(ValueError):  # a warning in the header is always strict
+        with suppress(ValueError):  # simplejpeg always raises for a warning in the header
             rgb = simplejpeg.decode_jpeg(data, strict=False, **options)
     return rgb
 
 
 def _count_scans(data: bytes) -> int:
-    """How often `ff da`, which begins a scan, stands anywhere; ten times as fast as bytes.count."""
-    found, begins = 0, np.frombuffer(START_OF_SCAN, np.uint16)  # in the machine's order of bytes
+    """Count `ff da`, which begins a scan, in all bytes; ten times as fast as `bytes.count`."""
+    count, begins = 0, np.frombuffer(START_OF_SCAN, np.uint16)  # in the machine's byte order
     for offset in (0, 1):
         pairs = np.frombuffer(data, np.uint16, (len(data) - offset) // 2, offset)
-        found += int(np.count_nonzero(pairs == begins))
-    return found
+        count += int(np.count_nonzero(pairs == begins))
+    return count
 
 
 def _decode_with_pillow(
@@ -160,7 +165,7 @@ def _decode_with_pillow(
 def _decode_tiff(
     data: bytes, header: headers.Header, accurate: bool, smallest: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """The first page, which Pillow turns upright; 12 and 16 bits keep the high eight."""
+    """The first page, which Pillow rotates upright. Of 12 or 16 bits, the high 8 are kept."""
     from PIL import TiffImagePlugin
 
     with TiffImagePlugin.TiffImageFile(io.BytesIO(data)) as image:
@@ -183,7 +188,7 @@ def _decode_tiff(
 def _decode_avif(
     data: bytes, header: headers.Header, accurate: bool, smallest: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """The main image; Pillow says as EXIF's orientation how the file turns it."""
+    """The main image. Pillow reports the file's rotation as EXIF orientation."""
     from PIL import Image, features
 
     if not features.check("avif"):
@@ -199,7 +204,7 @@ def _decode_avif(
 def _decode_heif(
     data: bytes, header: headers.Header, accurate: bool, smallest: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """The main image, which libheif crops and turns as the file says."""
+    """The main image, which libheif crops and rotates."""
     try:
         import pillow_heif
     except ImportError:
@@ -211,7 +216,7 @@ def _decode_heif(
 
 
 def _to_rgb(image: Any) -> NDArray[np.uint8]:
-    """The frame that is loaded, of whatever mode, as RGB on white."""
+    """The loaded frame, of any mode, as RGB on white."""
     if image.mode.startswith("I"):
         return _from_sixteen_bits(image)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
@@ -220,7 +225,7 @@ def _to_rgb(image: Any) -> NDArray[np.uint8]:
 
 
 def _from_sixteen_bits(image: Any) -> NDArray[np.uint8]:
-    """Sixteen-bit gray keeps its high byte, as TensorFlow does; Pillow would clip at 255."""
+    """Keep the high byte of 16-bit gray, as TensorFlow does; Pillow would clip values at 255."""
     values = np.asarray(image).astype(np.uint16)
     gray = (values >> 8).astype(np.uint8)
     if (transparent := image.info.get("transparency")) is not None:
@@ -229,7 +234,7 @@ def _from_sixteen_bits(image: Any) -> NDArray[np.uint8]:
 
 
 def _on_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Composite on white: round(color * alpha + 255 * (1 - alpha)), in whole numbers."""
+    """Composite on white: round(color * alpha + 255 * (1 - alpha)), in integers."""
     alpha = rgba[..., 3:].astype(np.uint16)
     blended = rgba[..., :3] * alpha + WHITE * (WHITE - alpha) + WHITE // 2
     return (blended // WHITE).astype(np.uint8)
@@ -244,12 +249,12 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _one_line(error: Exception) -> str:
-    words = re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error))  # no two are equal
+    words = re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error))  # differs in every run
     name = type(error).__name__
     return " ".join(words.split())[:120] if len(words) > 8 else f"{name} {words}".strip()
 
 
-# Orientation: whether rows and columns are reversed, after the transposition of 5 to 8.
+# Orientation: whether rows and columns are reversed. 5 to 8 are transposed first.
 _FLIPS = {
     1: (False, False),
     2: (False, True),

@@ -1,7 +1,7 @@
-"""What of a dataset's labels looks like a mistake. It is said, with what to do; nothing is changed.
+"""Warnings about labels that look like mistakes. Nothing is changed.
 
-A folder in the wrong place or a name typed in two ways gives a dataset that trains without an
-error, and learns something else than was meant.
+If a folder is in the wrong place, or a class name is spelled in two ways, training runs without an
+error, but learns something else than the user wants.
 """
 
 import re
@@ -18,9 +18,9 @@ PARTED = frozenset({"train", "training", "validation", "valid", "val", "test", "
 
 
 def conflicts(found: Index) -> Iterator[tuple[str, str, str]]:
-    """(digest, id, label) of all examples whose bytes stand under another label as well.
+    """(digest, id, label) of all examples whose image also occurs with another label.
 
-    Those of one image follow each other. What cannot be decoded is no image, and not among them.
+    Examples of one image follow each other. Quarantined examples are not included.
     """
     images, labels = found.images, found.labels
     several = (np.bincount(images)[images] > 1) & ~found.quarantined
@@ -28,18 +28,18 @@ def conflicts(found: Index) -> Iterator[tuple[str, str, str]]:
     pairs = np.unique(images[copies] * len(found.classes) + labels[copies])
     rows, counts = np.unique(pairs // max(1, len(found.classes)), return_counts=True)
     doubtful = copies[np.isin(images[copies], rows[counts > 1])]
-    for one in doubtful[np.argsort(images[doubtful], kind="stable")]:
-        identifier = found.ids[one].decode()
-        yield found.digest[images[one]].tobytes().hex(), identifier, found.classes[labels[one]]
+    for position in doubtful[np.argsort(images[doubtful], kind="stable")]:
+        digest = found.digest[images[position]].tobytes().hex()
+        yield digest, found.ids[position].decode(), found.classes[labels[position]]
 
 
 def of_classes(found: Index, where: str | None) -> Iterator[str]:
-    """A line for each thing about the classes that somebody should look at.
+    """A line for each thing about the classes that the user should check.
 
     Args:
-        found: the dataset.
-        where: how to have the classes read from another folder, "{}"; None where they are not
-            read from folders.
+        found: the index of the dataset.
+        where: what to do so that another folder, "{}", has the classes; None if the classes are not
+            folders.
     """
     parts, good = len(index.PARTS), ~found.quarantined
     places = found.labels[good].astype(np.int64) * parts + found.parts[good]
@@ -67,7 +67,7 @@ def of_classes(found: Index, where: str | None) -> Iterator[str]:
 
 
 def _alike(classes: Iterable[str]) -> Iterator[str]:
-    """Names that a person would take for the same."""
+    """Warnings about names that look the same to a person."""
     groups: dict[str, list[str]] = {}
     for name in classes:
         groups.setdefault(_folded(name), []).append(name)
@@ -90,8 +90,8 @@ def _cased(name: str) -> str:
 
 
 def _spaced(name: str) -> str:
-    """Without characters that are not seen, blanks at the ends, and kinds of blank."""
-    seen = "".join(one for one in name if unicodedata.category(one) != "Cf")
+    """The name without invisible characters and outer blanks, with each blank as one space."""
+    seen = "".join(c for c in name if unicodedata.category(c) != "Cf")
     return re.sub(r"[\s_-]+", " ", seen).strip()
 
 
@@ -106,7 +106,7 @@ def _difference(names: list[str]) -> str:
 
 
 def _unlike(names: list[str]) -> list[str]:
-    """The names in such a way that they can be told apart."""
+    """The names, written so that a reader sees the difference."""
     if len({unicodedata.normalize("NFC", _spaced(name)) for name in names}) == 1:
         return [ascii(name) for name in names]
     return [repr(name) for name in names]
@@ -129,14 +129,14 @@ def _one_class(found: Index, label: int, where: str | None) -> Iterator[str]:
 
 
 def _branches(found: Index, label: int) -> tuple[str, list[str]]:
-    """(the folder that holds all images of a class, the folders in it that images lie in)."""
+    """(the deepest folder with all images of a class, its sub-folders that have images)."""
     chosen = (found.labels == label) & ~found.quarantined
     paths = [
         identifier.decode().split("/")[1 if part else 0 : -1]
         for identifier, part in zip(found.ids[chosen], found.parts[chosen], strict=True)
     ]
-    first, last = min(paths), max(paths)  # what these two share, all share
-    differ = (n for n, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
+    first, last = min(paths), max(paths)  # parts that these two share, all paths share
+    differ = (n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
     depth = next(differ, min(len(first), len(last)))
     return "/".join(first[:depth]), sorted({path[depth] for path in paths if len(path) > depth})
 

@@ -1,4 +1,4 @@
-"""Images made on the spot, for trials of a pipeline: each class has its own colour and stripes."""
+"""Synthetic images for trials of a pipeline: each class has its own colour and stripes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ SIDE = 64  # pixels
 
 
 def write_folder(directory: Path, classes: Sequence[str], per_class: int) -> None:
-    """`<class>/0000.png`, …; the same images in every run."""
+    """Write `<class>/0000.png`, …; the images are the same in every run."""
     for label, name in enumerate(classes):
         (directory / name).mkdir(parents=True, exist_ok=True)
         for number in range(per_class):
@@ -21,7 +21,7 @@ def write_folder(directory: Path, classes: Sequence[str], per_class: int) -> Non
 
 
 def striped(label: int, number: int, side: int = SIDE) -> NDArray[np.uint8]:
-    """(side, side, 3) RGB: stripes as wide and coloured as the class, with noise."""
+    """(side, side, 3) RGB: stripes with noise; the class decides their width and colour."""
     random = np.random.default_rng((label, number))
     stripes = np.sin(np.arange(side) * (label + 1) * 0.5 + random.uniform(0, 6))[:, None, None]
     image = np.full((side, side, 3), 110.0) + 50 * stripes

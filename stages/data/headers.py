@@ -1,4 +1,4 @@
-"""What an encoded image says of itself, read from its first bytes, without decoding anything."""
+"""Format, size and orientation of an encoded image, read from its headers without decoding."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from functools import partial
 from cryobase.stages.data import boxes
 
 MAX_BYTES = 256 << 20  # of an encoded image
-MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb
+MAX_PIXELS = 89_478_485  # above it Pillow warns of a decompression bomb
 MAX_SIDE = 65_535
 EXIF_ORIENTATION = 0x0112
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers of a JPEG
@@ -25,15 +25,15 @@ BEGINNINGS = {
     b"GIF89a": "GIF",
     **dict.fromkeys(TIFF_ORDERS, "TIFF"),
 }
-RAW_COLORS = (32803, 34892)  # a sensor's pixels, as a TIFF's photometric interpretation
+RAW_COLORS = (32803, 34892)  # photometric interpretations of a raw sensor image
 DNG_VERSION = 50706
 
 
 @dataclass(frozen=True)
 class Header:
-    """Format (Pillow's name), size as stored, channels and bits of a value where known.
+    """Format (Pillow's name), stored size in pixels, channels, and bits of a value if known.
 
-    `orientation` is EXIF's; AVIF and HEIF have the size after their own way of turning.
+    `orientation` is EXIF's. For AVIF and HEIF, the size is the one after their own rotation.
     """
 
     format: str
@@ -51,7 +51,7 @@ class Header:
 
 
 def read(data: bytes) -> Header | None:
-    """The header of a file of a format that is read, else None.
+    """The header of an encoded image; None if the format is not read.
 
     Raises:
         ValueError: the header is broken.
@@ -64,7 +64,7 @@ def read(data: bytes) -> Header | None:
 
 
 def format_of(start: bytes) -> str:
-    """The format that the first bytes of a file, 64 or more, are those of; "" if it is not read."""
+    """The format by the first 64 bytes of a file, or more; "" if the format is not read."""
     for beginning, form in BEGINNINGS.items():
         if start.startswith(beginning):
             return form
@@ -88,8 +88,8 @@ def too_large(height: int, width: int) -> str:
 
 
 def orientation_of(tiff: bytes) -> int:
-    """EXIF's orientation, 1 to 8, from a TIFF structure (TIFF 6.0, section 2); 1 where unusable."""
-    return 1 if b"+" in tiff[:4] else _orientation(tiff)  # EXIF is no BigTIFF
+    """EXIF's orientation, 1 to 8, from a TIFF structure (TIFF 6.0, section 2); 1 if unusable."""
+    return 1 if b"+" in tiff[:4] else _orientation(tiff)  # EXIF never is a BigTIFF
 
 
 def _orientation(tiff: bytes) -> int:
@@ -121,7 +121,7 @@ def _first_directory(tiff: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _read_tiff(data: bytes) -> Header | None:
-    """Size of the first page; none of a raw photograph, whose first page is a preview."""
+    """Size of the first page; None for a raw photograph, whose first page is a preview."""
     tags = {tag: value for tag, _, _, value in _first_directory(data)}
     raw = data[8:10] == b"CR" or tags.get(254, 0) & 1 or tags.get(262) in RAW_COLORS
     if raw or DNG_VERSION in tags:
@@ -166,7 +166,7 @@ def _read_jpeg(data: bytes) -> Header:
 
 
 def _read_png(data: bytes) -> Header:
-    """Size from IHDR; orientation from an eXIf chunk ahead of the pixels, where it belongs."""
+    """Size from IHDR; orientation from an eXIf chunk, which must come before the pixels."""
     length, kind, width, height = struct.unpack_from(">I4sII", data, 8)
     if kind != b"IHDR" or length != 13:
         raise ValueError("PNG does not begin with IHDR")

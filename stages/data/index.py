@@ -1,7 +1,7 @@
-"""The index of data/raw: numpy columns, one row per example and one per distinct image.
+"""The index of data/raw: numpy columns with one row per example, and one row per distinct image.
 
-`dataset.json` is the commit record, replaced last; the columns lie in an npz file named by its
-content, so a crash leaves the old index as it was.
+The columns are in an npz file whose name is made from its content. `dataset.json` is replaced last
+and names that file, so a crash leaves the old index valid.
 """
 
 import hashlib
@@ -47,13 +47,16 @@ IMAGE_COLUMNS = {
 COLUMNS = EXAMPLE_COLUMNS | IMAGE_COLUMNS
 SPELLED = {name: np.dtype(dtype).str for name, dtype in COLUMNS.items()} | {"ids": TEXT}
 KEYS = {"schema", "index", "index_sha256", "classes", "reasons", "packs", "in_place", "source"}
-MAX_RECORD = 1 << 26  # bytes; a pack of 64 MiB takes 150
+MAX_RECORD = 1 << 26  # bytes; the entry of a pack, which has 64 MiB, takes 150
 MAX_VALUES = 4_000_000
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Index:
-    """What data/raw holds. Columns of equal length; `images` points into the image columns."""
+    """The content of data/raw: columns of n examples, and of m distinct images.
+
+    `images` has positions in the columns of images.
+    """
 
     ids: NDArray[np.bytes_]  # (n,) sorted, unique
     labels: NDArray[np.int32]  # (n,) into classes
@@ -69,9 +72,9 @@ class Index:
     classes: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ("",)
     packs: tuple[Pack, ...] = ()
-    in_place: str | None = None  # the folder where the images lie, if they were left there
-    source: Mapping[str, Any] = field(default_factory=dict)  # what the source wants to remember
-    sha256: str = ""  # of the columns' file, where they were read from one
+    in_place: str | None = None  # the folder of the images, if they were not copied
+    source: Mapping[str, Any] = field(default_factory=dict)  # data of the source for its next run
+    sha256: str = ""  # of the columns' file; "" for an index in memory
 
     @classmethod
     def empty(cls) -> "Index":
@@ -84,10 +87,10 @@ class Index:
 
 
 def read(directory: Path) -> Index:
-    """Check the index of a data/raw directory; a column is read when it is first asked for.
+    """Check and open the index of a data/raw directory. Columns are read at the first use.
 
     Raises:
-        DataError: there is none, or it is damaged; the message names the file.
+        DataError: the index is missing or damaged; the message names the file.
     """
     path = directory / RECORD
     try:
@@ -121,7 +124,10 @@ def read(directory: Path) -> Index:
 
 
 def _faults(record: Any) -> Iterator[str]:
-    """What makes a record one that `write` has not written; only the first counts."""
+    """The reasons why `write` cannot have written a record.
+
+    Use only the first: later checks assume that earlier ones passed.
+    """
     if not isinstance(record, dict) or record.keys() - {"record_sha256"} != KEYS:
         yield f"keys other than {', '.join(sorted(KEYS))}"
     if record.get("record_sha256", _checksum(record)) != _checksum(record):
@@ -156,13 +162,17 @@ def _is_pack(pack: Any) -> bool:
 
 
 def _checksum(record: Mapping[str, Any]) -> str:
-    """SHA-256 of all of a record but its checksum."""
+    """SHA-256 of a record without its checksum."""
     rest = {key: value for key, value in record.items() if key != "record_sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def write(directory: Path, index: Index) -> None:
-    """Replace the index: columns first, then the record, then remove what it no longer names."""
+    """Replace the index: write columns, then the record, then remove files that it does not name.
+
+    Raises:
+        DataError: the index is too large to be read again.
+    """
     buffer = io.BytesIO()
     np.savez(buffer, **{name: getattr(index, name) for name in COLUMNS})
     columns = buffer.getvalue()
@@ -190,7 +200,7 @@ def write(directory: Path, index: Index) -> None:
 
 
 def sweep(directory: Path, named: set[str]) -> None:
-    """Remove packs and indices that nothing names, and what an interrupted run left behind."""
+    """Remove packs and indices that are not in `named`, and files of interrupted runs."""
     for path in directory.iterdir():
         ours = PACK_NAME.match(path.name) or INDEX_NAME.match(path.name)
         if (ours and path.name not in named) or path.name.startswith(".tmp-"):
@@ -198,13 +208,13 @@ def sweep(directory: Path, named: set[str]) -> None:
 
 
 class _Stored(Index):
-    """An index whose columns are read, and checked, when they are first asked for.
+    """An index whose columns are read and checked at their first use.
 
-    Of ten million images they are a gigabyte, and nobody needs them all.
+    For ten million images all columns take a gigabyte, and most callers need only some of them.
     """
 
     def __init__(self, path: Path, columns: Columns, described: Mapping[str, Any]) -> None:
-        finalize(self, columns.close)  # open until then, as `download` may replace the index
+        finalize(self, columns.close)  # kept open: `download` may replace the index
         vars(self).update(described, _path=path, _columns=columns, _lock=RLock())
 
     def __getattr__(self, name: str) -> Any:
@@ -218,9 +228,9 @@ class _Stored(Index):
         return vars(self)[name]
 
     def _check(self, name: str, column: NDArray[Any]) -> None:
-        """Refuse columns that contradict each other, so that readers need not look again."""
-        one = "images" if name in EXAMPLE_COLUMNS else "reason"  # whose length is the others' too
-        length = column.size if name == one else len(getattr(self, one))
+        """Refuse a column that contradicts others, so that its users need no checks."""
+        first = "images" if name in EXAMPLE_COLUMNS else "reason"  # its length counts for all
+        length = column.size if name == first else len(getattr(self, first))
         shape = (length, 32) if name == "digest" else (length,)
         if column.shape != shape:
             raise DataError(f"{self._path}: column {name} is {column.dtype}{column.shape}; {MEND}")

@@ -1,9 +1,9 @@
-"""Images are tried out in child processes: one that kills or stalls its decoder costs that child.
+"""Decoding in child processes, so that a hostile image can crash or block only its child.
 
-A child is a new Python that imports the decoder alone, takes encoded bytes from a socket, and
-answers with reasons or bytes; no pickles, as hostile bytes may have taken it over. It ends when
-the other end of the socket does, whatever ended the parent, and by an alarm when an image takes
-too long.
+A child is a new Python process that imports only the decoder. It reads encoded bytes from a socket
+and answers with JSON and bytes. Pickles are never used, because a hostile image may control the
+child. The child ends when its socket is closed, also if the parent crashed. An alarm ends it if an
+image takes too long.
 """
 
 import io
@@ -25,42 +25,46 @@ from cryobase.stages.children import run_module
 from cryobase.stages.data.decoding import UndecodableImageError
 from cryobase.stages.errors import StageError
 
-SECONDS = 60.0  # for one image; noise of the most pixels that are read takes about four
+SECONDS = 60.0  # for one image; the largest one, of noise, takes about four
 MAX_ANSWER = 1 << 16  # bytes
 
-Work = Callable[..., str | bytes]  # on the bytes of an image
-Verdict = tuple[str, Any]  # the reason why an image cannot be decoded; a remark on it, or bytes
+Work = Callable[..., str | bytes]  # its first argument is the bytes of an image
+Verdict = tuple[str, Any]  # (why an image cannot be decoded, or ""; the function's result)
 
 
 class IsolatedDecoder:
-    """As many children as threads decode at once, started when needed."""
+    """A pool of children. A child is started when all others are busy."""
 
     def __init__(self, work: Work, *, size: int = 0, **options: Any) -> None:
-        """Take a function that a child can import by its name.
+        """Prepare a pool; no child is started yet.
 
         Args:
-            work: makes a remark of an image, see `decoding.examine`, or bytes.
-            size: how many bytes these are; 0 where it makes a remark.
-            options: further arguments of the function, which JSON can hold.
+            work: a function that a child can import by its name. It returns a remark on an image,
+                see `decoding.examine`, or bytes.
+            size: the number of bytes that the function returns; 0 if it returns a remark.
+            options: further arguments of the function; JSON must be able to store them.
         """
         self._size = size
         self._arguments = f"{work.__module__}:{work.__qualname__}", json.dumps(options)
         self._lock = Lock()
-        self._children: list[_Child] = []  # dead ones too
+        self._children: list[_Child] = []  # also dead children
         self._idle: list[_Child] = []
         self._closed = False
 
     def examine(self, images: Sequence[bytes]) -> list[Verdict]:
-        """Why each image cannot be decoded or "", and what the function made of it or "".
+        """Let a child run the function on each image.
+
+        Returns:
+            For each image, why it cannot be decoded, or "", and the function's result, or "".
 
         Raises:
             MemoryError: the function raised it.
-            StageError: children do not even start.
+            StageError: a child does not start, or the pool is closed.
         """
         if not images:
             return []
         answers, _ = self._ask(images)
-        if not answers:  # one of them did it, or an earlier one, or something from outside
+        if not answers:  # the child died: find the image that kills it, if one does
             alone = [self._ask([image]) for image in images]
             answers = [answer[0] if answer else (cause, "") for answer, cause in alone]
         if None in answers:
@@ -68,7 +72,7 @@ class IsolatedDecoder:
         return answers
 
     def _ask(self, images: Sequence[bytes]) -> tuple[list[Any], str]:
-        """A child's answers; none if it died, and of what."""
+        """A child's answers and ""; if it died, no answers and the cause."""
         child = self._take()
         if answers := child.ask(images):
             self._idle.append(child)
@@ -83,7 +87,7 @@ class IsolatedDecoder:
                 return self._idle.pop()
             child = _Child(self._size, *self._arguments)
             self._children.append(child)
-        if not child.ask([b""]):  # any answer means that the decoder is imported
+        if not child.ask([b""]):  # any answer shows that the child has imported the decoder
             raise StageError(
                 f"{sys.executable}: does not start as a decoder, its words are above"
                 f" ({child.cause_of_death()}); install Cryobase again"
@@ -91,7 +95,7 @@ class IsolatedDecoder:
         return child
 
     def close(self) -> None:
-        """End all children at once, busy ones too; threads that wait for them go on."""
+        """Kill all children, also busy ones, so that threads that wait for them continue."""
         with self._lock:
             self._closed = True
         for child in self._children:
@@ -99,7 +103,7 @@ class IsolatedDecoder:
 
 
 class _Child:
-    """One process, for one thread at a time."""
+    """One child process. Only one thread at a time may use it."""
 
     def __init__(self, size: int, name: str, options: str) -> None:
         self._size = size
@@ -108,34 +112,34 @@ class _Child:
             self._process = run_module(
                 __name__, name, options, str(SECONDS),
                 stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,  # the parent's is for results
+                stdout=subprocess.DEVNULL,  # the parent's standard output is for results
             )  # fmt: skip
 
     def ask(self, images: Sequence[bytes]) -> list[Any]:
-        """A verdict or None per image; nothing if the child died, and its cause is known."""
+        """A verdict per image, None for a MemoryError; an empty list if the child died."""
         try:
             self._socket.send_bytes(json.dumps([len(image) for image in images]).encode())
             self._socket.send_bytes(b"".join(images))
             answers = _answers(self._socket.recv_bytes(MAX_ANSWER), len(images))
-            answers = [one and self._completed(*one) for one in answers]
+            answers = [answer and self._completed(*answer) for answer in answers]
         except (EOFError, OSError, RecursionError, ValueError):
             self._socket.close()
         else:
             return answers
         try:
             self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:  # it answered nonsense and still runs
+        except subprocess.TimeoutExpired:  # its answer was invalid, and it still runs
             self.kill()
         return []
 
     def _completed(self, reason: str, remark: str) -> Verdict:
-        """A verdict with the bytes that come after it."""
+        """A verdict, completed by the bytes that follow the answers."""
         if reason or not self._size:
             return reason, remark
-        found = self._socket.recv_bytes(self._size)
-        if len(found) != self._size:
-            raise ValueError(f"{len(found):,} bytes, not {self._size:,}")
-        return "", found
+        result = self._socket.recv_bytes(self._size)
+        if len(result) != self._size:
+            raise ValueError(f"{len(result):,} bytes, not {self._size:,}")
+        return "", result
 
     def kill(self) -> None:
         self._process.kill()
@@ -149,22 +153,23 @@ class _Child:
 
 
 def _answers(data: bytes, count: int) -> list[Any]:
-    """What a child says of so many images, two texts or nothing of each.
+    """A child's answers on `count` images: for each, two texts or None.
 
     Raises:
-        ValueError, RecursionError: it is something else; the child may have been taken over.
+        ValueError, RecursionError: the data are something else; the child is not trusted.
     """
     answers = json.loads(data)
     if not isinstance(answers, list) or len(answers) != count:
         raise ValueError(f"no {count} answers")
-    for one in answers:
-        if one is not None and (type(one) is not list or [*map(type, one)] != [str, str]):
-            raise ValueError("no answer")
+    for answer in answers:
+        valid = type(answer) is list and [*map(type, answer)] == [str, str]
+        if answer is not None and not valid:
+            raise ValueError("not an answer")
     return answers
 
 
 def serve(name: str, options: str, seconds: float) -> None:
-    """In a child: answer one question after the other, until the parent is gone."""
+    """Runs in a child: answer requests until the parent closes the socket."""
     work: Work = partial(pkgutil.resolve_name(name), **json.loads(options))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     _silence_libraries()
@@ -177,14 +182,14 @@ def serve(name: str, options: str, seconds: float) -> None:
                 signal.setitimer(signal.ITIMER_REAL, seconds)
                 answers.append(_verdict(work, images.read(length)))
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            found = [one[1] for one in answers if one and isinstance(one[1], bytes)]
+            results = [answer[1] for answer in answers if answer and isinstance(answer[1], bytes)]
             parent.send_bytes(json.dumps(answers, default=lambda _: "").encode())
-            for each in found:
-                parent.send_bytes(each)
+            for result in results:
+                parent.send_bytes(result)
 
 
 def _silence_libraries() -> None:
-    """What C libraries say of a broken file names no file; Python's own words are still heard."""
+    """Discard messages of C libraries, which do not name the file. Keep Python's own messages."""
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     warnings.simplefilter("ignore")

@@ -1,7 +1,7 @@
 """Packs: immutable, uncompressed, deterministic tar files of encoded images.
 
-Members are named by their content, `<sha256>.<extension>`, so any tar reads a pack and WebDataset
-finds one sample per member.
+The name of a member is made from its content: `<sha256>.<extension>`. Any tar program reads a pack,
+and WebDataset takes each member as one sample.
 """
 
 import hashlib
@@ -33,10 +33,10 @@ class Pack:
 
 
 class PackWriter:
-    """Collects images and publishes a pack whenever about 64 MiB are together."""
+    """Collects images and publishes a pack for about every 64 MiB."""
 
     def __init__(self, directory: Path, *, first: int = 0, pack_bytes: int = PACK_BYTES) -> None:
-        """Packs get the numbers from `first` on; they lie in `directory`."""
+        """Write packs into `directory`; the first one gets the number `first`."""
         self.packs: list[Pack] = []
         self._directory = directory
         self._first = first
@@ -44,7 +44,7 @@ class PackWriter:
         self._buffer = bytearray()
 
     def append(self, digest: bytes, extension: str, data: bytes) -> tuple[int, int]:
-        """Add an image; its pack's number and the offset of its bytes in that pack."""
+        """Add an image. Returns its pack's number and the offset of its bytes in the pack."""
         if self._buffer and len(self._buffer) + len(data) > self._pack_bytes:
             self.flush()
         self._buffer += _member_header(f"{digest.hex()}.{extension}", len(data))
@@ -54,7 +54,7 @@ class PackWriter:
         return self._first + len(self.packs), offset
 
     def flush(self) -> None:
-        """Publish what is together."""
+        """Publish the collected images."""
         if not self._buffer:
             return
         self._buffer += bytes(2 * BLOCK)  # the end of a tar
@@ -67,14 +67,14 @@ class PackWriter:
 
 
 def read_at(path: Path, offset: int, length: int) -> bytes:
-    """Bytes of a regular file that is no link.
+    """Bytes of a regular file; links are refused.
 
     Raises:
-        DataError: it is missing, no regular file, or ends too early.
+        DataError: it is missing, not a regular file, or ends too early.
     """
     descriptor = open_data(path, mend="run `cryobase download`")
     try:
-        # pread makes room for all that it is asked for
+        # The length is checked first, because pread allocates all of it.
         whole = 0 <= length <= min(headers.MAX_BYTES, os.fstat(descriptor).st_size - offset)
         data = os.pread(descriptor, length, offset) if whole else b""
     finally:
@@ -86,10 +86,10 @@ def read_at(path: Path, offset: int, length: int) -> bytes:
 
 
 def read_image(path: Path) -> bytes:
-    """The bytes of an image file, which may be anything.
+    """The bytes of a received image file.
 
     Raises:
-        DataError: it is missing, no regular file, or larger than any image that is read.
+        DataError: it is missing, not a regular file, or larger than an image may be.
     """
     with os.fdopen(open_data(path, follow=True), "rb") as file:
         if (size := os.fstat(file.fileno()).st_size) > headers.MAX_BYTES:
@@ -98,12 +98,15 @@ def read_image(path: Path) -> bytes:
 
 
 def anew(path: Path) -> str:
-    """How to make a damaged pack again, which `download` takes for whole by its name and size."""
+    """The command that replaces a damaged pack.
+
+    `download` checks only name and size of packs, so the damaged pack must be removed first.
+    """
     return f"run `rm {shlex.quote(str(path))} && cryobase download`"
 
 
 def _member_header(name: str, size: int) -> bytes:
-    """A tar header without times, owners or anything else of this machine."""
+    """A tar header without times, owners and other properties of this machine."""
     member = tarfile.TarInfo(name)
     member.size = size
     member.mode = 0o644

@@ -1,7 +1,7 @@
-"""A user's regular expression, tried on names in a child process with a limit of processor time.
+"""Applying a user's regular expression to names, in a child process with limited processor time.
 
-`^(a+)+$` takes longer than anybody lives on a name of forty letters, and holds Python's lock
-meanwhile; why a child and no other engine: docs/adr/0015.
+On a name of forty letters, `^(a+)+$` would run for centuries, and Python could not interrupt it.
+docs/adr/0015 explains why this is a child process, not another regular expression library.
 """
 
 import json
@@ -18,23 +18,23 @@ from cryobase.stages.children import run_module
 from cryobase.stages.errors import ConfigError, StageError
 
 MAX_LENGTH = 1000  # characters of a pattern
-SECONDS = 5.0  # of processor time for a pattern, and
-SECONDS_PER_NAME = 0.0001  # an everyday one takes a hundredth of that
+SECONDS = 5.0  # of processor time for a pattern, plus
+SECONDS_PER_NAME = 0.0001  # for each name; usual patterns take a hundredth of it
 MAX_MEMORY = 1 << 30
 TOO_MUCH_MEMORY = 3  # an exit status
 
 
 def check(pattern: str) -> None:
-    """Refuse what Python's `re` does not take without a word.
+    """Refuse a pattern for which Python's `re` raises an error or a warning.
 
     Raises:
-        ValueError: the message says why.
+        ValueError: the message gives the reason.
     """
     if not 0 < len(pattern) <= MAX_LENGTH:
         raise ValueError(f"1 to {MAX_LENGTH} characters, not {len(pattern):,}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # of meanings that will change
+            warnings.simplefilter("error")  # Python warns of patterns whose meaning will change
             re.compile(pattern)
     except RecursionError:
         raise ValueError("no regular expression (nested too deeply)") from None
@@ -43,12 +43,16 @@ def check(pattern: str) -> None:
 
 
 class PatternReader:
-    """What a pattern finds in names; the child lives as long as the `with` block."""
+    """Applies a pattern to names. The child process runs as long as the `with` block."""
 
     def __init__(self, key: str, pattern: str, *, group: str = "") -> None:
-        """`key` is the pattern's place in params, for messages.
+        """Prepare a reader.
 
-        What is found is the group of the name `group`, else the first group, else all that matches.
+        Args:
+            key: the pattern's key in params, for messages.
+            pattern: the regular expression.
+            group: the name of the group to return. If the pattern does not have it, the first
+                group is returned, or without groups the whole match.
         """
         self._key = key
         self._pattern = pattern
@@ -67,10 +71,11 @@ class PatternReader:
             self._child.communicate()
 
     def read(self, names: Sequence[str]) -> list[str]:
-        """What is found in each name; "" where there is nothing.
+        """The text that the pattern finds in each name, or "".
 
         Raises:
-            ConfigError: it takes too long, or too much memory.
+            ConfigError: the pattern takes too long or too much memory.
+            StageError: the child does not start.
         """
         assert self._child.stdin is not None
         assert self._child.stdout is not None
@@ -80,8 +85,8 @@ class PatternReader:
         answer = self._child.stdout.readline()
         if not answer.endswith(b"\n"):
             raise self._failure(max(names, key=len))
-        found: list[str] = json.loads(answer)
-        return found
+        texts: list[str] = json.loads(answer)
+        return texts
 
     def _failure(self, name: str) -> StageError:
         status = self._child.wait()
@@ -97,20 +102,20 @@ class PatternReader:
 
 
 def serve(pattern: str, group: str, seconds: float) -> None:
-    """In a child: answer lines of names until there are no more; end by a signal at the limit."""
+    """Runs in a child: answer each line of names. At the time limit a signal ends the process."""
     compiled = re.compile(pattern)
     number = compiled.groupindex.get(group, min(1, compiled.groups))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    with suppress(ValueError, OSError):  # where the system has no such limit
+    with suppress(ValueError, OSError):  # some systems do not have this limit
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     for line in sys.stdin.buffer:
         names = json.loads(line)
         seconds += SECONDS_PER_NAME * len(names)
         signal.setitimer(signal.ITIMER_PROF, seconds)
         matches = map(compiled.search, names)
-        found = [match[number] or "" if match else "" for match in matches]
+        texts = [match[number] or "" if match else "" for match in matches]
         seconds = signal.setitimer(signal.ITIMER_PROF, 0)[0]
-        sys.stdout.buffer.write(json.dumps(found).encode() + b"\n")
+        sys.stdout.buffer.write(json.dumps(texts).encode() + b"\n")
         sys.stdout.buffer.flush()
 
 

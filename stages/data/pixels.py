@@ -1,4 +1,8 @@
-"""Encoded bytes to the float32 pixels that a backbone sees: decoding, aspect ratio, resizing."""
+"""From encoded bytes to a backbone's float32 pixels: decoding, aspect ratio, resizing.
+
+The pixels are part of every feature's value: a change here changes features (CONTRIBUTING, "How to
+change").
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -23,7 +27,7 @@ Resize = Callable[[NDArray[np.uint8], int, int], NDArray[np.float32]]
 
 @dataclass(frozen=True, kw_only=True)
 class PixelSpec:
-    """How an image becomes a square of `image_size` pixels. All of it is in the fingerprint."""
+    """How an image becomes a square of `image_size` pixels. The fingerprint has all fields."""
 
     image_size: int
     resize: Literal["bilinear", "nearest"] = "bilinear"
@@ -35,7 +39,7 @@ class PixelSpec:
         """The pixels that the features of a spec were computed from.
 
         Raises:
-            DataError: they were computed elsewhere, so that nobody knows.
+            DataError: the features are foreign, so their pixels are unknown.
         """
         if is_foreign(spec):
             raise DataError(
@@ -63,28 +67,28 @@ def decode(data: bytes) -> NDArray[np.uint8]:
 
 
 def load(data: bytes, spec: PixelSpec) -> NDArray[np.float32]:
-    """Decode and resize: float32 (size, size, 3), RGB, 0 to 255, as a base's input takes them.
+    """Decode and resize an image to a base's input: float32 (size, size, 3), RGB, 0 to 255.
 
-    What a base subtracts or divides by is part of its model (`backbones.preprocessing`).
+    The base's own scaling is part of its model (`backbones.preprocessing`).
 
-    With `bilinear` these are the pixels of `keras.utils.image_dataset_from_directory`, with
-    `nearest` those of `keras.utils.load_img(target_size=…)`, the loader of `ImageDataGenerator`.
+    `bilinear` gives the pixels of `keras.utils.image_dataset_from_directory`. `nearest` gives those
+    of `keras.utils.load_img(target_size=…)`, which `ImageDataGenerator` uses.
 
     Raises:
         UndecodableImageError: with the reason.
     """
     smallest = _smallest(data, spec) if spec.decode == "fast" else (0, 0)
-    accurate = spec.resize == "nearest"  # as Pillow, which load_img uses
+    accurate = spec.resize == "nearest"  # as `load_img`, which uses Pillow
     return resize(decoding.decode(data, accurate=accurate, smallest=smallest), spec)
 
 
 def resize(pixels: NDArray[np.uint8], spec: PixelSpec) -> NDArray[np.float32]:
-    """Bring uint8 (height, width, 3) to float32 (size, size, 3), 0 to 255."""
+    """Resize uint8 (height, width, 3) to float32 (size, size, 3), 0 to 255."""
     return ASPECTS[spec.aspect](pixels, spec.image_size, RESIZES[spec.resize])
 
 
 def _smallest(data: bytes, spec: PixelSpec) -> tuple[int, int]:
-    """The (height, width) below which a scaled decoding would have to be enlarged again."""
+    """The (height, width) that a scaled JPEG must have at least, so that it is not enlarged."""
     if spec.aspect != "pad":
         return spec.image_size, spec.image_size
     height, width = decoding.inspect(data).upright
@@ -93,10 +97,10 @@ def _smallest(data: bytes, spec: PixelSpec) -> tuple[int, int]:
 
 
 def _bilinear(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:
-    """`tf.image.resize` without antialiasing, within 0.02 levels.
+    """`tf.image.resize` without antialiasing, to within 0.02 of 255 levels.
 
-    TensorFlow's float32 coordinates lose digits as they grow, so beyond `LARGE` its steps are taken
-    exactly, and of a photograph only the pixels that are looked at become float32.
+    TensorFlow's float32 coordinates are less precise in large images. So above `LARGE` pixels its
+    steps are repeated exactly. This converts only the pixels that are used to float32.
     """
     if max(pixels.shape) > LARGE:
         return _bilinear_in_tensorflow_steps(pixels, height, width)
@@ -111,7 +115,7 @@ def _bilinear(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.
 def _bilinear_in_tensorflow_steps(
     pixels: NDArray[np.uint8], height: int, width: int
 ) -> NDArray[np.float32]:
-    """Bit for bit `tf.image.resize`: columns first, then rows."""
+    """The same bits as `tf.image.resize`: columns first, then rows."""
     rows, row_weights = _taps(pixels.shape[0], height)
     columns, column_weights = _taps(pixels.shape[1], width)
     four = pixels.take(rows, axis=0).take(columns, axis=1).astype(np.float32)
@@ -122,7 +126,7 @@ def _bilinear_in_tensorflow_steps(
 
 
 def _taps(length: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Both neighbours of every target position, interleaved, and the weight of the second."""
+    """Both source neighbours of each target position, interleaved, and the weight of the second."""
     scale = np.float32(length) / np.float32(target)
     place = (np.arange(target, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
     below = np.floor(place)
@@ -138,7 +142,10 @@ def _nearest(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.f
 
 @lru_cache(maxsize=4096)
 def _picked(length: int, target: int) -> NDArray[np.intp]:
-    """Which of `length` pixels Pillow picks as nearest neighbours; asked for its rounding."""
+    """(target,) the pixels that Pillow picks as nearest neighbours.
+
+    Pillow itself resizes a row of positions, so that its rounding is reproduced.
+    """
     from PIL import Image
 
     ruler = Image.fromarray(np.arange(length, dtype=np.int32)[None])
@@ -151,14 +158,14 @@ def _stretch(pixels: NDArray[np.uint8], size: int, resize: Resize) -> NDArray[np
 
 
 def _crop(pixels: NDArray[np.uint8], size: int, resize: Resize) -> NDArray[np.float32]:
-    """The largest centred square, as `keras.utils.image.smart_resize` cuts it."""
+    """Crop the largest centred square, as `keras.utils.image.smart_resize` does."""
     side = min(pixels.shape[:2])
     top, left = ((length - side) // 2 for length in pixels.shape[:2])
     return resize(np.ascontiguousarray(pixels[top : top + side, left : left + side]), size, size)
 
 
 def _pad(pixels: NDArray[np.uint8], size: int, resize: Resize) -> NDArray[np.float32]:
-    """Fit into the square, centred on black, in the float32 steps of `tf.image.resize_with_pad`."""
+    """Fit the image into a black square, with the float32 steps of `tf.image.resize_with_pad`."""
     lengths = np.asarray(pixels.shape[:2], dtype=np.float32)
     fitted = lengths / np.max(lengths / np.float32(size))
     height, width = (max(1, int(length)) for length in fitted)

@@ -1,4 +1,4 @@
-"""Raw pixels to PNG, with the same bytes on every machine."""
+"""Encoding pixels as PNG, with the same bytes on every machine."""
 
 import struct
 import zlib
@@ -13,11 +13,11 @@ COLOR_TYPES = {1: 0, 3: 2, 4: 6}  # channels to PNG's color type
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     """Encode uint8 or uint16 (height, width, 1 | 3 | 4) as PNG (ISO 15948).
 
-    The pixels are stored, not compressed: every version of zlib compresses differently, and equal
-    pixels must have equal digests everywhere.
+    The pixels are not compressed: versions of zlib compress differently, but equal pixels must have
+    equal digests everywhere.
 
     Raises:
-        ValueError: another dtype or number of channels.
+        ValueError: the dtype or the number of channels is another.
     """
     height, width, channels = pixels.shape
     if channels not in COLOR_TYPES or pixels.dtype not in (np.uint8, np.uint16):

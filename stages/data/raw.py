@@ -1,4 +1,4 @@
-"""Reading data/raw: examples, and the encoded bytes of each of them."""
+"""Reading data/raw: the examples, and the encoded bytes of each example."""
 
 import hashlib
 import os
@@ -20,17 +20,17 @@ from cryobase.store.examples import Examples, decode_id
 
 @dataclass(frozen=True, eq=False)
 class RawImages:
-    """The images of a data/raw directory, in the order of their ids. Threads may share one."""
+    """The examples of a data/raw directory, in the order of their ids. Threads may share it."""
 
     directory: Path
     index: indices.Index
 
     @classmethod
     def open(cls, directory: Path) -> "RawImages":
-        """Open what `download` wrote.
+        """Open a directory that `download` wrote.
 
         Raises:
-            DataError: there is no index, or it is damaged.
+            DataError: the index is missing or damaged.
         """
         return cls(directory, indices.read(directory))
 
@@ -39,7 +39,7 @@ class RawImages:
 
     @cached_property
     def examples(self) -> Examples:
-        """All of them, in a table of its own: planning and reading do without."""
+        """All examples. This takes memory; planning and reading do not need it."""
         index = self.index
         return Examples(
             ids=index.ids,
@@ -59,12 +59,12 @@ class RawImages:
 
     @property
     def parts(self) -> NDArray[np.bytes_]:
-        """(n,) "train", "validation" or "test" where the source has a split of its own, else ""."""
+        """(n,) "train", "validation" or "test" if the source has its own split, else ""."""
         return np.array(indices.PARTS, dtype="S10")[self.index.parts]
 
     @property
     def reasons(self) -> NDArray[np.object_]:
-        """(n,) why an example is quarantined, as str; "" = good."""
+        """(n,) why an example is quarantined, as str; "" if it is not."""
         table: NDArray[Any] = np.array(self.index.reasons, dtype=object)
         return table[self.index.reason[self.index.images]]
 
@@ -91,10 +91,14 @@ class RawImages:
         return data
 
     def _in_place(self, folder: str, position: int) -> Path:
-        """Where an image lies that was left there; an id never leads out of the folder."""
+        """The path of an image that was not copied. An id cannot lead out of the folder.
+
+        Raises:
+            DataError: the id is not a path below the folder.
+        """
         try:
             name = decode_id(bytes(self.index.ids[position]))
-        except ValueError:  # an escape that is none
+        except ValueError:  # an invalid escape
             name = ""
         parts = name.split("/")
         if "\0" in name or not all(parts) or {".", ".."} & set(parts):
@@ -105,7 +109,7 @@ class RawImages:
 
 
 def _read_in_place(path: Path, length: int) -> bytes:
-    """The bytes of a file that still has its length; else none, which have another digest."""
+    """The bytes of a file; empty if its length has changed, so that its digest is wrong."""
     with os.fdopen(open_data(path, follow=True, mend=indices.MEND), "rb") as file:
         whole = os.fstat(file.fileno()).st_size == length <= headers.MAX_BYTES
         return file.read(length) if whole else b""

@@ -1,6 +1,6 @@
-"""Images from a stranger: decoded once, in a child, which hands over the pixels of a base's input.
+"""Decoding received images in a child process, which returns the pixels of a base's input.
 
-Owns how pixels travel. Must not decode anything in the process that asks.
+Owns how pixels are sent. Must not decode anything in the calling process.
 """
 
 from dataclasses import asdict
@@ -15,7 +15,7 @@ from cryobase.stages.data.pixels import PixelSpec, UndecodableImageError
 
 
 def pixel_bytes(data: bytes, **spec: Any) -> bytes:
-    """In a child: the pixels that `pixels.load` makes of an image, see `PixelSpec`.
+    """Runs in a child: the result of `pixels.load`, as bytes; `spec` has the fields of `PixelSpec`.
 
     Raises:
         UndecodableImageError: with the reason.
@@ -24,7 +24,7 @@ def pixel_bytes(data: bytes, **spec: Any) -> bytes:
 
 
 class ReceivedPixels:
-    """Loads images in a child process, which is started with the first one."""
+    """Loads images in a child process, which starts at the first image."""
 
     def __init__(self, spec: PixelSpec) -> None:
         self._shape = (spec.image_size, spec.image_size, 3)
@@ -32,16 +32,16 @@ class ReceivedPixels:
         self._decoder = IsolatedDecoder(pixel_bytes, size=size, **asdict(spec))
 
     def load(self, data: bytes) -> NDArray[np.float32]:
-        """The pixels of an encoded image, as `pixels.load` makes them: float32 (size, size, 3).
+        """The pixels of an encoded image: float32 (size, size, 3), as from `pixels.load`.
 
         Raises:
             UndecodableImageError: with the reason.
-            StageError: children do not even start.
+            StageError: the child does not start.
         """
-        ((reason, found),) = self._decoder.examine([data])
+        ((reason, raw),) = self._decoder.examine([data])
         if reason:
             raise UndecodableImageError(reason)
-        return np.frombuffer(found, np.float32).reshape(self._shape)
+        return np.frombuffer(raw, np.float32).reshape(self._shape)
 
     def close(self) -> None:
         """End the child."""

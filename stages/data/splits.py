@@ -1,4 +1,4 @@
-"""data/splits: which example trains, which validates, which tests."""
+"""data/splits: the part of each example (train, validation or test), read and written."""
 
 import hashlib
 import io
@@ -31,10 +31,10 @@ class Splits:
 
     @classmethod
     def open(cls, directory: Path) -> "Splits":
-        """Read what `write` wrote.
+        """Read the file that `write` wrote.
 
         Raises:
-            DataError: it is missing or damaged.
+            DataError: the file is missing or damaged.
         """
         path = directory / FILE
         if not path.exists():
@@ -46,12 +46,12 @@ class Splits:
         return splits
 
     def ids(self, part: str) -> NDArray[np.bytes_]:
-        """The ids of "train", "validation" or "test", sorted; none where there is no such part."""
-        found: NDArray[np.bytes_] = self.all_ids[self.part == PARTS.index(part)]
-        return found
+        """The sorted ids of "train", "validation" or "test"; empty if the part has no example."""
+        chosen: NDArray[np.bytes_] = self.all_ids[self.part == PARTS.index(part)]
+        return chosen
 
     def along(self, examples: Examples) -> NDArray[np.int8]:
-        """(n,) the part of each of some examples, -1 of those that are not in these splits."""
+        """(n,) the part of each of `examples`; -1 for an example that has no part."""
         wide = np.dtype(f"S{max(examples.ids.itemsize, self.all_ids.itemsize)}")
         _, there, here = np.intersect1d(
             examples.ids.astype(wide),
@@ -74,7 +74,7 @@ class Splits:
         return hashed.hexdigest()
 
     def write(self, directory: Path, counts: list[dict[str, str | int]]) -> None:
-        """Write the assignment, and a readable table of counts per class beside it."""
+        """Write the assignment, and a readable table of the counts of each class."""
         buffer = io.BytesIO()
         np.savez(buffer, ids=self.all_ids, part=self.part)
         write_table(directory / COUNTS, list(counts[0]), (row.values() for row in counts))

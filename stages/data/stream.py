@@ -1,4 +1,4 @@
-"""Decoded images in batches, for training end to end."""
+"""Batches of decoded images, for training a base and a head together."""
 
 import os
 from collections.abc import Iterator
@@ -19,14 +19,14 @@ AHEAD = 8  # decoded images per thread that wait for a batch
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ImageStream:
-    """Batches of pixels as extraction sees them, read and decoded ahead in threads.
+    """Batches of the pixels that extraction uses, read and decoded ahead in threads.
 
     Attributes:
-        images: where they lie.
+        images: the images.
         pixels: how they become squares.
-        batch_size: images in a batch; the last one may have fewer.
-        augmentation: what is done to them; None leaves them plain.
-        seed: decides, with the epoch and the image, how an image is changed.
+        batch_size: images in a batch; the last batch may have fewer.
+        augmentation: the policy; None for plain images.
+        seed: together with epoch and image, it decides how an image is augmented.
     """
 
     images: RawImages
@@ -37,15 +37,15 @@ class ImageStream:
 
     @property
     def plain(self) -> "ImageStream":
-        """The same stream without augmentation, to judge by."""
+        """The same stream without augmentation, for validation and test."""
         return replace(self, augmentation=None)
 
     def batches(self, ids: NDArray[np.bytes_], epoch: int = 0) -> Iterator[Batch]:
         """Pixels (b, size, size, 3) in 0 to 255 and labels (b,) of the examples, in order.
 
         Args:
-            ids: which examples.
-            epoch: every epoch changes an augmented image in another way; the plain ones stay.
+            ids: the examples.
+            epoch: augmented images differ in every epoch; plain ones do not.
         """
         positions = self.images.examples.positions(ids)
         labels = self.images.examples.labels[positions]
@@ -68,5 +68,5 @@ class ImageStream:
 
 
 def live_view(seed: int, epoch: int) -> int:
-    """The number of the view that an epoch sees, never 0 and never one that is stored."""
+    """The view that an epoch uses: never 0, and never the number of a stored view."""
     return 1 << 31 | (seed * 65_537 + epoch) & 0x7FFF_FFFF

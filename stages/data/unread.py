@@ -1,13 +1,15 @@
-"""Files that people have among images and that are not read: what they are, for people.
+"""Recognising files that are not read, to tell the user what they are.
 
-The words become reasons of quarantine.
+The texts become reasons of quarantine. They are stored in data/raw, so a changed text becomes
+visible there.
 """
 
 import re
 
 LOOKED_AT = 1024  # bytes of a file
 
-# How a kind of file is spoken of: beginnings, and what a file is that begins so. The first fits.
+# Template of a reason -> (pattern of the first bytes, name of the kind of file). The first match
+# counts.
 BEGINNINGS = {
     "{} is not read; convert to PNG or JPEG": [
         (rb"(?i:\s*(<\?xml.*?\?>\s*)?(<!--.*?-->\s*)?(<!doctype svg.*?>\s*)?<svg)", "SVG"),
@@ -84,7 +86,7 @@ _TRIED = [
 
 
 def describe(data: bytes) -> str:
-    """A reason why these bytes are not read."""
+    """The reason why a file with these bytes is not read."""
     start = data[:LOOKED_AT]
     for beginning, reason in _TRIED:
         if beginning.match(start):

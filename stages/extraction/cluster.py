@@ -391,7 +391,7 @@ def _register(client: Any, loader: Loader) -> None:
             logger.info("a worker was lost while it loaded: %s", error)
         else:
             return
-    raise StageError("workers die while they load the engine; see their logs for the reason")
+    raise StageError("workers die while they load the engine; the reason is in their logs")
 
 
 @contextmanager

@@ -524,7 +524,7 @@ def test_a_manifest_that_states_another_number_of_examples(tmp_path, full):
     directory = published(tmp_path)
     _, manifest = load(directory)
     write_manifest(directory, replace(manifest, published=replace(manifest.published, count=21)))
-    with pytest.raises(IntegrityError, match="not as many as the manifest says"):
+    with pytest.raises(IntegrityError, match="not as many examples as the manifest says"):
         FeatureSet.open(directory, full=full)
 
 
