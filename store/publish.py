@@ -82,8 +82,7 @@ def share(source: Path, target: Path) -> None:
             except OSError as error:
                 if error.errno not in _CANNOT_LINK:
                     raise
-                regular = present is not None and stat.S_ISREG(present.st_mode)
-                if regular and present.st_size == wanted.st_size:
+                if present and stat.S_ISREG(present.st_mode) and present.st_size == wanted.st_size:
                     return
                 _copy(origin, temporary)
             os.replace(temporary, target)

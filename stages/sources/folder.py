@@ -225,7 +225,7 @@ def _sort_in(entry: os.DirEntry[str], found: Children) -> str:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a directory or a link to one; a link that cannot be followed is a broken file."""
+    """Whether it is a directory or a link to one; a broken link is not."""
     try:
         return entry.is_dir()
     except OSError:  # the link leads to itself, below a file, or where nobody may look
