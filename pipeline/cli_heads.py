@@ -75,6 +75,7 @@ def best(json: Json = False) -> None:
     """Say which head of all sets is the best, how good it is, and where to look."""
     from cryobase.pipeline.params import load
     from cryobase.stages.heads import standing
+    from cryobase.store.text import counted
 
     layout = Layout.here()
     params = load(layout.params)
@@ -88,15 +89,18 @@ def best(json: Json = False) -> None:
     parts = {(name, one.best): one.heads[one.best].parts for name, one in found.items()}
     chosen = min(parts, key=lambda pair: standing.rank(parts[pair], params.evaluate.select, *pair))
     heads = sum(len(one.heads) for one in found.values())
+    name, head = chosen
+    images = standing.images(layout.results(name), head)
     if json:
-        name, head = chosen
-        tables.print_json({"set": name, "head": head, "heads": heads, "scores": parts[chosen]})
+        quality = {"heads": heads, "scores": parts[chosen], "images": images}
+        tables.print_json({"set": name, "head": head, **quality})
         return
     for part, scores in parts[chosen].items():
         interval = f"{scores.get('accuracy_low')} to {scores.get('accuracy_high')}"
-        told = f"accuracy {scores.get('accuracy')} on {part}, 95 % interval {interval}"
-        tables.line(f"{'/'.join(chosen)}: {told}")
-    tables.line(f"the best of {heads:,} heads; run `cryobase heads ls` to see all")
+        accuracy = f"accuracy {scores.get('accuracy')} on {part}, 95 % interval {interval}"
+        of = f" ({counted(images[part], 'image')})" if part in images else ""
+        tables.line(f"{name}/{head}: {accuracy}{of}")
+    tables.line(f"the best of {counted(heads, 'head')}; run `cryobase heads ls` to see all")
     tables.line(f"models: {layout.root / 'models'}, report: {layout.report / 'index.html'}")
 
 

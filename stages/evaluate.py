@@ -173,7 +173,7 @@ def _entry(head: Head, found: Mapping[str, Any], training: str | None) -> dict[s
 
 def _clear(output: Path) -> None:
     """Remove what an earlier run wrote of heads that may be gone."""
-    for path in sorted(output.glob("heads/*/predictions.csv")):
+    for path in sorted(output.glob(f"heads/*/{standing.PREDICTIONS}")):
         shutil.rmtree(path.parent)
 
 
@@ -182,7 +182,7 @@ def _write_head(
 ) -> None:
     directory.mkdir(parents=True)
     write_table(
-        directory / "predictions.csv",
+        directory / standing.PREDICTIONS,
         ("id", "part", "label", "predicted", "probability"),
         (row for part, predictions in parts.items() for row in _prediction_rows(part, predictions)),
     )

@@ -233,6 +233,13 @@ def _escaped(character: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things in words: `1 row`, `2,000 rows`, `3 classes`."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def width(text: str) -> int:
     """The number of terminal columns of a text that `visible` returned."""
     return len(text) if text.isascii() else sum(map(_columns, text))

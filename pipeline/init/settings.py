@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from cryobase.pipeline.init.images import Found
 from cryobase.pipeline.init.stages_file import resource
 from cryobase.stages.backbones.table import BACKBONES
-from cryobase.store.text import visible
+from cryobase.store.text import counted, visible
 
 EXAMPLE_SET = "lite0-160"  # of this repository's params
 PACKAGED = "efficientnet_lite0"  # whose weights come with a package, without a network
@@ -52,7 +52,7 @@ def for_folder(path: str, pattern: str | None, found: Found) -> str:
 
 def summary(found: Found) -> str:
     """What a folder holds, in words that may stand in a comment."""
-    return f"{_plural(found.images, 'image')} of {_classes(found)}"
+    return f"{counted(found.images, 'image')} of {_classes(found)}"
 
 
 def for_archive(path: str, pattern: str | None, sha256: str) -> str:
@@ -123,17 +123,12 @@ def _classes(found: Found) -> str:
     ranked = sorted(found.counts.items(), key=lambda pair: (-pair[1], pair[0]))
     shown = ", ".join(f"{_comment(name)[:40]} {count:,}" for name, count in ranked[:NAMED])
     more = f", {len(ranked) - NAMED:,} more" if len(ranked) > NAMED else ""
-    return f"{_plural(len(ranked), 'class')}: {shown}{more}"
+    return f"{counted(len(ranked), 'class')}: {shown}{more}"
 
 
 def _comment(text: str) -> str:
     """A text that may stand in a comment: one line, and characters that YAML allows."""
     return ODD.sub("?", visible(text))
-
-
-def _plural(count: int, noun: str) -> str:
-    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
-    return f"{count:,} {noun}{ending}"
 
 
 def _base(found: Found) -> tuple[str, int, str]:

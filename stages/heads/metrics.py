@@ -1,6 +1,8 @@
 """Scores of predictions, computed by scikit-learn. Nothing here reads or writes files."""
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +51,7 @@ class Predictions:
 
 
 def scores(predictions: Predictions, top_k: int) -> dict[str, float]:
-    """Accuracy and its 95 % interval, top-k accuracy, macro F1, log loss and ECE.
+    """Accuracy and its 95 % interval (Wilson), top-k accuracy, macro F1, log loss and ECE.
 
     Top-k accuracy is left out unless there are more than k classes. Macro F1 is the mean over the
     classes that occur as label or prediction. Returns an empty dict if there are no examples.
@@ -62,7 +64,7 @@ def scores(predictions: Predictions, top_k: int) -> dict[str, float]:
     labels, predicted = predictions.labels, predictions.predicted
     every = range(len(predictions.classes))
     values = {"accuracy": metrics.accuracy_score(labels, predicted)}
-    values["accuracy_low"], values["accuracy_high"] = bootstrap_interval(labels == predicted)
+    values["accuracy_low"], values["accuracy_high"] = wilson_interval(labels == predicted)
     if len(predictions.classes) > top_k:
         values[f"top_{top_k}"] = metrics.top_k_accuracy_score(
             labels, predictions.probabilities, k=top_k, labels=every
@@ -73,16 +75,26 @@ def scores(predictions: Predictions, top_k: int) -> dict[str, float]:
     return {name: round(float(value), 6) for name, value in values.items()}
 
 
-def bootstrap_interval(right: NDArray[np.bool_], share: float = 0.95) -> tuple[float, float]:
-    """The interval that holds this share of the accuracies of 10,000 bootstrap samples.
+def wilson_interval(right: NDArray[np.bool_], share: float = 0.95) -> tuple[float, float]:
+    """The Wilson score interval of an accuracy, without continuity correction.
 
-    It is the percentile method. The number of right answers in a sample drawn with replacement has
-    a binomial distribution, so samples need not be drawn row by row.
+    Wilson, Probable inference, the law of succession, and statistical inference, J. Am. Stat.
+    Assoc. 22, 1927. It has a width where all answers are right, or none, and few images are enough
+    (Brown, Cai and DasGupta, Interval estimation for a binomial proportion, Stat. Sci. 16, 2001).
+
+    Args:
+        right: (n,) whether each answer is right, n at least 1.
+        share: of the intervals of many such samples that hold the true accuracy.
+
+    Returns:
+        The lower and the upper end, 0 to 1.
     """
-    random = np.random.Generator(np.random.Philox(0))
-    samples = random.binomial(len(right), right.mean(), 10_000) / len(right)
-    low, high = np.quantile(samples, [(1 - share) / 2, (1 + share) / 2])
-    return float(low), float(high)
+    n, accuracy = len(right), float(right.mean())
+    z = NormalDist().inv_cdf((1 + share) / 2)
+    middle = accuracy + z**2 / (2 * n)
+    half = z * math.sqrt(accuracy * (1 - accuracy) / n + z**2 / (4 * n**2))
+    low, high = (max(0.0, min(1.0, end / (1 + z**2 / n))) for end in (middle - half, middle + half))
+    return low, high
 
 
 def class_table(predictions: Predictions) -> list[dict[str, str | int | float]]:

@@ -3,7 +3,10 @@
 All ranking happens here: `evaluate`, `predict`, `cryobase heads ls` and the report use it.
 """
 
+import csv
 import math
+import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +14,11 @@ from typing import Any, Literal
 
 from cryobase.stages.errors import DataError
 from cryobase.store.errors import StoreError, StoreNotFoundError
-from cryobase.store.text import component, read_json
+from cryobase.store.files import open_regular
+from cryobase.store.text import below, component, read_json
 
 METRICS = "metrics.json"
+PREDICTIONS = "predictions.csv"  # of a head, a row per image
 SCORE = "score.json"  # the few figures that DVC shows side by side
 MAX_BYTES = 1 << 26
 PARTS = ("validation", "train", "test")
@@ -112,6 +117,17 @@ def read(results: Path, mend: str) -> Standing:
         return Standing(best, {best: heads[best], **heads})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _unusable(results / METRICS, error, mend) from None
+
+
+def images(results: Path, head: str) -> dict[str, int]:
+    """The number of images of each part that `evaluate` scored a head on; empty if unknown."""
+    path = below(results, "heads", head, PREDICTIONS)
+    try:
+        with os.fdopen(open_regular(path), encoding="utf-8", errors="replace", newline="") as file:
+            counts = Counter(row.get("part") for row in csv.DictReader(file))
+    except (StoreError, OSError, csv.Error):
+        return {}
+    return {part: counts[part] for part in PARTS if counts[part]}
 
 
 class MissingResultsError(DataError):

@@ -38,6 +38,9 @@ def test_the_best_head_is_told_with_its_interval(reproduced):
     told = reproduced.run("cryobase", "heads", "best")
     score = json.loads((reproduced.root / "results/small/score.json").read_text())
     assert f"small/{score['best']}: accuracy {score['accuracy']['test']} on test" in told
+    assert re.search(
+        r" on test, 95 % interval 0\.\d+ to [01]\.\d+ \(\d+ images?\)$", told, re.MULTILINE
+    )
     assert "report/index.html" in told
 
 

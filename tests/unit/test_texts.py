@@ -22,7 +22,7 @@ from cryobase.stages.heads.export import plain
 from cryobase.stages.heads.history import History
 from cryobase.stages.outputs import write_json, write_table
 from cryobase.stages.tuning import pictures
-from cryobase.store.text import below, cell_text, component, visible, width
+from cryobase.store.text import below, cell_text, component, counted, visible, width
 from tests.hostile_texts import TEXTS
 
 every_text = pytest.mark.parametrize("name", TEXTS)
@@ -197,3 +197,9 @@ def test_what_is_visible_stays_as_it_is():
 
 def test_wide_and_combining_characters_are_counted_as_terminals_do():
     assert [width(text) for text in ("cat", "猫", "e\u0301", "🐈", "")] == [3, 2, 1, 2, 0]
+
+
+def test_things_are_counted_in_the_singular_and_the_plural():
+    said = [counted(count, "row") for count in (0, 1, 2, 12_345)]
+    assert said == ["0 rows", "1 row", "2 rows", "12,345 rows"]
+    assert [counted(count, "class") for count in (1, 3)] == ["1 class", "3 classes"]

@@ -3,12 +3,12 @@ import pytest
 
 from cryobase.stages.heads.metrics import (
     Predictions,
-    bootstrap_interval,
     calibration_error,
     class_table,
     confusion,
     reliability,
     scores,
+    wilson_interval,
 )
 
 CLASSES = ("a", "b", "c")
@@ -72,13 +72,25 @@ def test_a_calibrated_head_has_a_small_error_and_an_overconfident_one_a_large():
     assert calibration_error(boastful) > 0.1
 
 
-def test_the_interval_is_that_of_resampled_rows():
-    random = np.random.default_rng(0)
-    right = random.uniform(size=300) < 0.9
-    samples = [random.choice(right, 300).mean() for _ in range(4000)]
-    differences = np.abs(bootstrap_interval(right) - np.quantile(samples, [0.025, 0.975]))
-    assert differences.max() < 2.5 / 300  # two rows more or less: both sides are drawn
+@pytest.mark.parametrize(
+    ("right", "images", "interval"),
+    [  # Newcombe, Two-sided confidence intervals for the single proportion, 1998, table I
+        (81, 263, (0.2553, 0.3662)),
+        (15, 148, (0.0624, 0.1605)),
+        (0, 20, (0, 0.1611)),
+        (1, 29, (0.0061, 0.1718)),
+    ],
+)
+def test_the_interval_is_that_of_published_examples(right, images, interval):
+    answers = np.arange(images) < right
+    assert wilson_interval(answers) == pytest.approx(interval, abs=5e-5)
+    low, high = wilson_interval(~answers)
+    assert (1 - high, 1 - low) == pytest.approx(interval, abs=5e-5)
 
 
-def test_a_perfect_score_has_no_width():
-    assert bootstrap_interval(np.ones(50, bool)) == (1, 1)
+@pytest.mark.parametrize("images", [1, 26, 50_000])
+def test_the_interval_of_a_perfect_score_depends_on_the_images(images):
+    low, high = wilson_interval(np.ones(images, bool))
+    assert high == pytest.approx(1, abs=1e-12)
+    assert high <= 1
+    assert 1 - low == pytest.approx(3.8415 / (images + 3.8415), rel=1e-4)

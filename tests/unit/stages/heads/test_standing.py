@@ -106,3 +106,20 @@ def test_what_is_not_there_is_told_apart(tmp_path):
     (tmp_path / "metrics.json").mkdir()
     with pytest.raises(DataError, match="not a regular file"):
         standing.read(tmp_path, MEND)
+
+
+def test_the_images_of_each_part_are_counted(tmp_path):
+    table = tmp_path / "heads" / "mlp" / standing.PREDICTIONS
+    table.parent.mkdir(parents=True)
+    rows = ['"cat\n1.jpg",validation,cat,cat,0.9', "2.jpg,test,a,b,0.8", "3.jpg,test,a,a,0.7"]
+    table.write_text("\n".join(["id,part,label,predicted,probability", *rows, ""]))
+    assert standing.images(tmp_path, "mlp") == {"validation": 1, "test": 2}
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\x00\n\n", b'id,part\n"open', b"id\n1\n"])
+def test_images_of_a_table_that_cannot_be_read_are_not_known(tmp_path, content):
+    if content is not None:
+        table = tmp_path / "heads" / "mlp" / standing.PREDICTIONS
+        table.parent.mkdir(parents=True)
+        table.write_bytes(content)
+    assert standing.images(tmp_path, "mlp") == {}
