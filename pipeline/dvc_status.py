@@ -5,6 +5,7 @@ loggers and signals do.
 """
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,8 @@ from cryobase.store.text import parse_json
 
 ALWAYS = "always changed"
 NEVER = "params.yaml: new"  # what DVC says of a stage that is not in dvc.lock
+HOLDER = re.compile(r"^\s*\(PID (\d+)\): (.+)$", re.MULTILINE)
+LOCKED = "Unable to acquire lock"
 
 
 class NoAnswerError(Exception):
@@ -60,14 +63,28 @@ def ask(root: Path) -> dict[str, list[str]]:
         capture_output=True,
         check=False,
     )
-    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
     try:
         if done.returncode:
-            raise NoAnswerError(said[-1] if said else f"exit code {done.returncode}")
+            said = done.stderr.decode("utf-8", "replace").strip()
+            raise NoAnswerError(_refusal(said) or f"exit code {done.returncode}")
         answer = parse_json(done.stdout)
         return {name.rpartition(":")[2]: list(_reasons(one)) for name, one in answer.items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise NoAnswerError(f"not what was expected of it ({error})") from None
+
+
+def _refusal(said: str) -> str:
+    """Why DVC gives no answer. Its advice to remove a lock by hand is left out.
+
+    It names those who hold files that it needs, and only while they run; of the lock of the whole
+    repository it names nobody.
+    """
+    if holders := {int(pid): command for pid, command in HOLDER.findall(said)}:
+        names = ", ".join(f"{command}, PID {pid}" for pid, command in holders.items())
+        return f"a DVC command is running: {names}"
+    if LOCKED in said:
+        return "a DVC command is running and holds the lock"
+    return next(reversed(said.splitlines()), "")
 
 
 def _reasons(changes: list[Any]) -> Iterator[str]:

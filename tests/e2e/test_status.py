@@ -1,6 +1,7 @@
 """`cryobase status` beside the real `dvc status`."""
 
 import json
+import os
 
 import pytest
 
@@ -54,5 +55,23 @@ def test_while_dvc_is_at_work_the_rest_is_told(project):
     text = project.run("python", "-c", holder, str(lock), "cryobase", "status", "--json")
     found = json.loads(text[text.index("{") :])
     assert found["stages"] == []
-    assert "lock" in found["dvc"]
+    assert found["dvc"] == "a DVC command is running and holds the lock"
     assert found["sets"][0]["set"] == "small"
+
+
+@pytest.mark.parametrize("mode", ["write", "read"])
+def test_while_a_stage_runs_its_dvc_is_named_and_no_lock_is_to_be_removed(project, mode):
+    holder = {"pid": os.getpid(), "cmd": "dvc repro --pull"}
+    held = [holder] if mode == "read" else holder
+    files = {str(project.root / "data" / name): held for name in ("source.json", "raw")}
+    lock = project.root / ".dvc" / "tmp" / "rwlock"
+    lock.write_text(json.dumps({mode: files}))
+    try:
+        text = project.run("cryobase", "status")
+    finally:
+        lock.unlink()
+    if mode == "read":  # which hinders nobody who only looks
+        assert "stages: not known" not in text
+        return
+    assert f"a DVC command is running: dvc repro --pull, PID {os.getpid()})" in text
+    assert "remove" not in text
