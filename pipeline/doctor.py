@@ -22,6 +22,7 @@ from cryobase.pipeline import status, tables
 from cryobase.pipeline.dvc_stage import PIPELINE, RELINK, leads_to_cache
 from cryobase.pipeline.init import stages_file
 from cryobase.pipeline.init.choice import Choice
+from cryobase.pipeline.init.place import around, ignored_by_git
 from cryobase.pipeline.init.plan import plan
 from cryobase.pipeline.init.stages_file import State
 from cryobase.pipeline.layout import Layout, dvc_root, git_root
@@ -202,6 +203,9 @@ def _dvc(layout: Layout) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("dvc", "wrong", f"{root / '.dvc/config'}: cannot be read ({error})")
         return
+    if fix := _to_see_git(layout.root, config):
+        what = "core.no_scm is on, though Git is here: no experiments, and Git ignores no output"
+        yield Finding("dvc", "wrong", what, fix)
     kinds = config["cache"].get("type") or []
     if "symlink" in kinds or any(map(leads_to_cache, layout.root.glob("features/*"))):
         what = "DVC puts symbolic links, which are refused as features"
@@ -225,6 +229,18 @@ def _made(root: Path) -> str:
     if git == root:
         return "run `dvc init`"
     return "run `dvc init --subdir`" if git else "run `dvc init --no-scm`"
+
+
+def _to_see_git(root: Path, config: Any) -> str:
+    """What has DVC use the Git repository around a folder; empty where it does, or need not."""
+    git = git_root(root)
+    if git is None or not config["core"].get("no_scm"):
+        return ""
+    if ignored_by_git(around(root), [root / PIPELINE]):  # a folder that Git is to know nothing of
+        return ""
+    if config.load_one("local").get("core", {}).get("no_scm"):  # it hides the one of the repository
+        return "run `dvc config --local core.no_scm false`"
+    return "run `dvc config core.no_scm false`"
 
 
 def _config(root: Path) -> Any:

@@ -158,6 +158,22 @@ def test_a_dvc_config_that_is_no_config(place):
     assert ".dvc/config" in wrong()["what"]
 
 
+def test_dvc_without_git_is_right_where_git_ignores_the_folder(place):
+    shutil.rmtree(".git")
+    dvc("init", "-q", "--no-scm")
+    Path("dvc.yaml").write_text("stages: {}\n")
+    subprocess.run(["git", "init", "-q"], check=True)
+    exclude = Path(".git/info/exclude")
+    exclude.parent.mkdir(exist_ok=True)
+    assert "no_scm" in wrong()["what"]
+    exclude.write_text("dvc.yaml\n")
+    examined()
+
+
+def dvc(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True, env=environment())
+
+
 def test_looking_writes_nothing_and_loads_no_tensorflow(place):
     examined()
 

@@ -107,6 +107,33 @@ def dvc_that_leaves_git_to_the_user():
     repository("git init -q", "dvc init -q", "dvc config cache.type hardlink,copy")
 
 
+GIT = "run `dvc config core.no_scm false`"
+
+
+@situation(GIT, probe="doctor", obey=obey_line(GIT))
+def dvc_that_was_made_before_git():
+    repository("dvc init -q --no-scm", "git init -q")
+
+
+@situation(GIT, probe="doctor", obey=obey_line(GIT))
+def dvc_that_was_made_below_git_without_it():
+    repository("mkdir above")
+    shutil.copytree("images", "above/inner/images")
+    for name in ("params.yaml", "dvc.yaml", "own.weights.h5"):
+        shutil.copy(name, "above/inner")
+    os.chdir("above/inner")
+    shell("dvc init -q --no-scm")
+    shell("git init -q ..")
+
+
+GIT_LOCAL = "run `dvc config --local core.no_scm false`"
+
+
+@situation(GIT_LOCAL, probe="doctor", obey=obey_line(GIT_LOCAL))
+def dvc_that_leaves_git_out_on_this_machine():
+    repository("git init -q", "dvc init -q", "dvc config --local core.no_scm true")
+
+
 LINKS = "run `find -H {} -type l ! -exec test -e {} \\; -exec rm {} +`"
 
 
