@@ -43,6 +43,10 @@ TRACKED_WITH_SETS = {
     "train.heads": "train: {heads: {linear: {kind: linear}}}",
     "evaluate": "evaluate: {}",
 }
+JSON_WORDS = {
+    "Input should be a valid array": "Input should be a list",
+    "Input should be an object": "Input should be a map",
+}
 STAGES = ("download", "split", "train", "evaluate", "report")
 
 
@@ -114,7 +118,7 @@ def _checked(path: Path, document: Any, stages: Collection[str]) -> Params:
         if not isinstance(error, pydantic.ValidationError):
             fact = f"{error}; use finite numbers, strings, lists and maps"
             raise ParamsError(f"{path}: {fact}") from None
-        raise ParamsError(f"{path}: " + "; ".join(_complaints(error))) from None
+        raise ParamsError(f"{path}: " + "; ".join(_complaints(error, document))) from None
     _check_names(path, params)
     return params
 
@@ -191,17 +195,49 @@ def _dataclasses_in(annotation: Any) -> Iterator[Any]:
         yield from _dataclasses_in(argument)
 
 
-def _complaints(error: pydantic.ValidationError) -> Iterator[str]:
+def _complaints(error: pydantic.ValidationError, document: Any) -> Iterator[str]:
+    """One complaint per key; a union's members complain together of what none of them takes."""
+    faults: dict[tuple[int | str, ...], list[Any]] = {}
+    inside = set[tuple[int | str, ...]]()
     for fault in error.errors(include_url=False):
-        path = ".".join(str(part) for part in fault["loc"]) or "the document"
+        place = _place(document, fault)
+        faults.setdefault(place, []).append(fault)
+        inside.update(place[:depth] for depth in range(len(place)))
+    for place, (fault, *others) in faults.items():
+        if place in inside and len(fault["loc"]) > len(place):  # another member read further
+            continue
+        path = ".".join(map(str, place)) or "the document"
         if fault["type"] == "unexpected_keyword_argument":
             keys = sorted(_valid_keys(fault["loc"][:-1]))
             yield f"{path}: unknown key; valid here: {', '.join(keys)}"
         elif fault["type"] == "value_error" and isinstance(fault["input"], dict):
             yield _own_complaint(path, str(fault["ctx"]["error"]), fault["input"])
         else:
-            message = fault["msg"].removeprefix("Value error, ")
-            yield f"{path}: {message[0].lower()}{message[1:]}, not {fault['input']!r:.60}"
+            yield f"{path}: {_expected([fault, *others])}, not {fault['input']!r:.60}"
+
+
+def _place(document: Any, fault: Any) -> tuple[int | str, ...]:
+    """The keys that lead to a fault, without pydantic's names for the members of a union."""
+    place: list[int | str] = []
+    for part in fault["loc"]:
+        if fault["type"] != "missing" and document == fault["input"]:
+            break
+        if isinstance(document, dict):
+            document = {str(key): value for key, value in document.items()}
+        try:
+            document = document[part]
+        except (LookupError, TypeError):  # a union's member, or the key that is missing
+            continue
+        place.append(part)
+    return (*place, *(fault["loc"][-1:] if fault["type"] == "missing" else ()))
+
+
+def _expected(faults: list[Any]) -> str:
+    """What was expected in one place, in the words of params: pydantic's are those of JSON."""
+    messages = [fault["msg"].removeprefix("Value error, ") for fault in faults]
+    first, *others = dict.fromkeys(JSON_WORDS.get(message, message) for message in messages)
+    either = [first, *(other.removeprefix("Input should be ") for other in others)]
+    return f"{first[0].lower()}{' or '.join(either)[1:]}"
 
 
 def _own_complaint(path: str, message: str, section: Mapping[str, Any]) -> str:

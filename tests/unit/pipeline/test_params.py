@@ -55,7 +55,7 @@ def test_every_section_is_a_stage():
         ("split: {seed: '1'}", ["split.seed", "integer"]),
         ("download: {in_place: 1}", ["download.in_place", "boolean"]),
         ("finetune: {runs: {a: {set: s, head: h, epochs: 0}}}", ["finetune.runs.a", "epochs"]),
-        ("download: [folder]", ["download", "object"]),
+        ("download: [folder]", ["download", "a map"]),
         ("download: {pattern: '('}", ["download.pattern: no regular expression", "not '('"]),
         ("split: {train: 0.5}", ["split: train, validation and test: sum to 1, not 0.7"]),
     ],
@@ -65,6 +65,30 @@ def test_a_wrong_key_or_value_is_named(tmp_path, text, found):
         load(write(tmp_path, text))
     for part in found:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("units: many", "units: input should be a valid integer or a list, not 'many'"),
+        ("units: [64, [8, many]]", "units.1.1: input should be a valid integer, not 'many'"),
+        ("units: {int: 3}", "units: input should be a valid integer or a list, not {'int': 3}"),
+        ("dropout: high", "dropout: input should be a valid number or a list, not 'high'"),
+        (
+            "class_weights: even",
+            "class_weights: input should be 'none' or 'balanced' or a map, not 'even'",
+        ),
+        (
+            "class_weights: {7: much}",
+            "class_weights.7: input should be a valid number, not 'much'",
+        ),
+    ],
+)
+def test_a_value_that_may_be_of_several_types_is_complained_of_once(tmp_path, text, complaint):
+    path = write(tmp_path, f"train: {{heads: {{a: {{kind: mlp, {text}}}}}}}")
+    with pytest.raises(ParamsError) as caught:
+        load(path)
+    assert str(caught.value) == f"{path}: train.heads.a.{complaint}"
 
 
 @pytest.mark.fault(21)
