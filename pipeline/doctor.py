@@ -340,10 +340,17 @@ def _features(layout: Layout, params: Params) -> Iterator[Finding]:
 
 def _room(layout: Layout, params: Params) -> Iterator[Finding]:
     """The free space against the rows that are to be computed."""
-    needed = sum(one.bytes or 0 for one in status.sets(layout, params))
+    due = [one for one in status.sets(layout, params) if one.state != "done" and one.missing != 0]
+    needed = sum(one.bytes or 0 for one in due)
+    unknown = [one.set for one in due if one.bytes is None]
     there = next(path for path in (layout.pool, *layout.pool.parents) if path.exists())
     free = shutil.disk_usage(there).free
-    what = f"{tables.size(free)} free, {tables.size(needed)} of rows to compute"
+    what = f"{tables.size(free)} free"
+    if needed or not unknown:
+        what += f", {tables.size(needed)} of rows to compute"
+    if unknown:
+        names = f"{', '.join(unknown[:LISTED])}{', …' if len(unknown) > LISTED else ''}"
+        what += f"; what the rows of {names} take is not known yet"
     if free < needed:
         yield Finding(
             "room", "wrong", what, "make room, take fewer views, a pooled output or float16"

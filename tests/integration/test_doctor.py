@@ -151,6 +151,25 @@ def test_rows_that_have_no_room(place, monkeypatch):
     assert "1 B free, 76.8 kB of rows to compute" in wrong()["what"]
 
 
+def room() -> str:
+    (one,) = [one for one in examined() if one["check"] == "room"]
+    return one["what"].partition(" free")[2]
+
+
+def test_rows_of_which_nobody_knows_how_much_room_they_take(place):
+    small = PARAMS["extract"]["sets"]["small"]
+    assert room() == ", 0 B of rows to compute"
+    two = {"small": {**small, "image_size": 64}, "maps": {**small, "output": "map"}}
+    set_param("extract.sets", two)
+    assert room() == ", 76.8 kB of rows to compute; what the rows of maps take is not known yet"
+    shutil.rmtree("data/raw")
+    assert room() == "; what the rows of small, maps take is not known yet"
+    set_param("extract.sets", {"small": small})
+    assert room() == ", 0 B of rows to compute"  # it is published, so it needs no images
+    shutil.rmtree("features/small")
+    assert room() == "; what the rows of small take is not known yet"
+
+
 def test_a_dvc_config_that_is_no_config(place):
     Path("dvc.yaml").write_text("stages: {}\n")
     Path(".dvc").mkdir()
