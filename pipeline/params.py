@@ -152,9 +152,17 @@ def _read(path: Path) -> Any:
     try:
         return bounded_yaml.read(path) or {}
     except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file; run in the directory of params.yaml") from None
+        raise ParamsError(f"{path}: no such file; {_elsewhere(path)}") from None
     except bounded_yaml.UnusableYamlError as error:
         raise ParamsError(f"{path}: {error}") from None
+
+
+def _elsewhere(path: Path) -> str:
+    """What helps where a params file is not there: the pipeline around the place, or a new one."""
+    for above in path.absolute().parents[1:]:
+        if (above / path.name).is_file() and (above / "dvc.yaml").is_file():
+            return f"run in {above}, which has one"
+    return "run in the directory of params.yaml, or make one here with `cryobase init`"
 
 
 def _expand_homes(path: Path, document: Any) -> None:

@@ -1,6 +1,8 @@
 """Params and arguments."""
 
 import os
+import re
+import shutil
 from pathlib import Path
 
 from cryobase.pipeline.params import load
@@ -35,13 +37,27 @@ def a_date():
     text_of_params("split: {seed: .nan}\n")
 
 
-@situation(
-    "{}: no such file; run in the directory of params.yaml",
-    probe="split",
-    obey=lambda _: os.chdir(os.pardir),
-)
+NEW = "run in the directory of params.yaml, or make one here with `cryobase init`"
+
+
+@situation(NEW, probe="split", obey=lambda _: os.chdir(os.pardir))
 def another_directory():
     os.chdir("images")
+
+
+@situation(NEW, probe=lambda: load(Path.cwd() / "params.yaml"))
+def a_directory_without_a_pipeline():
+    shutil.rmtree(".git")
+    Path("new/inner").mkdir(parents=True)
+    os.chdir("new/inner")
+
+
+@situation("run in {}, which has one", probe="split",
+           obey=lambda said: os.chdir(re.findall("run in (.*), which", said)[0]))  # fmt: skip
+def a_directory_inside_of_a_pipeline():
+    Path("dvc.yaml").write_text("stages: {}\n")
+    Path("photos, all/red").mkdir(parents=True)
+    os.chdir("photos, all/red")
 
 
 @situation("{}: {}: empty; write its keys, or leave it out", probe="split", obey=mended_params)
