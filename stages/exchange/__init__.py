@@ -1,1 +1,1 @@
-"""Features as files of others: arrays and tables come in, tables and metadata go out."""
+"""Exchange with other programs: importing arrays and tables, exporting tables and metadata."""

@@ -1,8 +1,8 @@
-"""Named arrays in a file of somebody else, `.npz` or `.safetensors`, of which nothing is believed.
+"""Reading named arrays from a received `.npz` or `.safetensors` file, which may be hostile.
 
-Both formats are a bounded header and plain bytes. The header is held against the bytes that are
-there before anything is allocated, and arrays are read block by block; nothing is unpickled.
-What the arrays mean is for `cryobase.stages.exchange.taken` to say.
+Both formats have a small header and plain bytes. The header is compared with the file's size before
+memory is allocated, and arrays are read block by block. Nothing is ever unpickled.
+`cryobase.stages.exchange.taken` interprets the arrays.
 """
 
 import math
@@ -25,7 +25,7 @@ from cryobase.store.text import parse_json, visible
 
 MAX_HEADER = 1 << 20  # bytes of the header of a safetensors file
 MAX_ARRAYS = 4096
-MAX_NPZ = (1 << 32) - 1  # where zip needs its 64-bit form
+MAX_NPZ = (1 << 32) - 1  # larger zip files need the 64-bit form
 TEXTS = ("|S", "<U")
 NUMBERS = tuple(SAFETENSORS)
 OBJECTS = b"'descr': '|O'"
@@ -36,7 +36,7 @@ _BLOCK = 1 << 20
 
 
 class Place(NamedTuple):
-    """Where an array lies in the file: `offset` is that of its first value."""
+    """Type, shape and place of an array; `offset` is the byte of its first value."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -44,12 +44,12 @@ class Place(NamedTuple):
 
 
 class Arrays:
-    """The arrays of a file, none of them in memory.
+    """The arrays of an open file. They are read on demand.
 
     Attributes:
-        path: What messages call the file.
-        places: Where they lie, by name.
-        description: The JSON text of whoever wrote the file with Cryobase, else None.
+        path: The name of the file in messages.
+        places: The place of each array, by name.
+        description: The JSON text in a file that Cryobase wrote, else None.
     """
 
     def __init__(
@@ -60,15 +60,15 @@ class Arrays:
 
     @classmethod
     def open(cls, path: Path, shown: Path | None = None) -> Self:
-        """Look at a file's structure.
+        """Open a file and check its structure.
 
         Args:
             path: The file.
-            shown: What messages call it, if not by its path.
+            shown: The name of the file in messages; None for its path.
 
         Raises:
-            DataError: it is missing, no regular file, or neither of the two formats; or has sizes
-                that its bytes do not bear out.
+            DataError: the file is missing, not a regular file, or of neither format, or its header
+                does not match its size.
         """
         descriptor, shown = open_data(path, follow=True), shown or path
         try:
@@ -84,14 +84,14 @@ class Arrays:
         return cls(shown, descriptor, places, description)
 
     def wrong(self, fact: str) -> DataError:
-        """An error about this file, for raising."""
+        """An error about this file, for the caller to raise."""
         return DataError(f"{self.path}: {fact}")
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Rows start to stop of an array along its first axis, all by default.
+        """Rows start to stop of an array along its first axis; by default all.
 
         Raises:
-            DataError: the file has become shorter.
+            IntegrityError: the file became shorter.
         """
         dtype, shape, offset = self.places[name]
         stop = shape[0] if stop is None else min(stop, shape[0])
@@ -113,17 +113,17 @@ class Arrays:
 
 
 def _npz(file: BufferedReader) -> tuple[dict[str, Place], bytes | None]:
-    """The arrays that `numpy.savez` wrote; their checksums are right."""
+    """The arrays of a file that `numpy.savez` wrote, after a check of their checksums."""
     if (size := file.seek(0, os.SEEK_END)) > MAX_NPZ:
         raise DataError(
             f"{size:,} bytes, at most {MAX_NPZ:,} of an .npz file are read; use safetensors or"
             " Parquet"
         )
     places = {}
-    found = members(file)
-    if len(found) > MAX_ARRAYS:
-        raise DataError(f"{len(found):,} arrays, at most {MAX_ARRAYS:,}")
-    for name, member in found.items():
+    entries = members(file)
+    if len(entries) > MAX_ARRAYS:
+        raise DataError(f"{len(entries):,} arrays, at most {MAX_ARRAYS:,}")
+    for name, member in entries.items():
         key, dot, suffix = name.rpartition(".")
         if dot + suffix != ".npy":
             raise DataError(f"{visible(name)[:80]!r} is no array")
@@ -155,7 +155,7 @@ def _check_sum(file: BufferedReader, name: str, offset: int, size: int, expected
 
 
 def _described(file: BufferedReader, places: dict[str, Place]) -> bytes | None:
-    """The description, which an .npz file has as an array of bytes."""
+    """The description, which an .npz file stores as an array of bytes."""
     place = places.pop(DESCRIPTION, None)
     if place is None:
         return None
@@ -200,7 +200,7 @@ def _extent(item: tuple[str, Any]) -> tuple[int, int]:
 
 
 def _entry(name: str, entry: Any) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
-    """What the header says of an array: type, shape, and from which byte to which."""
+    """Type, shape, and first and last byte of an array, from its header entry."""
     if isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"}:
         kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(kind, str) or kind not in _DTYPES:

@@ -1,7 +1,7 @@
-"""Croissant metadata of a feature set: which files there are, and what each column of them means.
+"""Writing Croissant metadata of a feature set: its files, and the meaning of their columns.
 
-https://docs.mlcommons.org/croissant/docs/croissant-spec-1.0.html, as JSON-LD. The readers of the
-format know tables, not shards, so the metadata are of the set's Parquet file and lie beside it.
+https://docs.mlcommons.org/croissant/docs/croissant-spec-1.0.html, as JSON-LD. Readers of the format
+know tables but not our shards. So the metadata describe a Parquet file of the set beside them.
 """
 
 import os
@@ -49,12 +49,12 @@ def export_croissant(
     name: str,
     parts: NDArray[np.int8] | None = None,
 ) -> list[Path]:
-    """Write a set's Parquet file and its metadata into a directory; the paths of both.
+    """Write a set's Parquet file and its metadata into a directory. Returns both paths.
 
     Args:
         features: The set.
-        directory: Gets `features.parquet` and `croissant.json`.
-        name: What the set is called.
+        directory: The directory of `features.parquet` and `croissant.json`.
+        name: The name of the set.
         parts: (n,) along its `examples`, positions in `PARTS` or -1.
 
     Raises:
@@ -83,7 +83,7 @@ def export_croissant(
 def describe(
     features: FeatureSet, name: str, file: dict[str, Any], *, split: bool
 ) -> dict[str, Any]:
-    """The metadata of a set whose table is `file`; `split` is whether it has that column."""
+    """The metadata of a set with the table `file`; `split` is whether it has a column `split`."""
     classes = class_texts(features.classes)
     label = {"references": {"field": {"@id": "classes/name"}}}
     return {

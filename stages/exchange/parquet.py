@@ -1,8 +1,8 @@
-"""Features as Arrow's record batches, and as Parquet, out and in; the extra `parquet`.
+"""Features as Arrow record batches and as Parquet files, written and read; the extra `parquet`.
 
-One row for each example: `id`, `label` (the class's name), `split` where splits are known,
-`quarantined`, `digest`, and a list of fixed size for the features of each view. A Parquet file of
-somebody else is read in a child (`parquet_reader.py`), whose answer is read as if it were theirs.
+There is one row for each example: `id`, `label` (the class's name), `split` if splits are known,
+`quarantined`, `digest`, and a list of fixed size for the features of each view. A received Parquet
+file is read in a child process (`parquet_reader.py`), whose answer is not trusted either.
 """
 
 import importlib
@@ -31,10 +31,10 @@ MAGIC = b"PAR1"
 MAX_FILE = 1 << 40  # bytes
 MAX_RATIO = 200  # bytes of arrays for a byte of the file
 SPARE = 1 << 26  # bytes that a small file may have beyond that
-SECONDS = 6  # of processor time; to begin takes one, a gigabyte about ten
-BYTES_PER_SECOND = 16 << 20  # that larger files may take more
+SECONDS = 6  # of processor time; the start takes one, a gigabyte about ten
+BYTES_PER_SECOND = 16 << 20  # larger files may take one more second for so many bytes
 MAX_REASON = 1 << 12  # bytes
-REFUSED = 3  # exit status of a child that says why
+REFUSED = 3  # exit status of a child that gives a reason
 _GROUP_BYTES = 1 << 26  # of a row group
 
 
@@ -43,10 +43,10 @@ class NoArrowError(ConfigError, ImportError):
 
 
 def load_arrow(module: str = "pyarrow") -> Any:
-    """pyarrow, or a module of it.
+    """Import pyarrow, or one of its modules.
 
     Raises:
-        NoArrowError: it is not installed.
+        NoArrowError: pyarrow is not installed.
     """
     try:
         return importlib.import_module(module)
@@ -74,7 +74,7 @@ def schema_of(features: FeatureSet, *, split: bool) -> Any:
 
 
 def batches_of(features: FeatureSet, parts: NDArray[np.int8] | None = None) -> Iterator[Any]:
-    """The examples of a set, by id, in record batches of about 4 MiB of features each.
+    """The examples of a set, ordered by id, in record batches of about 4 MiB of features.
 
     Args:
         features: The set.
@@ -114,10 +114,10 @@ def _lists(
 
 
 def class_texts(classes: tuple[str, ...]) -> list[str]:
-    """Names of classes as UTF-8 can hold them.
+    """Names of classes as valid UTF-8.
 
     Raises:
-        DataError: two of them would be the same.
+        DataError: two names would become equal.
     """
     texts = [name.encode("utf-8", "backslashreplace").decode() for name in classes]
     if len(set(texts)) != len(texts):
@@ -126,7 +126,7 @@ def class_texts(classes: tuple[str, ...]) -> list[str]:
 
 
 def export_parquet(features: FeatureSet, path: Path, parts: NDArray[np.int8] | None = None) -> None:
-    """Write a set as one Parquet file, without compression, which features do not repay.
+    """Write a set as one Parquet file. It is not compressed, as features compress badly.
 
     Args:
         features: The set.
@@ -158,10 +158,10 @@ def export_parquet(features: FeatureSet, path: Path, parts: NDArray[np.int8] | N
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a file begins as Parquet files do.
+    """Whether a file begins like a Parquet file.
 
     Raises:
-        DataError: it cannot be read, or is no regular file.
+        DataError: the file cannot be read, or is not a regular file.
     """
     try:
         with opened(path, MAX_FILE) as file:
@@ -173,14 +173,14 @@ def is_parquet(path: Path) -> bool:
 
 @contextmanager
 def converted(path: Path, column: str) -> Iterator[Path]:
-    """The columns of a Parquet file as a file of arrays, which is there as long as the context is.
+    """Convert a Parquet file to a file of arrays, which is removed at the end of the context.
 
     Args:
         path: The file.
-        column: What its features are called.
+        column: The name of the column of features.
 
     Raises:
-        DataError: it is no such file, or its columns are of other kinds.
+        DataError: the file is not Parquet, or its columns are of other kinds.
         NoArrowError: pyarrow is not installed.
     """
     load_arrow()
@@ -194,13 +194,17 @@ def converted(path: Path, column: str) -> Iterator[Path]:
             streams = {"stdin": file, "stdout": output, "stderr": words}
             _ask(path, column, limit, seconds, **streams)
         with reason.open("rb") as words:
-            if said := words.read(MAX_REASON).decode("utf-8", "replace").strip():
-                raise DataError(f"{path}: {said}")
+            if text := words.read(MAX_REASON).decode("utf-8", "replace").strip():
+                raise DataError(f"{path}: {text}")
         yield answer
 
 
 def _ask(path: Path, column: str, limit: int, seconds: int, **streams: Any) -> None:
-    """Let a child read the file, and wait for it."""
+    """Let a child process read the file, and wait for it.
+
+    Raises:
+        DataError: the child crashed, took too long, or wrote too much.
+    """
     reader = run_module(
         "cryobase.stages.exchange.parquet_reader", str(limit), str(seconds), column,
         **streams,

@@ -1,8 +1,8 @@
-"""The child process that reads a foreign Parquet file: a file of plain arrays out, or a reason.
+"""The child process that reads a received Parquet file, and writes a file of plain arrays.
 
-Arrow's reader is a large C++ program and the formats within Parquet are many, so it never sees a
-file of somebody else in a process that matters. The file comes on standard input; standard output
-is a file, standard error gets the reason of a refusal.
+Arrow's reader is a large C++ program for many nested formats, so it opens received files only in
+this child. Standard input is the file. Standard output is a file that gets the arrays. Standard
+error gets the reason if the file is refused.
 """
 
 import os
@@ -22,19 +22,19 @@ from cryobase.store.arrays import DESCRIPTION, HIDDEN, Column, write_safetensors
 from cryobase.store.columns import MAX_STRING
 from cryobase.store.manifest import EXAMPLE_BYTES, MAX_EXAMPLES
 
-MEMORY = 1 << 30  # bytes that the child may have for itself
-REFUSED = 3  # exit status of who says why
+MEMORY = 1 << 30  # bytes of memory for the child
+REFUSED = 3  # exit status of a refusal with a reason
 DIGEST = 32  # bytes
-BATCH = 1 << 22  # bytes of features that are decoded together, about
+BATCH = 1 << 22  # about the bytes of features that are decoded together
 FLOATS = {pa.float16(): "<f2", pa.float32(): "<f4", pa.float64(): "<f8"}
 
 
 class RefusedError(Exception):
-    """The file has not the columns that are needed."""
+    """The file does not have the needed columns."""
 
 
 def limit_this_process(seconds: int, size: int) -> None:
-    """Processor time, memory, and `size` bytes of output."""
+    """Limit processor time to `seconds`, output to `size` bytes, and memory to `MEMORY`."""
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     limits = {
@@ -44,7 +44,7 @@ def limit_this_process(seconds: int, size: int) -> None:
         resource.RLIMIT_CORE: 0,
     }
     for kind, limit in limits.items():
-        with suppress(OSError, ValueError):  # macOS has no limit of memory
+        with suppress(OSError, ValueError):  # macOS cannot limit memory
             resource.setrlimit(kind, (limit, limit + (kind == resource.RLIMIT_CPU)))
 
 
@@ -52,7 +52,7 @@ def answer(source: Any, output: Any, column: str, limit: int) -> None:
     """Write the columns of a Parquet file as a safetensors file.
 
     Raises:
-        RefusedError: they are of other kinds, or take more than `limit` bytes.
+        RefusedError: columns are of other kinds, or take more than `limit` bytes.
     """
     file = pq.ParquetFile(source, memory_map=False, pre_buffer=False, buffer_size=1 << 20)
     schema, metadata = file.schema_arrow, file.schema_arrow.metadata or {}
@@ -68,14 +68,14 @@ def answer(source: Any, output: Any, column: str, limit: int) -> None:
     if "split" in schema.names:
         columns += _split(file, hidden)
     columns += [_features(file, schema, name, hidden) for name in lists]
-    if sum(one.size for one in columns) > limit:
+    if sum(array.size for array in columns) > limit:
         raise RefusedError(f"its columns take more than {limit:,} bytes")
     texts = {DESCRIPTION: description.decode("ascii")} if description else {}
     write_safetensors(output, columns, texts)
 
 
 def _hidden(file: Any, schema: Any) -> np.ndarray:
-    """(n,) whether a row is of an example in quarantine, which has no features."""
+    """(n,) whether a row's example is in quarantine, so that it has no features."""
     count = file.metadata.num_rows
     if not 0 < count * EXAMPLE_BYTES <= MAX_EXAMPLES:
         raise RefusedError(f"{count:,} rows, 1 to {MAX_EXAMPLES // EXAMPLE_BYTES:,} are taken")
@@ -89,7 +89,7 @@ def _hidden(file: Any, schema: Any) -> np.ndarray:
 
 
 def _column(file: Any, name: str, rows: int = 1 << 16) -> Iterator[Any]:
-    """The values of a column in parts, without what wraps them."""
+    """The values of a column in parts, without Arrow's extension and dictionary types."""
     for batch in file.iter_batches(batch_size=rows, columns=[name], use_threads=False):
         values = batch.column(0)
         if isinstance(values, pa.ExtensionArray):
@@ -127,7 +127,7 @@ def _is_text(kind: Any) -> bool:
 
 
 def _divided(name: str, values: np.ndarray, hidden: np.ndarray) -> Iterator[Column]:
-    """A column of the examples that have features, and one of those that have not."""
+    """A column of the examples with features, and a second one of those without."""
     if len(values) != len(hidden):
         raise RefusedError(f"{name}: {len(values):,} values for {len(hidden):,} rows")
     yield Column.of(name, values[~hidden])
@@ -154,20 +154,20 @@ def _whole(values: Any, name: str) -> Any:
 def _digests(file: Any, schema: Any, hidden: np.ndarray) -> Iterator[Column]:
     if "digest" not in schema.names:
         return iter(())
-    rows = [one for part in _column(file, "digest") for one in _whole(part, "digest").to_pylist()]
-    if any(not isinstance(one, bytes) or len(one) != DIGEST for one in rows):
+    rows = [row for part in _column(file, "digest") for row in _whole(part, "digest").to_pylist()]
+    if any(not isinstance(row, bytes) or len(row) != DIGEST for row in rows):
         raise RefusedError(f"digest is {schema.field('digest').type}, expected {DIGEST} bytes each")
     table = np.frombuffer(b"".join(rows), np.uint8).reshape(-1, DIGEST)
     return _divided("digests", table, hidden)
 
 
 def _split(file: Any, hidden: np.ndarray) -> Iterator[Column]:
-    """The part of each example that has features; `-` of those that no part has."""
+    """The part of each example with features; `-` for an example without a part."""
     parts = []
     for values in _column(file, "split"):
         if not _is_text(values.type) and not pa.types.is_null(values.type):
             raise RefusedError(f"split is {values.type}, expected text")
-        parts += [one or "-" for one in values.cast(pa.string()).to_pylist()]
+        parts += [part or "-" for part in values.cast(pa.string()).to_pylist()]
     texts = np.array([part.encode() for part in parts], "S")
     if texts.itemsize > MAX_STRING:
         raise RefusedError("split has a text that is no part's name")
@@ -175,7 +175,7 @@ def _split(file: Any, hidden: np.ndarray) -> Iterator[Column]:
 
 
 def _features(file: Any, schema: Any, name: str, hidden: np.ndarray) -> Column:
-    """A list of numbers for each example that has features, decoded when it is written."""
+    """A list of numbers for each example with features, decoded while it is written."""
     kind = schema.field(name).type
     kind = kind.storage_type if isinstance(kind, pa.ExtensionType) else kind
     if not (_is_list(kind) and kind.value_type in FLOATS):

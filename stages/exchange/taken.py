@@ -1,7 +1,7 @@
 """Making a feature set of a received file: one that Cryobase wrote, or features of another program.
 
-A file of ours must give the very set that it was written from. Of foreign features the arrays are
-`features`, `ids` and, unless the images are here, `labels`; see docs/store.md.
+A file of ours must give exactly the set that it was written from. A file of foreign features has
+the arrays `features` and `ids`, and `labels` unless the images are in data/raw; see docs/store.md.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ Digests = NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class Taken:
-    """What a file became.
+    """The result of an import.
 
     Attributes:
         features: The set.
@@ -65,15 +65,17 @@ def take_in(
 
     Args:
         path: The file.
-        directory: Where the set goes; nothing is there yet.
-        origin: What computed the features, `MODEL@DIGEST`; None for a file that Cryobase wrote.
-        column: What foreign features are called in the file.
-        raw: `data/raw`, if the foreign features are of its images: it has labels and digests.
+        directory: The directory of the new set.
+        origin: The model that computed foreign features, `MODEL@DIGEST`; None for a file that
+            Cryobase wrote.
+        column: The name of the array of foreign features.
+        raw: `data/raw`, if the foreign features are of its images; labels and digests are then
+            read from there.
 
     Raises:
-        DataError: the file is not what it should be; the message says what it lacks.
-        IntegrityError: a file of ours gives another set than it says; nothing is published.
-        ConflictError: there is a set already.
+        DataError: the file is not valid; the message gives the reason.
+        IntegrityError: a file of ours gives another digest than it states; nothing is published.
+        ConflictError: the directory has a set already.
         SpecError: the origin is not `MODEL@DIGEST`.
     """
     with _opened(path, column) as arrays:
@@ -84,7 +86,7 @@ def take_in(
 
 @contextmanager
 def _opened(path: Path, column: str) -> Iterator[Arrays]:
-    """The arrays of a file; of a Parquet file, those that a child has found in it."""
+    """The arrays of a file. A Parquet file is first converted in a child process."""
     if is_parquet(path):
         with converted(path, column) as clean, Arrays.open(clean, shown=path) as arrays:
             yield arrays
@@ -95,15 +97,15 @@ def _opened(path: Path, column: str) -> Iterator[Arrays]:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """The rows of a file that become a set's: one for each image, the first where there are more.
+    """The rows that become a set: the first row of each image.
 
     Attributes:
         arrays: The file.
-        names: Its arrays of features (n, …), one for each view.
-        digests: (n, 32) of the images.
-        kept: (n,) whether a row is taken.
-        dtype: As which it is stored.
-        shape: Of one row, as it is stored.
+        names: The arrays of features (n, …), one for each view.
+        digests: (n, 32), of the images.
+        kept: (n,) whether a row is used.
+        dtype: The dtype in the set.
+        shape: The shape of one row in the set.
     """
 
     arrays: Arrays
@@ -132,10 +134,14 @@ class _Rows:
         views: int = 0,
         digest: str | None = None,
     ) -> FeatureSet:
-        """The set that they make, see `create_set`."""
+        """Publish the rows as a set; see `create_set`.
+
+        Raises:
+            DataError: the disk has too little space.
+        """
         sizes = [math.prod(self.arrays.places[name].shape[1:]) for name in self.names]
         needed = int(self.kept.sum()) * sum(sizes) * np.dtype(self.dtype).itemsize
-        there = next(one for one in directory.absolute().parents if one.is_dir())
+        there = next(parent for parent in directory.absolute().parents if parent.is_dir())
         if needed > (free := shutil.disk_usage(there).free):
             raise self.arrays.wrong(
                 f"features of {needed:,} bytes, but {free:,} are free at {there}; make room"
@@ -144,7 +150,11 @@ class _Rows:
 
 
 def rows_at_once(arrays: Arrays, name: str) -> int:
-    """How many rows of an array are read together."""
+    """The number of rows of an array that are read together.
+
+    Raises:
+        DataError: a row is empty or too large.
+    """
     dtype, shape, _ = arrays.places[name]
     size = math.prod(shape[1:]) * dtype.itemsize
     if not 0 < size <= MAX_ROW:
@@ -153,12 +163,12 @@ def rows_at_once(arrays: Arrays, name: str) -> int:
 
 
 def _stored(rows: NDArray[np.floating], dtype: str) -> NDArray[np.floating]:
-    with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+    with np.errstate(over="ignore"):  # infinite values are refused later
         return rows.astype(dtype, copy=False)
 
 
 def _own(arrays: Arrays, directory: Path) -> Taken:
-    """The set that Cryobase wrote to a file."""
+    """Import a file that Cryobase wrote."""
     described = _description(arrays)
     try:
         spec = FeatureSpec.from_json(described.spec)
@@ -182,7 +192,7 @@ def _own(arrays: Arrays, directory: Path) -> Taken:
 def _own_examples(
     arrays: Arrays, described: Description, ids: list[bytes], digests: Digests
 ) -> Examples:
-    """The examples that have features, and after them those in quarantine."""
+    """The examples with features, followed by those in quarantine."""
     labels = _known(arrays, "labels", ids, described)
     hidden = np.zeros(len(ids), np.bool_)
     if f"{HIDDEN}ids" in arrays.places:
@@ -197,7 +207,7 @@ def _own_examples(
 def _known(
     arrays: Arrays, name: str, ids: Sequence[bytes], described: Description
 ) -> NDArray[np.integer]:
-    """Labels (n,) of a file of ours: positions in its classes, or in a table their names."""
+    """(n,) labels of a file of ours, which stores positions in its classes, or their names."""
     if len(_expect(arrays, name)[1]) == 1:
         return _numbers(arrays, name, len(ids))
     numbers = {text.encode(): number for number, text in enumerate(class_texts(described.classes))}
@@ -214,20 +224,20 @@ def _description(arrays: Arrays) -> Description:
             " MODEL@DIGEST"
         )
     try:
-        found = record(Description, parse_json(arrays.description, floats=False))
+        described = record(Description, parse_json(arrays.description, floats=False))
     except ValueError as error:
         raise arrays.wrong(f"its description: {error}") from None
-    if (found.format, found.schema) != (FORMAT, 1):
+    if (described.format, described.schema) != (FORMAT, 1):
         raise arrays.wrong("its description is of another format or of a newer Cryobase")
-    if not 0 <= found.views <= MAX_VIEWS or len(found.feature_shape) > MAX_RANK:
+    if not 0 <= described.views <= MAX_VIEWS or len(described.feature_shape) > MAX_RANK:
         raise arrays.wrong("its description has more views or dimensions than a set can have")
-    if not all(size > 0 for size in found.feature_shape):
-        raise arrays.wrong(f"its description has features of the shape {found.feature_shape}")
-    return found
+    if not all(size > 0 for size in described.feature_shape):
+        raise arrays.wrong(f"its description has features of the shape {described.feature_shape}")
+    return described
 
 
 def _foreign(arrays: Arrays, directory: Path, origin: str, column: str, raw: Path | None) -> Taken:
-    """The set of features that another program computed."""
+    """Import features that another program computed."""
     ids = _ids(arrays, "ids")
     dtype, shape = _expect(arrays, column, tuple(_NARROWED))
     if len(shape) < 2 or shape[0] != len(ids):
@@ -251,7 +261,10 @@ def _foreign(arrays: Arrays, directory: Path, origin: str, column: str, raw: Pat
 
 
 def _of_images(arrays: Arrays, ids: Sequence[bytes], raw: Path) -> tuple[Examples, Digests]:
-    """The examples of `data/raw`, in quarantine where the file lacks them; the rows' digests."""
+    """The examples of `data/raw`, and the digests of the file's rows.
+
+    Examples that the file does not have are put into quarantine.
+    """
     known = RawImages.open(raw).examples
     if len(set(ids)) != len(ids):
         raise arrays.wrong("an id comes twice")
@@ -267,7 +280,11 @@ def _of_images(arrays: Arrays, ids: Sequence[bytes], raw: Path) -> tuple[Example
 
 
 def _content(rows: _Rows, ids: Sequence[bytes]) -> str:
-    """The digest of all rows; one that is not finite is refused by its id."""
+    """The digest of all rows.
+
+    Raises:
+        DataError: a row is not finite; the message has its id.
+    """
     total, name = 0, rows.names[0]
     step = rows_at_once(rows.arrays, name)
     for start in range(0, len(ids), step):
@@ -282,7 +299,7 @@ def _content(rows: _Rows, ids: Sequence[bytes]) -> str:
 
 
 def _digests_of_rows(arrays: Arrays, name: str, dtype: str) -> Digests:
-    """SHA-256 of each row, where nobody knows the images': equal rows then stay together."""
+    """SHA-256 of each row, used if the images' digests are unknown: equal rows stay together."""
     step, parts = rows_at_once(arrays, name), []
     for start in range(0, arrays.places[name].shape[0], step):
         block = _stored(arrays.read(name, start, start + step), dtype)
@@ -292,7 +309,7 @@ def _digests_of_rows(arrays: Arrays, name: str, dtype: str) -> Digests:
 
 
 def _firsts(digests: Digests) -> NDArray[np.bool_]:
-    """(n,) whether a digest comes for the first time."""
+    """(n,) whether a digest occurs for the first time."""
     keys = np.ascontiguousarray(digests).view("V32").ravel()
     firsts = np.zeros(len(keys), np.bool_)
     firsts[np.unique(keys, return_index=True)[1]] = True
@@ -308,7 +325,10 @@ def _examples(arrays: Arrays, ids: Sequence[bytes], digests: Digests, **columns:
 
 
 def _labels(arrays: Arrays, count: int) -> tuple[NDArray[np.integer], tuple[str, ...]]:
-    """Positions (n,) in the classes, and their names: `classes`, or what the labels are."""
+    """(n,) positions in the classes, and the names of the classes.
+
+    The names are in the array `classes`; without it, they are the distinct labels.
+    """
     if "labels" not in arrays.places:
         raise arrays.wrong(
             "without `labels`; add them, or give --images if the ids are those of data/raw"
@@ -317,18 +337,18 @@ def _labels(arrays: Arrays, count: int) -> tuple[NDArray[np.integer], tuple[str,
         texts = _texts(arrays, "labels", count)
         names = tuple(sorted(set(texts)))
         numbers = {text: number for number, text in enumerate(names)}
-        found = np.array([numbers[text] for text in texts], np.int32)
+        positions = np.array([numbers[text] for text in texts], np.int32)
         classes = tuple(_decoded(arrays, name) for name in names)
     else:
         values = _numbers(arrays, "labels", count)
         if "classes" in arrays.places:
             names = tuple(_texts(arrays, "classes", arrays.places["classes"].shape[0]))
             return values, tuple(_decoded(arrays, name) for name in names)
-        present, found = np.unique(values, return_inverse=True)
+        present, positions = np.unique(values, return_inverse=True)
         classes = tuple(str(value) for value in present)
     if len(classes) > MAX_CLASSES:
         raise arrays.wrong(f"{len(classes):,} classes, at most {MAX_CLASSES:,}")
-    return found, classes
+    return positions, classes
 
 
 def _decoded(arrays: Arrays, text: bytes) -> str:
@@ -348,7 +368,7 @@ def _ids(arrays: Arrays, name: str) -> list[bytes]:
 
 
 def _texts(arrays: Arrays, name: str, count: int) -> list[bytes]:
-    """Texts (n,) in UTF-8, which may be stored as rows of bytes; none of them is empty."""
+    """(n,) texts in UTF-8, all not empty. They may be stored as rows of bytes."""
     dtype, shape = _expect(arrays, name)
     of_bytes = dtype == np.uint8 and len(shape) == 2 and shape[1] > 0
     if not (of_bytes or (dtype.kind in "SU" and len(shape) == 1)) or shape[0] != count:
@@ -363,7 +383,7 @@ def _texts(arrays: Arrays, name: str, count: int) -> list[bytes]:
             block = block.view(f"S{width}").reshape(-1)
         if dtype.kind == "U" and not _are_characters(block.view("<u4")):
             raise arrays.wrong(f"{name}: a text is not Unicode")
-        some = [one.encode() for one in block.tolist()] if dtype.kind == "U" else block.tolist()
+        some = [text.encode() for text in block.tolist()] if dtype.kind == "U" else block.tolist()
         if not all(some):
             raise arrays.wrong(f"{name}: text {start + some.index(b''):,} is empty")
         texts += some
@@ -371,7 +391,7 @@ def _texts(arrays: Arrays, name: str, count: int) -> list[bytes]:
 
 
 def _are_characters(codes: NDArray[np.uint32]) -> bool:
-    """Whether all are numbers of characters: none too large for one, and no half of one."""
+    """Whether all codes are Unicode characters: not too large, and not half of a pair."""
     halves = (codes >= 0xD800) & (codes <= 0xDFFF)
     return not (halves | (codes > 0x10FFFF)).any()
 
@@ -394,9 +414,13 @@ def _expect(
     dtypes: Sequence[str] | None = None,
     shape: tuple[int, ...] | None = None,
 ) -> tuple[np.dtype, tuple[int, ...]]:
-    """Type and shape of an array that must be there."""
+    """Type and shape of a required array.
+
+    Raises:
+        DataError: the array is missing, or has another type or shape.
+    """
     if name not in arrays.places:
-        known = ", ".join(visible(one)[:40] for one in list(arrays.places)[:20])
+        known = ", ".join(visible(key)[:40] for key in list(arrays.places)[:20])
         raise arrays.wrong(f"no array {visible(name)[:40]!r}; there are {known or 'none'}")
     place = arrays.places[name]
     if dtypes is not None and place.dtype.str not in dtypes:

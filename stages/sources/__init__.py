@@ -1,1 +1,1 @@
-"""Where labelled images come from: one module for each source, and one table of them."""
+"""Sources of labelled images: one module for each source, and the table of sources."""

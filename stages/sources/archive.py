@@ -1,4 +1,7 @@
-"""A .tar, .tar.gz or .zip file of images, local or on a server, read as a folder."""
+"""The source `archive`: a .tar, .tar.gz or .zip file of images, local or on a server.
+
+It is unpacked and then read as a folder.
+"""
 
 import hashlib
 import os
@@ -14,7 +17,7 @@ from cryobase.stages.sources.left_out import Tally
 from cryobase.stages.sources.source import Source, SourceExample
 from cryobase.stages.sources.unpack import unpack
 
-RULES = "2"  # of what is an image: a pinned archive that was read by older ones is read again
+RULES = "2"  # version of the rules for images; an archive read with another version is read again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +25,8 @@ class ArchiveConfig(LabelledFiles):
     """An archive of images.
 
     Attributes:
-        url: where to fetch it, instead of `path`.
-        sha256: of the archive's bytes, 64 hex digits.
+        url: the address to fetch the archive from, instead of `path`.
+        sha256: the SHA-256 of the archive's bytes, 64 hex digits.
     """
 
     url: str | None = None
@@ -38,12 +41,12 @@ class ArchiveConfig(LabelledFiles):
 
 
 class Archive(Source):
-    """Fetched, checked and unpacked on entering; the unpacked images are gone on leaving."""
+    """Entering the context fetches, checks and unpacks the archive; leaving removes the images."""
 
     Config = ArchiveConfig
 
     def __init__(self, config: ArchiveConfig, workspace: Path) -> None:
-        """`config.url` or `config.path` is the archive, `config.sha256` its digest."""
+        """Prepare to read the archive of a config; `workspace` is for its files."""
         self._config = config
         self._workspace = workspace
         self._folder: Folder
@@ -61,10 +64,10 @@ class Archive(Source):
         else:
             archive = Path(config.path).resolve()  # DVC may have linked it into its cache
             with os.fdopen(open_data(archive), "rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            check_sha256(config.path, found, config.sha256)
+                actual = hashlib.file_digest(file, "sha256").hexdigest()
+            check_sha256(config.path, actual, config.sha256)
         unpacked = self._workspace / "unpacked"
-        shutil.rmtree(unpacked, ignore_errors=True)  # of a run that was killed
+        shutil.rmtree(unpacked, ignore_errors=True)  # left by a killed run
         unpacked.mkdir(parents=True)
         try:
             unpack(archive, unpacked, self.left_out)
@@ -81,7 +84,7 @@ class Archive(Source):
         return self
 
     def __exit__(self, kind: object = None, *rest: object) -> None:
-        """After a failure what was fetched stays, so that the next run need not fetch it again."""
+        """Remove the workspace. After a failure, keep the fetched archive for the next run."""
         shutil.rmtree(self._workspace if kind is None else self._workspace / "unpacked")
 
     @property
@@ -89,7 +92,7 @@ class Archive(Source):
         return self._folder.classes
 
     def examples(self) -> Iterator[SourceExample]:
-        """The examples of the unpacked folder, by their path below the archive's top folder."""
+        """The examples of the unpacked folder; ids are paths below the archive's top folder."""
         return self._folder.examples()
 
     @classmethod
@@ -106,7 +109,7 @@ class Archive(Source):
 
 
 def _below_wrapping(folder: Path) -> Path:
-    """Archives wrap their content in a folder of their own: go down while it stands alone."""
+    """Descend while a folder has only one entry, a folder: archives often wrap their content."""
     while True:
         entries = sorted(folder.iterdir())
         if len(entries) != 1 or not entries[0].is_dir():

@@ -1,4 +1,4 @@
-"""Fetching one large file over HTTP: streamed, resumed, and believed only by its SHA-256."""
+"""Fetching one large file over HTTP: streamed to disk, resumed, and checked by its SHA-256."""
 
 import hashlib
 import json
@@ -26,22 +26,22 @@ log = logging.getLogger(__name__)
 
 BLOCK = 1 << 20
 MAX_BYTES = 1 << 40
-ATTEMPTS = 5  # in a row that bring less than PROGRESS
+ATTEMPTS = 5  # failed attempts in a row, each with less than PROGRESS
 PROGRESS = 1 << 20  # bytes
 MAX_REDIRECTS = 10
 CONTENT_RANGE = re.compile(r"\Abytes ([0-9]{1,18})-[0-9]{1,18}/(?:[0-9]{1,18}|\*)\Z")
-PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP errors that may be gone the next time
+PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP errors that may be temporary
 PROXY_WANTS_PASSWORD = 407
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long to wait, in seconds, for a server."""
+    """Time limits, in seconds."""
 
-    silence: float = 10.0  # until a byte comes
-    crawl: float = 20.0  # at less than CRAWL bytes a second
-    pause: float = 1.0  # before the second attempt, doubled each time
-    outage: float = 45.0  # without a new byte, whatever the cause
+    silence: float = 10.0  # without a byte
+    crawl: float = 20.0  # with fewer than CRAWL bytes per second
+    pause: float = 1.0  # before the second attempt; doubled for each further attempt
+    outage: float = 45.0  # without a new byte, over all attempts
 
 
 CRAWL = 1024
@@ -49,40 +49,44 @@ PATIENT = Patience()
 
 
 class _TransferError(Exception):
-    """This attempt failed; the next may not."""
+    """An attempt failed; another one may succeed."""
 
 
 def fetch(url: str, sha256: str | None, directory: Path, patience: Patience = PATIENT) -> Path:
-    """Fetch `url` into `directory`, going on where an interrupted run stopped.
+    """Fetch `url` into `directory`. Continue where an interrupted run stopped.
 
     Raises:
-        NetworkError: there is no network, or a server that cannot be read.
-        DataError: it is not there, or is not what `sha256` says; without a `sha256` the message
-            gives the value to pin, and the file stays for the next run.
+        NetworkError: the network or the server fails.
+        DataError: the server does not have the file, or its SHA-256 is not `sha256`. If `sha256` is
+            None, the message has the value to pin, and the file stays for the next run.
     """
     check_url(url)
     directory.mkdir(parents=True, exist_ok=True)
     transfer = _Transfer(url, directory, patience)
     resumed = transfer.complete()
-    found = _sha256(transfer.path)
-    if sha256 is not None and found != sha256 and resumed:
-        log.warning("%s: changed since the transfer began; fetching it anew", url)
+    actual = _sha256(transfer.path)
+    if sha256 is not None and actual != sha256 and resumed:
+        log.warning("%s: changed since the transfer began; fetching it again", url)
         transfer.forget()
         transfer.complete()
-        found = _sha256(transfer.path)
-    if sha256 is not None and found != sha256:
+        actual = _sha256(transfer.path)
+    if sha256 is not None and actual != sha256:
         transfer.forget()
-    check_sha256(url, found, sha256)
+    check_sha256(url, actual, sha256)
     return transfer.path
 
 
 def check_url(url: str) -> None:
-    """Refuse anything but http and https."""
+    """Refuse an address that is not http or https.
+
+    Raises:
+        DataError: it is another one.
+    """
     try:
         url.encode()
         parts = urllib.parse.urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets that are not closed, a port beyond all, no text
+    except ValueError:  # open brackets, an invalid port, or no text
         usable = False
     if not usable:
         raise DataError(
@@ -91,10 +95,10 @@ def check_url(url: str) -> None:
 
 
 def check_sha256(name: str, found: str, expected: str | None) -> None:
-    """Compare, or tell what to pin.
+    """Compare a file's SHA-256 with the pinned one.
 
     Raises:
-        DataError: nothing is pinned, or something else.
+        DataError: no value is pinned, or it differs. The message has the value to pin.
     """
     if expected is None:
         raise DataError(
@@ -108,7 +112,7 @@ def check_sha256(name: str, found: str, expected: str | None) -> None:
 
 
 class _Transfer:
-    """The file as far as it has come, and what the server said of it."""
+    """The part of a file that was received, and the server's validator of its version."""
 
     def __init__(self, url: str, directory: Path, patience: Patience) -> None:
         name = hashlib.sha256(url.encode()).hexdigest()[:16]
@@ -120,9 +124,10 @@ class _Transfer:
         self._given_up = False
 
     def complete(self) -> bool:
-        """Fetch what is missing; whether any of it was there before.
+        """Fetch what is missing. Returns whether a part was there before.
 
-        In a thread: neither looking up a name nor a header that drips can be given a time limit.
+        This runs in a thread, because a name look-up, or a header that arrives byte by byte, has no
+        time limit of its own.
         """
         result: Future[bool] = Future()
         self._last_byte = time.monotonic()
@@ -139,7 +144,7 @@ class _Transfer:
     def _complete_into(self, result: "Future[bool]") -> None:
         try:
             result.set_result(self._complete())
-        except BaseException as error:  # noqa: BLE001 - raised by who waits
+        except BaseException as error:  # noqa: BLE001 - raised again in the waiting thread
             result.set_exception(error)
 
     def _complete(self) -> bool:
@@ -188,16 +193,16 @@ class _Transfer:
                     self._refuse(response)
                 self._receive(response, have)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            if isinstance(error, ValueError):  # of requests: an address that is none
+            if isinstance(error, ValueError):  # requests: an invalid address
                 raise DataError(f"{self._url}: {_cause(error)}; check download.url") from None
             raise _TransferError(_cause(error)) from None
 
     def _open(self, headers: dict[str, str]) -> requests.Response:
-        """The answer to the last of a chain of redirects."""
+        """The response, after all redirects."""
         url, silence = self._url, self._patience.silence
         for _ in range(MAX_REDIRECTS + 1):
-            session = requests.Session()  # a new one, as a kept connection may just be dying
-            session.auth = _send_no_password  # else one of ~/.netrc goes along
+            session = requests.Session()  # a new session, because a kept connection may be broken
+            session.auth = _send_no_password  # otherwise requests sends a password of ~/.netrc
             response = session.get(
                 url, headers=headers, stream=True, allow_redirects=False, timeout=(silence, silence)
             )
@@ -212,7 +217,7 @@ class _Transfer:
 
     def _refuse(self, response: requests.Response) -> None:
         said = f"the server says {response.status_code} {_one_line(response.reason or '')}".strip()
-        if response.status_code == 416:  # the file has become shorter than our part
+        if response.status_code == 416:  # the file is now shorter than our part
             self.forget()
         elif response.status_code == PROXY_WANTS_PASSWORD:
             raise NetworkError(
@@ -229,7 +234,7 @@ class _Transfer:
         expected = int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
         self._refuse_too_much(start, expected or 0)
         validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
-        if start == 0:  # a weak validator does not promise the same bytes
+        if start == 0:  # only a strong validator guarantees equal bytes
             strong = validator and not validator.startswith("W/")
             self._remember({"validator": validator} if strong else {})
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -244,7 +249,7 @@ class _Transfer:
 
     def _copy(self, response: requests.Response, file: Any, start: int, progress: Progress) -> int:
         received, began = 0, time.monotonic()
-        # read1 returns what has come; read would wait for the whole block, however slowly it drips
+        # read1 returns the bytes that have arrived; read would wait for a whole block
         while block := response.raw.read1(BLOCK, decode_content=False):
             if self._given_up:
                 raise _TransferError("given up")
@@ -284,20 +289,20 @@ class _Transfer:
 
 
 def _start(response: requests.Response, have: int) -> int:
-    """Where the bytes that come now belong: a server may answer with the whole file instead."""
+    """The position of the response's first byte: `have`, or 0 if all of the file is sent."""
     if response.status_code != 206:
         return 0
-    found = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
-    if not found or int(found[1]) != have:
+    sent = CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+    if not sent or int(sent[1]) != have:
         raise _TransferError("the server sent another range than was asked for")
     return have
 
 
 def redirected(url: str, location: str) -> str:
-    """Where a redirect leads: to http or https, and never from https back to http.
+    """The target of a redirect: http or https, but never from https to http.
 
     Raises:
-        DataError: it leads elsewhere.
+        DataError: the target is another one.
     """
     target = urllib.parse.urljoin(url, location)
     scheme = urllib.parse.urlsplit(target).scheme
@@ -314,11 +319,12 @@ def _send_no_password(request: requests.PreparedRequest) -> requests.PreparedReq
 
 
 def _cause(error: Exception) -> str:
-    """The innermost reason of what requests wraps in what urllib3 wraps."""
+    """The innermost reason of an error; requests and urllib3 wrap each other's errors."""
     seen: BaseException = error
     while inner := next((i for i in _within(seen) if isinstance(i, BaseException)), None):
         seen = inner
-    if isinstance(seen, urllib3.exceptions.NewConnectionError):  # refused, or an unknown name
+    # The connection was refused, or the name is unknown.
+    if isinstance(seen, urllib3.exceptions.NewConnectionError):
         return _one_line(str(seen).rpartition("): ")[2])
     timeouts = (TimeoutError, urllib3.exceptions.TimeoutError, requests.Timeout)
     if isinstance(error, timeouts) or isinstance(seen, timeouts):

@@ -1,4 +1,4 @@
-"""Images in a folder: in class sub-folders, or with the label in the file name."""
+"""The source `folder`: images in class sub-folders, or with the label in their file names."""
 
 import logging
 import os
@@ -28,18 +28,18 @@ PART_NAMES = {
     "test": "test",
 }
 MAX_DEPTH = 64
-MAX_FOLDERS = 100_000  # beside one for every file; listing a million takes half a minute
+MAX_FOLDERS = 100_000  # more than files; listing a million takes half a minute
 READ_TOGETHER = 1000  # names
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledFiles(SourceConfig):
-    """What folders and archives of images share.
+    """The keys that the sources `folder` and `archive` share.
 
     Attributes:
         path: the folder, or a local archive.
-        pattern: a regular expression that finds the label in a file name: its group `label`, else
-            its first group, else all that matches.
+        pattern: a regular expression that finds the label in a file name. The label is the group
+            `label`, or the first group, or without groups the whole match.
     """
 
     path: str = ""
@@ -58,7 +58,7 @@ class FolderConfig(LabelledFiles):
     """Images in a folder.
 
     Attributes:
-        in_place: leave the images where they are and store the index alone.
+        in_place: do not copy the images; store only their index.
     """
 
     in_place: bool = False
@@ -72,15 +72,15 @@ class FolderConfig(LabelledFiles):
 
 
 class Folder(Source):
-    """`<class>/…`, `train|validation|test/<class>/…`, or file names that a pattern reads."""
+    """`<class>/…`, `train|validation|test/<class>/…`, or file names with labels."""
 
     Config = FolderConfig
 
     def __init__(self, config: LabelledFiles, workspace: Path) -> None:
-        """`config.path` is the folder; `config.pattern` finds the label in a file name."""
+        """Prepare to read the folder of a config; the workspace is not used."""
         self.left_out = Tally()
         self._root = Path(config.path)
-        self.shown = config.path  # in messages
+        self.shown = config.path  # the source's name in messages
         self._pattern = config.pattern
         self._classes: set[str] = set()
 
@@ -92,7 +92,8 @@ class Folder(Source):
         """Images by path, relative to the folder.
 
         Raises:
-            DataError: there is no such folder, or it has no classes.
+            DataError: the folder is missing, cannot be listed, or has no classes.
+            ConfigError: the pattern finds no label in any file name.
         """
         if not self._root.is_dir():
             raise DataError(f"{self._root}: no such folder; put images there or set download.path")
@@ -103,8 +104,8 @@ class Folder(Source):
             self._leave_out_beside(tops.files, others)
             for name, part in parts.items():
                 folder, prefix = self._root / name, f"{name}/"
-                found = children(folder, prefix, self.left_out)
-                yield from self._labelled(folder, found, prefix, part)
+                entries = children(folder, prefix, self.left_out)
+                yield from self._labelled(folder, entries, prefix, part)
         else:
             yield from self._labelled(self._root, tops, "", None)
         unlabelled = self.left_out.counts[left_out.NO_LABEL]
@@ -130,7 +131,7 @@ class Folder(Source):
         )
 
     def _leave_out_beside(self, names: list[str], folders: list[str]) -> None:
-        """Note every file that is in none of the parts' folders."""
+        """Record every file outside the folders of the parts."""
         if folders:
             log.warning("%s: beside train and test, left out: %s", self.shown, _names(folders))
         for name in names:
@@ -139,7 +140,7 @@ class Folder(Source):
             try:
                 for _, inner in files(self._root / name, f"{name}/", self.left_out):
                     self.left_out.add(text(inner), left_out.NO_PART)
-            except DataError:  # what is not needed need not be readable
+            except DataError:  # these files are not needed, so they may be unreadable
                 self.left_out.add(text(name) + "/", left_out.NO_PART)
 
     def _labelled(
@@ -174,10 +175,10 @@ class Children(NamedTuple):
 
 
 def children(folder: Path, prefix: str, leaves: Tally) -> Children:
-    """What a directory has of folders and of files that may be images; the rest goes to `leaves`.
+    """A directory's sub-folders, and its files that may be images. `leaves` records all others.
 
     Raises:
-        DataError: it cannot be listed: nobody knows how many images would be missing.
+        DataError: the directory cannot be listed, so that images could be missing.
     """
     found = Children([], [])
     try:
@@ -207,18 +208,18 @@ def _too_many_folders(folder: Path) -> DataError:
 
 
 def _sort_in(entry: os.DirEntry[str], found: Children) -> str:
-    """Put an entry where it belongs, or give the reason why it belongs nowhere."""
+    """Add an entry to `found`, and return ""; or return the reason why it is left out."""
     if _is_folder(entry):
         if reason := left_out.of_folder(entry.name):
             return reason
-        if entry.is_symlink():  # could lead out of the folder, or round in a circle
+        if entry.is_symlink():  # could lead out of the folder, or into a loop
             return left_out.FOLDER_LINK
         found.directories.append(entry.name)
         return ""
     if reason := left_out.of_file(entry.name, lambda: beginning(Path(entry.path))):
         return reason
     broken = entry.is_symlink() and not os.path.exists(entry.path)
-    if broken and not left_out.is_picture(entry.name):  # quarantine has those that are
+    if broken and not left_out.is_picture(entry.name):  # links named like pictures go to quarantine
         return left_out.BROKEN_LINK
     found.files.append(entry.name)
     return ""
@@ -237,13 +238,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def files(
     folder: Path, prefix: str, leaves: Tally, found: Children | None = None
 ) -> Iterator[tuple[Path, str]]:
-    """Every file below a folder that may be an image, with its name below the root.
+    """Every file below a folder that may be an image, with its path relative to the root.
 
     Args:
-        folder: where to look.
-        prefix: its name below the root, with a slash; "" for the root.
-        leaves: notes what is left out.
-        found: what the folder itself has, where that is known already.
+        folder: the folder.
+        prefix: the folder's path relative to the root, with a slash; "" for the root.
+        leaves: records the files that are left out.
+        found: the folder's own entries, if they are known already.
     """
     if prefix.count("/") > MAX_DEPTH:
         raise DataError(f"{folder}: more than {MAX_DEPTH} folders deep; move the images up")
@@ -255,7 +256,7 @@ def files(
 
 
 def beginning(path: Path) -> bytes:
-    """The first bytes of a file; none of one that cannot be read."""
+    """The first bytes of a file; empty if it cannot be read."""
     try:
         with os.fdopen(open_data(path, follow=True), "rb") as file:
             return file.read(left_out.BEGINNING)
@@ -272,5 +273,5 @@ def _names(names: list[str]) -> str:
 
 
 def text(name: str) -> str:
-    """A file name as ids and classes have it: UTF-8, other bytes escaped."""
+    """A file name as it is written in ids and classes: UTF-8, with other bytes escaped."""
     return encode_id(name).decode()

@@ -1,17 +1,17 @@
-"""What an archive is by its first bytes, and what is valid there but not read here."""
+"""Recognising archives that are not read, and telling the user how to unpack them."""
 
 import shlex
 from pathlib import Path
 
 from cryobase.stages.errors import DataError
 
-MAX_FOLDERS = 100_000  # beside one for every file; nobody packs more, but a bomb may
+MAX_FOLDERS = 100_000  # more than files; only a hostile archive has so many
 
 
 class UnsupportedArchiveError(DataError):
-    """A sound archive that is packed in a way that is not read here; the message has the way out.
+    """The archive is valid, but of a kind that is not read; the message tells what to do.
 
-    Readers of archives raise it without the archive's path, which `unpack` puts in front.
+    Readers of archives raise it without the archive's path; `unpack` adds the path.
     """
 
 
@@ -19,7 +19,7 @@ FOLDER = "download.source: folder"
 BY_HAND = f"unpack it by hand and use {FOLDER}"
 SPLIT = "a part of a split zip"
 OTHER_FILE = "get the archive itself"
-# first bytes -> what begins so, and how to unpack it: a command of the shell, or words of their own
+# first bytes -> (kind of file, how to unpack it: a shell command in backticks, or another text)
 BEGINNINGS = {
     b"PK\x07\x08": (SPLIT, ""),
     b"PK00PK": (SPLIT, ""),
@@ -47,9 +47,11 @@ BEGINNINGS = {
 
 
 def describe(start: bytes, archive: Path) -> str:
-    """What begins so, that it is not read, and what to do."""
-    found = [known for beginning, known in BEGINNINGS.items() if start.startswith(beginning)]
-    what, way = found[0] if found else (f"begins with {start[:8].hex(' ') or 'nothing'}", BY_HAND)
+    """Why a file with these first bytes is not read, and what to do."""
+    matches = [known for beginning, known in BEGINNINGS.items() if start.startswith(beginning)]
+    what, way = (
+        matches[0] if matches else (f"begins with {start[:8].hex(' ') or 'nothing'}", BY_HAND)
+    )
     if what == SPLIT:
         way = joined(archive)
     if way.startswith("`"):
@@ -58,14 +60,18 @@ def describe(start: bytes, archive: Path) -> str:
 
 
 def joined(archive: Path) -> str:
-    """How to join a split zip."""
+    """The advice how to join a split zip."""
     last, whole = (archive.with_name(f"{archive.stem}{end}") for end in (".zip", "-whole.zip"))
     command = shlex.join(["zip", "-s", "0", str(last), "--out", str(whole)])
     return f"run `{command}` and set download.path to {whole}"
 
 
 def refuse_folders(folders: int, files: int) -> None:
-    """Refuse an archive of nothing but folders, while it is read."""
+    """Refuse an archive with far more folders than files, while it is read.
+
+    Raises:
+        UnsupportedArchiveError: there are too many folders.
+    """
     if folders > MAX_FOLDERS + files:
         raise UnsupportedArchiveError(
             f"{MAX_FOLDERS:,} folders more than files, which no images need; get another archive"

@@ -1,6 +1,7 @@
-"""From a source to `data/raw`: every new image is hashed, tried out and packed once.
+"""Writing `data/raw` from a source: each new image is hashed, decoded as a test, and packed, once.
 
-The way is the same for all sources; what a source is, `source.py` says.
+This is the same for all sources; `source.py` defines what a source is. Reasons of quarantine are
+stored in data/raw, so a changed reason becomes visible there.
 """
 
 import hashlib
@@ -33,15 +34,15 @@ from cryobase.store.publish import remove
 log = logging.getLogger(__name__)
 
 MAX_ID_BYTES = 512
-MOSTLY_DEAD = 0.5  # of a pack's bytes unused, and it is written anew
-GROUP, GROUP_BYTES = 32, 1 << 16  # examples that a thread looks at together
+MOSTLY_DEAD = 0.5  # a pack of which less than this share is used is written again
+GROUP, GROUP_BYTES = 32, 1 << 16  # most examples, and bytes, that a thread handles together
 WIDTHS = {"<i4": "i", "<i8": "q"}  # numpy's dtypes to the array module's
 NOTHING = headers.Header("", 0, 0)
 
 
 @dataclass(frozen=True)
 class _Image:
-    """One example, looked at; `data` only where it is to be packed."""
+    """One example after its check. `data` is empty if the image is not packed."""
 
     example: SourceExample
     digest: bytes
@@ -53,7 +54,7 @@ class _Image:
 
 
 class Ingest:
-    """One run of `download`: takes examples, adds packs, and makes the next index of the last."""
+    """One run of `download`: adds packs, and makes the next index from the last one."""
 
     def __init__(
         self,
@@ -63,9 +64,13 @@ class Ingest:
         workers: int = 0,
         expected: int | None = None,
     ) -> None:
-        """Go on from what lies in `directory`; with `in_place` images stay in that folder.
+        """Start from the index and packs in `directory`.
 
-        `expected` is about how many images there are, for people who wait.
+        Args:
+            directory: `data/raw`.
+            in_place: the folder of images that are not copied; None to copy them.
+            workers: the number of threads; 0 for the number of processors.
+            expected: the approximate number of images, for the progress bar.
         """
         self._expected = expected
         self._directory = directory
@@ -73,8 +78,8 @@ class Ingest:
         self._workers = workers or os.cpu_count() or 1
         self._decoder = IsolatedDecoder(decoding.examine)
         self._old = _usable(directory, in_place)
-        self._known = DigestTable(self._old.digest)  # the old index's rows, read by all threads
-        self._table = DigestTable()  # of this run
+        self._known = DigestTable(self._old.digest)  # rows of the old index; all threads read it
+        self._table = DigestTable()  # images of this run
         self._writer = PackWriter(directory, first=len(self._old.packs))
         self._columns = {
             name: array(WIDTHS[dtype])
@@ -89,7 +94,7 @@ class Ingest:
         self.remarks = Tally()
 
     def run(self, source: Source) -> Index:
-        """Take all examples of a source; what it no longer has leaves the index."""
+        """Read all examples of a source. Examples that it no longer has leave the index."""
         groups = _groups(source.examples())
         with (
             closing(
@@ -103,7 +108,7 @@ class Ingest:
         return self._finish(source.classes)
 
     def _look_at(self, examples: list[SourceExample]) -> list[_Image]:
-        """In a thread: hash images, and have those decoded that are new."""
+        """Runs in a thread: hash images, and let a child decode the new ones."""
         images = [self._read(example) for example in examples]
         new = [n for n, image in enumerate(images) if image.header and not image.reason]
         verdicts = self._decoder.examine([images[n].data for n in new])
@@ -127,7 +132,11 @@ class Ingest:
             return _Image(example, digest, length, reason=str(error), header=NOTHING)
 
     def _take(self, image: _Image) -> None:
-        """In order: note an example, and its image if it is the first with these bytes."""
+        """Add an example, in the source's order, and its image if it is new in this run.
+
+        Raises:
+            DataError: the id is too long.
+        """
         identifier = image.example.id.encode()
         if len(identifier) > MAX_ID_BYTES:
             raise DataError(
@@ -207,7 +216,7 @@ class Ingest:
 def settle(
     directory: Path, writer: PackWriter, old: tuple[Pack, ...], images: dict[str, NDArray[Any]]
 ) -> tuple[Pack, ...]:
-    """Write mostly dead packs anew, drop unused ones, and renumber `images["pack"]` accordingly."""
+    """Rewrite packs that are mostly unused, drop unused packs, and renumber `images["pack"]`."""
     place, offset, length = images["pack"], images["offset"], images["length"]
     footprint = packs.BLOCK + length + -length % packs.BLOCK
     packed = place >= 0
@@ -228,7 +237,7 @@ def settle(
 
 def _pack_again(writer: PackWriter, digest: bytes, data: bytes, path: Path) -> tuple[int, int]:
     header = None
-    with suppress(ValueError):  # of an index and packs from elsewhere, that fit and hold no image
+    with suppress(ValueError):  # a received pack may have bytes that are not an image
         header = headers.read(data) if hashlib.sha256(data).digest() == digest else None
     if header is None:
         mend = packs.anew(path)
@@ -237,7 +246,7 @@ def _pack_again(writer: PackWriter, digest: bytes, data: bytes, path: Path) -> t
 
 
 def _groups(examples: Iterable[SourceExample]) -> Iterator[list[SourceExample]]:
-    """Small images in groups, so that a question to a decoder is worth its while."""
+    """Small images in groups, because each request to a decoder has a cost."""
     group, size = [], 0
     for example in examples:
         group.append(example)
@@ -256,16 +265,16 @@ def _size(image: bytes | Path) -> int:
 
 
 def _read(image: bytes | Path) -> tuple[bytes, bytes, int, str]:
-    """(the bytes, their digest, how many there are, why there are none).
+    """The bytes of an image, their digest, their number, and "" or why they cannot be read.
 
-    A file beyond the cap has a digest of its length, one that cannot be read of the reason.
+    A file that is too large gets a digest of its length, an unreadable file a digest of the reason.
     """
     if isinstance(image, bytes):
         return image, hashlib.sha256(image).digest(), len(image), ""
     try:
         with os.fdopen(open_data(image, follow=True), "rb") as file:
             length = os.fstat(file.fileno()).st_size
-            if length <= decoding.MAX_BYTES:  # else it is refused, and not worth reading
+            if length <= decoding.MAX_BYTES:  # a larger file is refused, so it is not read
                 data = file.read(decoding.MAX_BYTES + 1)
                 return data, hashlib.sha256(data).digest(), len(data), ""
     except (DataError, OSError):
@@ -282,7 +291,7 @@ def _why_unreadable(path: Path) -> str:
 
 
 def _usable(directory: Path, in_place: str | None) -> Index:
-    """The last run's index, its images reduced to those that this run need not look at again."""
+    """The last run's index, with only the images that this run need not check again."""
     if not (directory / index.RECORD).exists():
         return Index.empty()
     try:
@@ -298,7 +307,7 @@ def _usable(directory: Path, in_place: str | None) -> Index:
         columns["pack"][:] = index.NO_PACK
     else:
         whole = np.array([*(is_whole(directory, pack) for pack in old.packs), False])
-        keep |= whole[columns["pack"]]  # NO_PACK looks at the last one
+        keep |= whole[columns["pack"]]  # NO_PACK, -1, selects the last item
     outdated = [n for n, reason in enumerate(old.reasons) if decoding.is_outdated(reason)]
     keep &= ~np.isin(columns["reason"], outdated)
     kept = {name: column[keep] for name, column in columns.items()}
@@ -306,7 +315,7 @@ def _usable(directory: Path, in_place: str | None) -> Index:
 
 
 def is_whole(directory: Path, pack: Pack) -> bool:
-    """Whether a pack is there; a cut one is removed, so that its name is free again."""
+    """Whether a pack has its full size. An incomplete pack is removed, so that its name is free."""
     path = directory / pack.name
     if path.is_file() and path.lstat().st_size == pack.bytes:
         return True

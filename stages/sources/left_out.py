@@ -1,7 +1,8 @@
-"""What is no image in a folder or archive: by which rule it is left out, how many, and which.
+"""Files of a folder or archive that are left out because they are not images: rules and counts.
 
-A file is left out by its name alone only where no image is called so. Whatever has the name of an
-image, or begins like one, is tried as an image, and has a reason in quarantine if it is none.
+A file is left out by its name only if images never have such names. A file with the name of an
+image, or with the first bytes of one, is read as an image; if it is not one, it gets a reason in
+quarantine.
 """
 
 import os
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from cryobase.stages.data import headers
 
-LISTED = 100_000  # rows of the table; what is beyond is counted
+LISTED = 100_000  # rows of the table; further files are only counted
 
 HIDDEN_FILE, HIDDEN_FOLDER = "hidden file", "hidden folder"
 SYSTEM_FILE, SYSTEM_FOLDER = "system file", "system folder"
@@ -23,15 +24,15 @@ NO_PART = "beside train and test"
 MAY_BE_IMAGES = frozenset({FOLDER_LINK, BROKEN_LINK, NO_LABEL, NO_CLASS, NO_PART, HIDDEN_FOLDER})
 
 OF_FOLDERS = frozenset({HIDDEN_FOLDER, SYSTEM_FOLDER, FOLDER_LINK})
-BEGINNING = 64  # bytes of a file that tell whether it is an image
+BEGINNING = 64  # first bytes of a file, which show whether it is an image
 
-# Names that no image has; compared in lower case.
+# Names that images never have; compared in lower case.
 SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"))
 SYSTEM_FOLDERS = frozenset((
     "__macosx", "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle", "@recently-snapshot",
     "$recycle.bin", "recycler", "system volume information", "lost+found", "lost.dir",
 ))  # fmt: skip
-SYSTEM_ENDS = (":zone.identifier", ":encryptable")  # Windows' notes on a file, copied as one
+SYSTEM_ENDS = (":zone.identifier", ":encryptable")  # Windows' metadata of a file, copied as files
 SYSTEM_DOTS = (".ds_store", "._", ".appledouble", ".thumbnails", ".trash", ".fseventsd",
                ".spotlight-", ".apdisk", ".directory", ".picasa", ".nfs")  # fmt: skip
 
@@ -49,7 +50,7 @@ KINDS = {
     }.items()
     for extension in extensions.split()
 }
-# Names of pictures, read here or not: quarantine has a better reason for those that are not.
+# Extensions of pictures, also of formats that are not read: those get a reason in quarantine.
 PICTURES = (
     "jpg jpeg jpe jfif jif mpo png apng gif bmp dib webp tif tiff avif avifs heic heif heics hif"
     " jxl jp2 j2k jpx jpf j2c svg svgz psd psb xcf ai eps ico icns tga pcx ppm pgm pbm pnm pfm"
@@ -61,7 +62,7 @@ LICENCES = re.compile(r"(?i)(un)?(licen[cs]e|copying|copyright|notice|readme|cre
 
 
 def of_folder(name: str) -> str:
-    """Why a folder is left out with all that it holds, or ""."""
+    """Why a folder is left out with its content, or ""."""
     lower = name.lower()
     if lower in SYSTEM_FOLDERS or lower.startswith(SYSTEM_DOTS):
         return SYSTEM_FOLDER
@@ -69,16 +70,16 @@ def of_folder(name: str) -> str:
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file has the name of a picture, of a format that is read or not."""
+    """Whether a file has the extension of a picture, also of a format that is not read."""
     return os.path.splitext(name.lower())[1] in PICTURE_EXTENSIONS
 
 
 def of_file(name: str, beginning: Callable[[], bytes]) -> str:
-    """Why a file is left out, or "" where it is to be tried as an image.
+    """Why a file is left out, or "" if it is to be read as an image.
 
     Args:
-        name: the last part of its path.
-        beginning: gives its first bytes; asked only where the name does not decide.
+        name: the last part of the file's path.
+        beginning: returns the file's first bytes; called only if the name does not decide.
     """
     lower = name.lower()
     if lower in SYSTEM_FILES or lower.startswith(SYSTEM_DOTS) or lower.endswith(SYSTEM_ENDS):
@@ -94,14 +95,14 @@ def of_file(name: str, beginning: Callable[[], bytes]) -> str:
 
 
 class Tally:
-    """Paths counted by reason, with an example of each, and listed up to a limit.
+    """Counts paths by reason, with an example of each reason, and lists paths up to a limit.
 
-    Paths are relative to the source; a folder left out as a whole is one of them, with a slash.
+    Paths are relative to the source. A folder that is left out counts once; its path has a slash.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self.files_above_folders = 0  # files that were seen, less the folders
+        self.files_above_folders = 0  # number of files minus number of folders
         self._first: dict[str, str] = {}
         self._rows: list[tuple[str, str]] = []
         self._folders: set[str] = set()
@@ -113,24 +114,24 @@ class Tally:
             self._rows.append((path, reason))
 
     def add_once(self, path: str, reason: str) -> None:
-        """As `add`; an archive has a folder's name in every member, which is counted once."""
+        """Like `add`, but a folder is counted once, although many members of an archive name it."""
         if path not in self._folders:
             self._folders.update([path] if path.endswith("/") else ())
             self.add(path, reason)
 
     def strip(self, prefix: str) -> None:
-        """Make paths relative to a folder that wraps everything."""
+        """Remove a prefix from all paths: the folder that wraps an archive's content."""
         self._rows = [(path.removeprefix(prefix), reason) for path, reason in self._rows]
         self._first = {key: path.removeprefix(prefix) for key, path in self._first.items()}
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """By path; the last one says how many are not listed."""
+        """(path, reason), ordered by path. A last row gives the number of paths not listed."""
         yield from sorted(self._rows)
         if more := self.counts.total() - len(self._rows):
             yield "", f"{more:,} more, counted in the log"
 
     def __str__(self) -> str:
-        """All reasons in one line, each with its count and an example; "" for nothing."""
+        """All reasons in one line, each with its count and an example; "" if nothing was added."""
         return "; ".join(
             f"{reason}: {count:,} ({self._first[reason]}{', …' if count > 1 else ''})"
             for reason, count in self.counts.most_common()

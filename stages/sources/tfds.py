@@ -1,4 +1,7 @@
-"""Image classification datasets of TensorFlow Datasets, with the bytes that they store."""
+"""The source `tfds`: image classification datasets of TensorFlow Datasets.
+
+Images keep the encoded bytes that the dataset stores.
+"""
 
 import hashlib
 import logging
@@ -33,10 +36,11 @@ class TfdsConfig(SourceConfig):
 
     Attributes:
         name: the dataset, with or without configuration and version.
-        data_dir: where datasets are prepared; without `name`, a prepared version's directory.
-        splits: part (train, validation, test, or all for none) to a split expression; empty takes
-            the dataset's own.
-        label: the feature that holds the class, where the dataset does not say.
+        data_dir: the directory of prepared datasets; without `name`, the directory of one prepared
+            version.
+        splits: a split expression for each part: train, validation, test, or all for examples
+            without a part. If it is empty, the dataset's own splits are used.
+        label: the feature with the class, if the dataset does not declare it.
     """
 
     name: str | None = None
@@ -52,12 +56,12 @@ class TfdsConfig(SourceConfig):
 
 
 class Tfds(Source):
-    """A dataset by name, prepared where it is not yet, or a prepared version's directory."""
+    """A dataset by name, which is prepared if needed, or the directory of a prepared version."""
 
     Config = TfdsConfig
 
     def __init__(self, config: TfdsConfig, workspace: Path) -> None:
-        """`config.name`, `config.data_dir`, `config.splits` and `config.label` say which."""
+        """Prepare to read the dataset of a config; the workspace is not used."""
         self.left_out = Tally()
         self._config = config
         self._classes: tuple[str, ...] = ()
@@ -69,16 +73,16 @@ class Tfds(Source):
         return self._classes
 
     def examples(self) -> Iterator[SourceExample]:
-        """Examples in the order in which they are stored.
+        """Examples in the order of storage.
 
-        An id is the file name that the dataset keeps, else the image's digest: TFDS numbers its
-        examples anew whenever one is added.
+        An id is the file name that the dataset stores, or the image's digest. TFDS' own numbers are
+        not used, because they change whenever an example is added.
 
         Raises:
             ConfigError: TFDS has no dataset of this name.
-            NetworkError: it cannot be fetched.
-            DataError: no such split, it cannot be prepared, or it is no image
-                classification dataset.
+            NetworkError: the dataset cannot be fetched.
+            DataError: a split is unknown, or the dataset cannot be prepared or is not for image
+                classification.
         """
         import tensorflow_datasets as tfds
 
@@ -151,7 +155,7 @@ class Tfds(Source):
         if self._config.splits:
             return self._config.splits
         own = {name: PART_NAMES.get(name.lower()) for name in builder.info.splits}
-        if len(own) < 2 or None in own.values():  # a lone split is no split
+        if len(own) < 2 or None in own.values():  # a single split divides nothing
             return {ALL: "+".join(own)}
         return {part: name for name, part in own.items() if part}
 
@@ -168,7 +172,7 @@ class Tfds(Source):
 
 
 def _records(tfds: Any, builder: Any, expression: str, keys: list[str]) -> Iterator[dict[str, Any]]:
-    """The wanted features of every example, images as they are stored."""
+    """The wanted features of each example; images stay encoded."""
     image, wanted = keys[0], {key for key in keys if key}
     skip = {image: tfds.decode.SkipDecoding()}
     decoders = tfds.decode.PartialDecoding(wanted, decoders=skip)

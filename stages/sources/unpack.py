@@ -1,8 +1,8 @@
-"""Our own extractor for untrusted archives: regular files only, checked as a whole beforehand.
+"""Unpacking archives that may be hostile: regular files only, and all checks before any write.
 
-The standard library's extractors follow links, overwrite, and read headers of any size into memory;
-their filters have been bypassed (CVE-2025-4517). Here a first pass over all members refuses the
-archive before anything is written; the second writes.
+The standard library's extractors follow links, overwrite files, and read headers of any size into
+memory, and their filters could be bypassed (CVE-2025-4517). Here a first pass over all members
+checks the archive; a second pass writes files.
 """
 
 import gzip
@@ -37,7 +37,7 @@ DRIVE = re.compile(r"\A[A-Za-z]:")
 
 
 class HostileArchiveError(DataError):
-    """An archive that tries what no dataset needs; nothing of it was written."""
+    """An archive with members that datasets do not need. No file was written."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Member:
 
 
 def unpack(archive: Path, directory: Path, leaves: Tally) -> int:
-    """Unpack a .tar, .tar.gz or .zip into an empty directory; the number of files.
+    """Unpack a .tar, .tar.gz or .zip into an empty directory. Returns the number of files.
 
-    What is left out of a folder is not even written: `leaves` has it.
+    Files that are not images are not written; `leaves` records them.
 
     Raises:
-        HostileArchiveError: a name leads out of the directory, a member is no regular file, two
-            names collide, or the caps are exceeded. Nothing was written.
-        DataError: the archive is damaged, of another kind, or the disk too small.
+        HostileArchiveError: a name leads out of the directory, a member is not a regular file, two
+            names collide, or a limit is exceeded. No file was written.
+        DataError: the archive is damaged or of another kind, or the disk has too little space.
     """
     check = _Checker(archive, archive.stat().st_size)
     with _members(archive) as members:
@@ -80,7 +80,7 @@ def unpack(archive: Path, directory: Path, leaves: Tally) -> int:
 
 
 class _Start:
-    """The first bytes of a member, kept: a stream gives them once."""
+    """The first bytes of a member, kept because a stream can be read only once."""
 
     def __init__(self, member: Member) -> None:
         self._member = member
@@ -93,7 +93,7 @@ class _Start:
 
 
 def _left_out(parts: list[str], start: _Start) -> tuple[str, str] | None:
-    """(what of a member's path is left out, why), or None: it may be an image."""
+    """(path of a left-out folder or file, reason); None if the member may be an image."""
     for depth, folder in enumerate(parts[:-1], 1):
         if reason := left_out.of_folder(folder):
             return encode_id("/".join(parts[:depth])).decode() + "/", reason
@@ -103,7 +103,7 @@ def _left_out(parts: list[str], start: _Start) -> tuple[str, str] | None:
 
 
 def split_name(archive: Path, name: str) -> list[str]:
-    """The parts of a member's name, all of them safe.
+    """The parts of a member's name, after checking that it is safe.
 
     Raises:
         HostileArchiveError: the name is absolute, leads upwards, has a drive, a backslash or a
@@ -124,7 +124,7 @@ def split_name(archive: Path, name: str) -> list[str]:
 
 
 class _Checker:
-    """What the first pass counts and compares."""
+    """The first pass: counts sizes and compares names."""
 
     def __init__(self, archive: Path, packed: int) -> None:
         self.unpacked = 0
@@ -164,7 +164,10 @@ class _Checker:
 
 
 def _fold(name: str) -> str:
-    """What a file system that knows no case and no Unicode forms takes for the same name."""
+    """The form in which names are equal that some file systems treat as equal.
+
+    Such file systems ignore case, and Unicode composition.
+    """
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
@@ -193,7 +196,11 @@ def _write(member: Member, start: bytes, path: Path) -> None:
 
 @contextmanager
 def _members(archive: Path) -> Iterator[Iterator[Member]]:
-    """All regular files of an archive, each to be read before the next."""
+    """Yield the regular files of an archive. Read each before you take the next one.
+
+    Raises:
+        DataError: the archive is damaged, cannot be read, or is of a kind that is not read.
+    """
     try:
         with os.fdopen(open_data(archive), "rb") as file, _open(archive, file) as members:
             yield members
@@ -202,7 +209,7 @@ def _members(archive: Path) -> Iterator[Iterator[Member]]:
     except DataError:
         raise
     except OSError as error:
-        if error.errno is None:  # gzip's way to say that a file is damaged
+        if error.errno is None:  # gzip raises this for a damaged file
             raise _damaged(archive, error) from None
         raise DataError(
             f"{archive}: cannot be unpacked ({os.strerror(error.errno)}); make room, or check"

@@ -1,7 +1,8 @@
 """Reading zip files (PKWARE's APPNOTE 6.3.10) entry by entry, with bounded memory.
 
-The standard library makes an object of every entry of the directory, 3 GB for 256 MB, calls what
-it cannot read damaged, and gives an LZMA member the memory that it asks for.
+The standard library's `zipfile` is not used for three reasons. It makes an object of each entry, so
+a directory of 256 MB takes 3 GB. It reports archives that it cannot read as damaged. It gives an
+LZMA member as much memory as the member requests.
 """
 
 import bz2
@@ -36,11 +37,11 @@ METHODS = {
 
 
 class Entry(NamedTuple):
-    """A file in the archive, as the directory has it."""
+    """A file in the archive, with the fields of its directory entry."""
 
     name: str
     size: int
-    mode: int  # of Unix; 0 where the archive has none
+    mode: int  # Unix mode; 0 if the archive does not have it
     raw_name: bytes
     packed: int
     method: int
@@ -55,8 +56,8 @@ class ZipReader:
         """Find the directory; `path` is for messages.
 
         Raises:
-            ValueError: there is none, or it lies elsewhere than it says.
-            UnsupportedArchiveError: it is too large, or the archive is in parts.
+            ValueError: the directory is missing, or not at the stated place.
+            UnsupportedArchiveError: the directory is too large, or the archive is split.
         """
         self._path = path
         self._descriptor = file.fileno()
@@ -89,7 +90,11 @@ class ZipReader:
             refuse_folders(folders, files)
 
     def open(self, entry: Entry) -> IO[bytes]:
-        """The bytes of a file; what follows its last one is an error, and so is a wrong CRC-32."""
+        """The bytes of a file, as a stream that checks their CRC-32.
+
+        Raises:
+            ValueError: the file is not where the directory says.
+        """
         offset = entry.offset + self._shift
         local = LOCAL.unpack(_exactly(self._descriptor, offset, LOCAL.size, self._start))
         name = _exactly(self._descriptor, offset + LOCAL.size, local[9], self._start)
@@ -102,7 +107,7 @@ class ZipReader:
         return cast("IO[bytes]", _Content(entry, window))
 
     def _find(self) -> tuple[int, int, int]:
-        """(where the directory begins, where it ends, by how much offsets are to be shifted)."""
+        """(begin of the directory, end of the directory, number to add to all offsets)."""
         beginning = max(0, self._size - END.size - 0xFFFF)
         tail = os.pread(self._descriptor, self._size - beginning, beginning)
         at = tail.rfind(b"PK\5\6")
@@ -115,13 +120,13 @@ class ZipReader:
             if disks > 1:
                 raise UnsupportedArchiveError(f"a part of a split zip; {joined(self._path)}")
             end -= LOCATOR.size
-            found = os.pread(self._descriptor, END64.size, min(place, self._size))
-            if len(found) == END64.size and found.startswith(b"PK\6\6"):
+            record = os.pread(self._descriptor, END64.size, min(place, self._size))
+            if len(record) == END64.size and record.startswith(b"PK\6\6"):
                 end = place
-            else:  # something stands before the archive
+            else:  # there are bytes before the archive, so offsets are shifted
                 end -= END64.size
-                found = _exactly(self._descriptor, max(0, end), END64.size, self._size)
-            signature, *_, disk, first, _, _, size, offset = END64.unpack(found)
+                record = _exactly(self._descriptor, max(0, end), END64.size, self._size)
+            signature, *_, disk, first, _, _, size, offset = END64.unpack(record)
             if signature != b"PK\6\6":
                 raise ValueError("the end of the directory is damaged")
         if {disk, first} - {0, 0xFFFF, NEEDS_64_BITS}:
@@ -139,13 +144,13 @@ class ZipReader:
 
 def _entry(fields: tuple[Any, ...], raw: bytes, extra: bytes, archive: Path) -> Entry:
     made, flags, method, crc, packed, size = (fields[place] for place in (1, 3, 4, 7, 8, 9))
-    offset, found = fields[16], dict(_extra_fields(extra))
-    wide = _Wide(found.get(SIZES, b""))
+    offset, extras = fields[16], dict(_extra_fields(extra))
+    wide = _Wide(extras.get(SIZES, b""))
     size, packed, offset = wide(size), wide(packed), wide(offset)
-    name = _name(raw, flags, made >> 8, found.get(UNICODE_PATH, b""))
+    name = _name(raw, flags, made >> 8, extras.get(UNICODE_PATH, b""))
     mode = fields[15] >> 16
     shown = f"member {name[:100]!r}"
-    if flags & (ENCRYPTED | STRONGLY | MASKED) or AES in found:
+    if flags & (ENCRYPTED | STRONGLY | MASKED) or AES in extras:
         raise UnsupportedArchiveError(
             f"{shown} is encrypted; decrypt the archive, and pin the new sha256"
         )
@@ -162,7 +167,7 @@ def _entry(fields: tuple[Any, ...], raw: bytes, extra: bytes, archive: Path) -> 
 
 def _extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
     position = 0
-    while position + 4 <= len(extra):  # some writers leave a few bytes more
+    while position + 4 <= len(extra):  # some writers leave a few bytes at the end
         kind, length = struct.unpack_from("<HH", extra, position)
         if position + 4 + length > len(extra):
             raise ValueError("an extra field is damaged")
@@ -171,7 +176,7 @@ def _extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 class _Wide:
-    """Takes a number's 64 bits from the extra field where its 32 are all set (4.5.3)."""
+    """Replaces a 32-bit number whose bits are all set by the 64 bits in the extra field (4.5.3)."""
 
     def __init__(self, field: bytes) -> None:
         self._field = field
@@ -187,13 +192,13 @@ class _Wide:
 
 
 def _name(raw: bytes, flags: int, system: int, unicode_path: bytes) -> str:
-    """A name as UTF-8 where the archive says so (4.4.4, 4.6.9), else in the code page of DOS.
+    """A name, decoded as UTF-8 if the archive says so (4.4.4, 4.6.9), else by DOS' code page 437.
 
-    Unix and macOS write UTF-8 without a word.
+    Programs on Unix and macOS write UTF-8 without saying so, so it is tried for them too.
     """
     if len(unicode_path) > 5 and unicode_path[0] == 1:
         (crc,) = struct.unpack_from("<L", unicode_path, 1)
-        if crc == zlib.crc32(raw):  # else somebody has renamed the file since
+        if crc == zlib.crc32(raw):  # otherwise the file was renamed later
             return unicode_path[5:].decode("utf-8", "surrogateescape")
     if flags & UTF8:
         return raw.decode("utf-8", "surrogateescape")
@@ -206,7 +211,7 @@ def _name(raw: bytes, flags: int, system: int, unicode_path: bytes) -> str:
 
 
 class _Window:
-    """Bytes of a file from a place to another, read in pieces."""
+    """The bytes of a file from `start` to `end`, read in pieces."""
 
     def __init__(self, descriptor: int, start: int, end: int) -> None:
         self._descriptor = descriptor
@@ -218,7 +223,11 @@ class _Window:
         return self._end - self._at + len(self._buffer) - self._used
 
     def take(self, size: int) -> bytes:
-        """Exactly so many."""
+        """The next `size` bytes.
+
+        Raises:
+            EOFError: there are fewer.
+        """
         if self._used + size > len(self._buffer):
             rest = self._buffer[self._used :]
             more = min(max(PIECE, size), self._end - self._at)
@@ -232,7 +241,7 @@ class _Window:
 
 
 class _Content(io.RawIOBase):
-    """The bytes of one file, inflated as they are asked for."""
+    """The bytes of one file, decompressed on demand."""
 
     def __init__(self, entry: Entry, packed: _Window) -> None:
         self._entry = entry
@@ -244,7 +253,11 @@ class _Content(io.RawIOBase):
         return True
 
     def read(self, size: int = -1, /) -> bytes:
-        """At most `size` bytes, which must be given; none at the end, once the CRC-32 is right."""
+        """At most `size` bytes; `size` is required. At the end b"", after a check of the CRC-32.
+
+        Raises:
+            ValueError: the CRC-32 is wrong.
+        """
         if size == 0:
             return b""
         data = self._next(size)
@@ -265,14 +278,14 @@ class _Content(io.RawIOBase):
             if data:
                 return data
             if hungry and not more:
-                if self._entry.method == LZMA:  # whose end need not be marked
+                if self._entry.method == LZMA:  # the end mark of LZMA is optional
                     return b""
                 raise EOFError(f"{self._entry.name[:80]!r} ends early")
         return b""
 
 
 def _unpacker(entry: Entry, packed: _Window) -> Any:
-    """What has `decompress` and `eof`, or None for a file that is stored."""
+    """An object with `decompress` and `eof`; None for a file that is not compressed."""
     if entry.method == STORED:
         return None
     if entry.method == DEFLATED:
@@ -295,7 +308,7 @@ def _unpacker(entry: Entry, packed: _Window) -> Any:
 
 
 def _exactly(descriptor: int, offset: int, size: int, end: int) -> bytes:
-    """Bytes that lie before `end`."""
+    """`size` bytes from `offset` on, which must be before `end`."""
     if not 0 <= offset <= end - size:
         raise ValueError("a record reaches beyond its place")
     data = os.pread(descriptor, size, offset)
