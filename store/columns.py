@@ -32,7 +32,7 @@ PAGE = 4096
 
 @dataclass(frozen=True)
 class Column:
-    """Where a column lies in its file."""
+    """Type, shape and byte offset of a column in its file."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]

@@ -219,7 +219,7 @@ def _opened(path: Path) -> Iterator[int | None]:
         facts = os.fstat(descriptor)
         usable = _is_own(facts) and facts.st_size <= LIMIT
         if not usable:
-            log.warning("%s: others can write it, or it is too large; it begins anew", path)
+            log.warning("%s: others can write it, or it is too large; it is replaced", path)
         yield descriptor if usable else None
     finally:
         os.close(descriptor)
