@@ -100,7 +100,7 @@ def examine(
             sound.append(shard)
     kept = distinct(sound)
     doubles = [shard for shard in sound if shard not in kept]
-    bad += [Damage(double.info, f"{double.path}: repeats a row of a shard") for double in doubles]
+    bad += [Damage(s.info, f"{s.path}: repeats a row of another shard") for s in doubles]
     return kept, bad
 
 
