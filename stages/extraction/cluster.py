@@ -129,7 +129,8 @@ class Computer:
         self._images = Images(Path(settings.raw))
         if self._images.raw.index.sha256 != settings.dataset:
             raise ConfigError(
-                f"{settings.raw}: the worker sees another dataset than the client; share one disk"
+                f"{settings.raw}: the worker sees another dataset than the client; give both"
+                " the same"
             )
         self._lock = Lock()
         self._engines: dict[int, Engine] = {}

@@ -227,7 +227,7 @@ BY_HAND = {
         "Keras runs on {} in this process, Cryobase needs it on tensorflow; set"
         " KERAS_BACKEND=tensorflow and start anew, or import Cryobase first",
         "tf.config.optimizer has {} set, which can change values; start anew without it",
-        "{}: the worker sees another dataset than the client; share one disk",
+        "{}: the worker sees another dataset than the client; give both the same",
         "a worker has {}; install the client's versions there",
         "a worker does not see {}; put the pool on a shared disk",
         "{}: not a scheduler file; start dask scheduler with it",
