@@ -1,6 +1,6 @@
-"""The stages, and the organs that they share."""
+"""The stages, and the folders that they share. It must not import `cryobase.pipeline`."""
 
 from cryobase.stages.backbones import frameworks
 
-# Before anything here imports a library that listens to the environment.
+# This comes first, before a library that reads environment variables is imported.
 frameworks.pin_environment()

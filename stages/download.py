@@ -1,4 +1,8 @@
-"""The first stage: bring a labelled dataset into data/raw, each distinct image once."""
+"""Stage `download`: bring a labelled dataset into data/raw, each distinct image once.
+
+`stages/sources` reads the source, `stages/data` stores the images; this module joins them and
+writes what users are to know: quarantine, files left out, doubtful labels.
+"""
 
 import logging
 from dataclasses import dataclass, replace
@@ -27,7 +31,7 @@ SHOWN = 10  # quarantined images named in the log
 
 @dataclass(frozen=True)
 class DownloadSummary:
-    """What a run found: images in the index, those decoded now, those quarantined."""
+    """The result of a run: images in the index, images decoded now, images in quarantine."""
 
     images: int
     classes: int
@@ -36,22 +40,22 @@ class DownloadSummary:
 
 
 def run(config: DownloadConfig, *, output: Path, expected: int | None = None) -> DownloadSummary:
-    """Bring `output` up to date with the source; what is there and unchanged is kept.
+    """Bring `output` up to date with the source. Unchanged images are not read again.
 
     Args:
         config: the source.
         output: the directory of packs and index.
-        expected: about how many images there are, for people who wait.
+        expected: about how many images there are, for the display of progress.
 
     Raises:
-        DataError: no image at all, or the source cannot be read.
+        DataError: the source has no image, or cannot be read.
     """
     make_directory(output)
     found, new = _as_before(config, output), 0
     if found is None:
         found, new = _bring_up_to_date(config, output, expected)
     else:
-        log.info("the archive is in already; what it has beside images: %s", output / LEFT_OUT)
+        log.info("the archive was read before; its other files are in %s", output / LEFT_OUT)
     bad = np.flatnonzero(found.quarantined)
     log.info(
         "found %s images of %s classes, %s of them new",
@@ -63,7 +67,7 @@ def run(config: DownloadConfig, *, output: Path, expected: int | None = None) ->
 
 
 def _as_before(config: DownloadConfig, output: Path) -> index.Index | None:
-    """The last index, if it came from the pinned archive that is asked for again."""
+    """The last index, if it was made from the same pinned archive."""
     if not (identity := _identity(config)) or not (output / index.RECORD).exists():
         return None
     try:
@@ -76,7 +80,7 @@ def _as_before(config: DownloadConfig, output: Path) -> index.Index | None:
 
 
 def _identity(config: DownloadConfig) -> dict[str, str | None]:
-    """What decides the images, where params pin them; other sources may have changed."""
+    """The params that decide the images, if they pin them. Other sources may have changed."""
     return dict(SOURCES[config.source].identity(config.own))
 
 
@@ -108,7 +112,7 @@ def _refuse_nothing(
     if len(bad) == len(found.ids):
         name, reason = _named(found, int(bad[0]))
         raise DataError(
-            f"{config.path}: none of {len(bad):,} files is an image, the first, {name}: {reason};"
+            f"{config.path}: none of {len(bad):,} files is an image; the first is {name}: {reason};"
             " put images there or set download.path"
         )
 
@@ -139,7 +143,7 @@ def _say_quarantined(output: Path, found: index.Index, bad: np.ndarray) -> None:
 
 
 def _say_doubts(config: DownloadConfig, output: Path, found: index.Index) -> None:
-    """Labels that contradict each other, and classes that look like a mistake."""
+    """Log labels that contradict each other, and classes that look like a mistake."""
     by_digest = groupby(doubts.conflicts(found), key=itemgetter(0))
     groups = [[f"{id_} ({label})" for _, id_, label in group] for _, group in by_digest]
     if groups:

@@ -1,4 +1,6 @@
-"""What the stages raise on purpose. A message names what was found, where, and the mend."""
+"""The errors that stages raise on purpose. A message names what is wrong, where, and the command
+or setting that helps.
+"""
 
 
 class StageError(Exception):
@@ -14,11 +16,11 @@ class MissingWeightsError(StageError, FileNotFoundError):
 
 
 class NetworkError(StageError):
-    """There is no network, or a server that cannot be read; trying later may help (exit code 5)."""
+    """The network or a server does not answer; trying later may help (exit code 5)."""
 
 
 class ConfigError(StageError, ValueError):
-    """A stage was asked for something that its params cannot mean (exit code 2)."""
+    """Params or arguments ask for something that does not exist or does not fit (exit code 2)."""
 
 
 class DriftError(StageError, ArithmeticError):

@@ -1,6 +1,6 @@
-"""Stage: score the heads of a set, choose by validation, score the chosen one on the test split.
+"""Stage `evaluate`: score the heads of a set, choose by validation, score the chosen head on test.
 
-A part without images has no scores, here and in whatever is written.
+A part without images has no scores, neither here nor in the files. Nothing here trains.
 """
 
 import logging
@@ -28,13 +28,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """What is scored, and how the best head is chosen.
+    """The heads that are scored, and how the best head is chosen.
 
     Attributes:
-        final: whose test score is computed: `best` (by validation), or a list of heads.
-        select: the score that chooses, on validation images; ties go to the lower log loss, then to
-            the name. Where nothing validates, training images choose, with a warning.
-        top_k: how many guesses count for top-k accuracy, where there are more classes.
+        final: the heads whose test score is computed: `best` (by validation), or a list of heads.
+        select: the score on validation images that chooses. Equal scores are ordered by the lower
+            log loss, then by name. Without validation images, training images choose, with a
+            warning.
+        top_k: the k of top-k accuracy, which is computed if there are more than k classes.
     """
 
     final: Literal["best"] | tuple[str, ...] = "best"
@@ -52,22 +53,23 @@ def run(
     """Score every head on validation, and the final ones on test.
 
     Args:
-        config: what to score.
-        name: of the feature set or pair.
-        features: directory of the set, or of several side by side.
+        config: the settings of the section.
+        name: name of the feature set or pair.
+        features: directory of the set, or of several sets side by side.
         splits: directory of the splits.
-        models: directory with a directory per head.
-        output: gets `metrics.json`, the few figures of `score.json`, `curves.svg`, `confusion.svg`
-            and `heads/`: `leaderboard.csv`
-            and for each head `predictions.csv`, `classes.csv`, `confusion.csv`, `curves.svg` and,
-            where it is a final one, `confusion.svg` and `reliability.svg`.
+        models: directory with one directory per head.
+        output: directory that receives `metrics.json`, `score.json` with a few figures,
+            `curves.svg`, `confusion.svg` and `heads/`. In `heads/` are `leaderboard.csv` and for
+            each head `predictions.csv`, `classes.csv`, `confusion.csv` and `curves.svg`; final
+            heads also have `confusion.svg` and `reliability.svg`.
 
     Returns:
-        What `metrics.json` says.
+        The content of `metrics.json`.
 
     Raises:
-        DataError: no heads, heads of other data, or nothing to choose by.
-        ConfigError: `final` names no head of this set.
+        DataError: there are no heads, heads were trained on other data, or there are neither
+            validation nor training images.
+        ConfigError: `final` names a head that this set does not have.
     """
     rows, split = SideBySide.open(features), Splits.open(splits)
     heads = _load(models, rows, split, name)
@@ -95,8 +97,8 @@ def run(
     document = {"best": best, "heads": entries}
     judged = answers.get("test", {}).get(best, answers[judge][best])
     _write_set(output, document, heads, judged, judge)
-    told = ", ".join(f"{part} {scores['accuracy']}" for part, scores in found[best].items())
-    logger.info("%s: best of %d heads is %s, accuracy on %s", name, len(heads), best, told)
+    accuracy = ", ".join(f"{part} {scores['accuracy']}" for part, scores in found[best].items())
+    logger.info("%s: best of %d heads is %s, accuracy on %s", name, len(heads), best, accuracy)
     if not len(tested):
         logger.info("%s: no test images, so no test scores; raise split.test for some", name)
     return document
@@ -114,7 +116,7 @@ def _load(models: Path, rows: SideBySide, split: Splits, name: str) -> dict[str,
 
 
 def _judge(rows: SideBySide, split: Splits, heads: Mapping[str, Head], name: str) -> str:
-    """The part that chooses: validation, or train where nothing validates."""
+    """The part that chooses: validation, or train if there are no validation images."""
     if len(rows.having(split.ids("validation"))):
         return "validation"
     if not len(rows.having(split.ids("train"))):
@@ -134,7 +136,7 @@ def _judge(rows: SideBySide, split: Splits, heads: Mapping[str, Head], name: str
 def _answer(
     heads: Mapping[str, Head], rows: SideBySide, ids: NDArray[np.bytes_]
 ) -> dict[str, Predictions]:
-    """Predictions of every head for the named examples, plain view, in one reading."""
+    """Predictions of every head for the plain views of the given examples, in one scan."""
     logits: dict[str, list[NDArray[np.float32]]] = {name: [] for name in heads}
     positions = rows.examples.positions(ids) if len(ids) else np.empty(0, np.int64)
     for features, _ in rows.read(positions, READ):
@@ -152,7 +154,7 @@ def _answer(
 
 
 def _final(config: EvaluateConfig, heads: Mapping[str, Head]) -> Sequence[str] | None:
-    """The heads whose test scores are computed; None is the best one."""
+    """The heads whose test scores are computed; None means the best head."""
     if config.final == "best":
         return None
     if unknown := [head for head in config.final if head not in heads]:
@@ -172,7 +174,7 @@ def _entry(head: Head, found: Mapping[str, Any], training: str | None) -> dict[s
 
 
 def _clear(output: Path) -> None:
-    """Remove what an earlier run wrote of heads that may be gone."""
+    """Remove files that an earlier run wrote about heads; these heads may no longer exist."""
     for path in sorted(output.glob(f"heads/*/{standing.PREDICTIONS}")):
         shutil.rmtree(path.parent)
 
@@ -186,7 +188,7 @@ def _write_head(
         ("id", "part", "label", "predicted", "probability"),
         (row for part, predictions in parts.items() for row in _prediction_rows(part, predictions)),
     )
-    judged = list(parts.values())[-1]  # of test images, if the head has seen some
+    judged = list(parts.values())[-1]  # predictions on test images, if the head has any
     table = metrics.class_table(judged)
     write_table(directory / "classes.csv", list(table[0]), (row.values() for row in table))
     counts = metrics.confusion(judged)

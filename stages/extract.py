@@ -1,4 +1,8 @@
-"""Stage `extract`: the rows that the pool lacks, computed once, and a published feature set."""
+"""Stage `extract`: compute the rows that the pool lacks, and publish a feature set.
+
+`stages/extraction` computes rows and the store keeps and publishes them; this module decides which
+rows are needed.
+"""
 
 import logging
 import shlex
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
 Preprocessing = Literal["own", "caffe", "torch", "symmetric", "unit", "lite", "identity"]
 
-UNKNOWN = "0" * 64  # stands for the SHA-256 of weights that are not here
+UNKNOWN = "0" * 64  # used as the SHA-256 of weights that are not on this machine
 
 logger = logging.getLogger(__name__)
 
@@ -35,15 +39,15 @@ class SetConfig:
     Attributes:
         backbone: a key of `BACKBONES`.
         weights: "imagenet", a path, or "none" (seeded, for trials).
-        image_size: side in pixels; None means the backbone's own.
+        image_size: side in pixels; None means the default size of the backbone.
         resize: "bilinear" as `image_dataset_from_directory`, "nearest" as `ImageDataGenerator`.
-        aspect: what becomes of images that are not square.
+        aspect: how images that are not square become square.
         decode: "fast" decodes large JPEGs at a reduced scale.
-        preprocessing: the backbone's own, or another one.
+        preprocessing: None means the preprocessing of the backbone; else the key of another.
         output: "avg", "max", "flatten" or a layer's name, alone or with ":avg", ":max", ":flatten".
-        dtype: what the store keeps.
-        views: how many augmented versions of each image are stored besides the plain one.
-        augmentation: how views are drawn; needed where there are any.
+        dtype: dtype of the stored features.
+        views: number of augmented versions of each image that are stored beside the plain one.
+        augmentation: how views are drawn; required if `views` is more than 0.
     """
 
     backbone: str
@@ -67,7 +71,7 @@ class SetConfig:
         if not 0 <= self.views <= 1000:
             raise ValueError("views: 0 to 1000")
         if self.views and self.augmentation is None:
-            raise ValueError("augmentation: needed where views is more than 0")
+            raise ValueError("augmentation: needed if views is more than 0")
         if not self.output or self.output.startswith(":"):
             raise ValueError("output: avg, max, flatten, LAYER or LAYER:avg|max|flatten")
 
@@ -79,16 +83,19 @@ class SetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractConfig:
-    """`extract`: the feature sets by name, and how to compute them, which changes no value.
+    """`extract`: the feature sets by name, and how to compute them.
+
+    Only `sets` changes values of features; the other keys do not.
 
     Attributes:
-        engine: "auto" takes the fastest that reproduces the TensorFlow reference.
-        workers: Dask workers to start on this machine; 0 means this process.
-        scheduler_address: of a Dask cluster that runs already.
-        scheduler_file: the file that its scheduler wrote.
+        engine: "auto" takes the fastest engine that reproduces the TensorFlow reference.
+        workers: Dask workers to start on this machine; 0 computes in this process.
+        scheduler_address: address of the scheduler of a running Dask cluster.
+        scheduler_file: the file that this scheduler wrote.
         insecure: allow a scheduler on another machine without TLS.
         batch_size: images per forward pass.
-        max_bytes: refuse to compute more bytes of rows than this; None leaves it to the free space.
+        max_bytes: refuse to compute more bytes of rows than this; None means that only the free
+            space limits them.
         sets: the feature sets by name.
     """
 
@@ -112,14 +119,14 @@ class ExtractConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractSummary:
-    """What one run did.
+    """The result of a run.
 
     Attributes:
-        name: the feature set.
-        fingerprint: of its feature spec.
+        name: name of the feature set.
+        fingerprint: fingerprint of its feature spec.
         images: distinct images that have rows now.
-        adopted: rows taken over from the set that was there.
-        reused: rows of the set that were in the pool already.
+        adopted: rows taken over from an earlier version of the set.
+        reused: rows of the set that were already in the pool.
         computed: rows of the set computed now.
         siblings: rows computed now for other sets with the same trunk.
         quarantined: examples of the set without rows.
@@ -136,7 +143,7 @@ class ExtractSummary:
 
 
 def spec_of(config: SetConfig) -> FeatureSpec:
-    """The feature spec that a set's config means; loads no Keras unless weights must be made.
+    """The feature spec that a set's config means. Loads Keras only if weights must be made.
 
     Raises:
         MissingWeightsError: the weights cannot be found; the message says which file to put where.
@@ -145,14 +152,18 @@ def spec_of(config: SetConfig) -> FeatureSpec:
 
 
 def spec_at_hand(config: SetConfig, otherwise: str = UNKNOWN) -> tuple[FeatureSpec, bool]:
-    """The spec as `spec_of`, but nothing is downloaded or made; whether its weights are here.
+    """Like `spec_of`, but downloads and makes nothing.
 
     Args:
         config: the set.
-        otherwise: SHA-256 that stands for weights that are not here yet.
+        otherwise: the SHA-256 to use for weights that are not on this machine.
+
+    Returns:
+        The spec, and whether its weights are on this machine.
 
     Raises:
-        MissingWeightsError: the weights cannot be had; the message says which file to put where.
+        MissingWeightsError: the weights are not available; the message says which file to put
+            where.
     """
     found = weights_at_hand(config.backbone, config.weights, image_size=config.size)
     return _spec(config, found.sha256 if found else otherwise), found is not None
@@ -173,18 +184,19 @@ def run(
     before: Path | None = None,
     lender: Path | None = None,
 ) -> ExtractSummary:
-    """Compute what the pool lacks of a set and of its siblings, and publish the set.
+    """Compute the rows of a set and of its siblings that the pool lacks, and publish the set.
 
-    The set's last version, pulled by DVC say, and a pool that others own lend their rows first.
+    Before anything is computed, rows are taken from the last version of the set (pulled by DVC,
+    for example) and from the lender's pool.
 
     Args:
         config: the section `extract`.
-        name: which of `config.sets` to publish.
-        raw: what `download` wrote.
+        name: name of the set in `config.sets` to publish.
+        raw: the output directory of `download`.
         pool: the directory of all pools.
-        output: where the feature set goes.
-        before: where its last version lies, if not at `output`.
-        lender: the directory of all pools of somebody else, which is only read.
+        output: the directory of the feature set.
+        before: directory of its last version, if this is not `output`.
+        lender: somebody else's directory of all pools; it is only read.
 
     Raises:
         MissingWeightsError: weights are missing.
@@ -223,7 +235,10 @@ def run(
 
 
 def _adopted(target: Target, images: Images, before: Path) -> int:
-    """Take over the rows of a set's last version; a damaged one matters where rows are missing."""
+    """Take over the rows of a set's last version.
+
+    A damaged version is an error only if the pool lacks rows; else it is a warning.
+    """
     try:
         return target.pool.adopt(before)
     except (IntegrityError, MissingFileError) as error:
@@ -235,7 +250,7 @@ def _adopted(target: Target, images: Images, before: Path) -> int:
 
 
 def _borrowed(targets: list[Target], images: Images, lender: Path | None) -> int:
-    """Take over from somebody's pools what the targets lack; how many rows the first one got."""
+    """Copy rows that the targets lack from a lender's pools; returns how many `targets[0]` got."""
     if lender is None:
         return 0
     logger.info("%s: only read; new rows go to %s", lender, targets[0].pool.root)
@@ -271,7 +286,7 @@ def _spec(config: SetConfig, weights_sha256: str) -> FeatureSpec:
 def _computed(
     config: ExtractConfig, targets: list[Target], images: Images, weights: WeightsFile
 ) -> "Computed":
-    """What the targets lack, computed here or on a cluster."""
+    """Compute the rows that the targets lack, in this process or on a cluster."""
     settings: dict[str, Any] = {
         "engine": config.engine,
         "batch_size": config.batch_size,
@@ -293,7 +308,7 @@ def _computed(
 
 
 def _views_wanted(config: ExtractConfig, name: str, weights_sha256: str) -> dict[FeatureSpec, int]:
-    """The specs that one forward pass can serve, the set's own first, and their highest views."""
+    """The specs that one forward pass can serve, with their highest views; the set's spec first."""
     chosen = config.sets[name]
     own = _spec(chosen, weights_sha256)
     wanted = {own: chosen.views}
@@ -307,7 +322,7 @@ def _views_wanted(config: ExtractConfig, name: str, weights_sha256: str) -> dict
 
 
 def _quarantined(examples: Examples, failures: Mapping[bytes, str]) -> Examples:
-    """The examples, with those in quarantine whose image could not be decoded after all."""
+    """The examples; those whose image could not be decoded now are in quarantine too."""
     if not failures:
         return examples
     failed = [bytes(digest) in failures for digest in examples.digests]

@@ -1,6 +1,6 @@
-"""Figures as SVG: the same bytes for the same numbers, and text that is only text.
+"""Figures as SVG: the same numbers give the same bytes, and text from users stays plain text.
 
-Every picture is drawn within `figure`, and every name in it goes through `label`.
+Every picture is drawn inside `figure`, and every name in a picture goes through `label`.
 """
 
 import io
@@ -16,7 +16,7 @@ from cryobase.store.text import visible
 STYLE = {
     "svg.hashsalt": "cryobase",
     "svg.fonttype": "path",
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "text.parse_math": False,  # a dollar sign in a name must not start a formula
     "text.usetex": False,
     "axes.formatter.use_mathtext": False,
     "axes.spines.top": False,
@@ -24,17 +24,17 @@ STYLE = {
     "font.size": 9.0,
 }
 LONGEST = 32  # characters of a name in a picture
-MISSING = "Glyph .* missing from"  # matplotlib's warning of what its font does not have
+MISSING = "Glyph .* missing from"  # matplotlib's warning about a character that its font lacks
 
 
 @contextmanager
 def figure(
     path: Path, columns: int, size: tuple[float, float] = (9.0, 3.2), rows: int = 1
 ) -> Iterator[Any]:
-    """Axes of a figure that is written to `path` in the end, without date or random ids.
+    """Axes of a figure that is written to `path` at the end, without date or random ids.
 
-    Settings of the user's own `matplotlibrc` are left out. Text is written as outlines, which look
-    the same everywhere; where the font lacks a character, as text for the viewer's fonts.
+    The user's `matplotlibrc` is ignored. Text is written as outlines, which look the same
+    everywhere. If the font lacks a character, text is written as text, for the viewer's fonts.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -62,7 +62,7 @@ def figure(
 
 
 def label(name: str, longest: int = LONGEST) -> str:
-    """A name as it stands in a picture: in one line, everything visible, the middle left out."""
+    """A name for a picture: one line, control characters made visible, a long middle left out."""
     shown = visible(name)
     if len(shown) <= longest:
         return shown

@@ -1,4 +1,7 @@
-"""The optional last stage: a grafted model, or a new network, trained end to end."""
+"""Stage `finetune`, optional: a grafted model or a new network, trained end to end.
+
+The parts are in `stages/tuning`; this module puts them in order.
+"""
 
 import dataclasses
 import hashlib
@@ -19,12 +22,12 @@ from cryobase.stages.tuning.starts import Start, precision
 
 __all__ = ["FinetuneConfig", "FinetuneRun", "PhaseConfig", "plan", "run"]
 
-FINETUNE_VERSION = 1  # raise by hand when an unchanged run gives other weights
+FINETUNE_VERSION = 1  # raise by hand when an unchanged run gives different weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """The runs of fine-tuning; without one the stage is absent from the pipeline.
+    """The runs of fine-tuning. Without runs, the stage is absent from the pipeline.
 
     Attributes:
         runs: the runs by name.
@@ -46,30 +49,31 @@ def run(
     cache: Path | None = None,
     pool: Path | None = None,
 ) -> dict[str, Any]:
-    """Tune one model and score it beside what it started from.
+    """Tune one model, and score it and the model that it started from.
 
-    A run that was killed goes on after its last epoch.
+    A run that was killed continues after its last epoch.
 
     Args:
-        config: what to tune, and how.
-        raw: the images.
-        splits: which image learns, which one judges.
-        output: gets `start.keras` (the model before tuning), `model.keras`, `head` (that of the
-            former) and `model.json` (what both are made of), and where they are asked for
-            `imagenet.csv` and `tensorboard`.
-        results: gets `metrics.json`, `comparison.csv`, `history.csv` and pictures.
+        config: the run.
+        raw: directory of the images.
+        splits: directory of the splits.
+        output: directory that receives `start.keras` (the model before tuning), `model.keras`,
+            `head` (the head of `start.keras`) and `model.json` (what both models are made of);
+            also `imagenet.csv` and `tensorboard` if the run asks for them.
+        results: directory that receives `metrics.json`, `comparison.csv`, `history.csv` and
+            pictures.
         weights: with `start: head`, the backbone's weights as in the feature set's params.
         head: with `start: head`, the directory of the trained head.
-        features: with `start: head`, the feature set that it was trained on.
-        cache: where epochs are kept while a run is under way; beside the output by default.
-        pool: where stored outputs of a trunk lie; in the cache by default.
+        features: with `start: head`, the feature set that the head was trained on.
+        cache: directory of the checkpoints while a run trains; beside the output by default.
+        pool: directory of the stored outputs of a trunk; in the cache by default.
 
     Returns:
-        What `metrics.json` says.
+        The content of `metrics.json`.
 
     Raises:
         DataError: images and head do not have the same classes, or there are no training images.
-        ConfigError: the unfreeze rule or the trunk names no layer.
+        ConfigError: the unfreeze rule or the trunk names a layer that does not exist.
         GraftError: the head does not fit its backbone; nothing was trained.
         MissingWeightsError: the base's weights cannot be found.
     """
@@ -111,17 +115,17 @@ def plan(
     weights: str | None = None,
     head: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Where the base of a run can be cut, and which place the run takes.
-
-    Returns:
-        A row per phase and place, see `cached_trunk.Place`; `taken` says which one the run's
-        `trunk` means, with `none` what `auto` would take.
+    """The places where the base of a run can be cut, and the place that the run takes.
 
     Args:
-        config: the run; its `views` and `trunk_dtype` count.
-        raw: the images.
-        splits: which of them learn.
+        config: the run; `views` and `trunk_dtype` change the sizes.
+        raw: directory of the images.
+        splits: directory of the splits.
         weights, head: as for `run`.
+
+    Returns:
+        One row per phase and place, see `cached_trunk.Place`. `taken` marks the place that the
+        run's `trunk` means; with `trunk: none`, the place that `auto` would take.
     """
 
     images, split = RawImages.open(raw), Splits.open(splits)
@@ -155,7 +159,7 @@ def _start(
 def _fingerprint(
     config: FinetuneRun, policy: str, start: Start, images: RawImages, split: Splits
 ) -> str:
-    """What the weights after each epoch depend on: epochs of another run are never taken up."""
+    """A digest of everything that the weights depend on, so checkpoints never mix two runs."""
     keras = load_keras()
     tf = load_tensorflow()
 

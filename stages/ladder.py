@@ -1,4 +1,7 @@
-"""`cryobase ladder`: what each rung of transfer learning buys on a dataset, and what it costs."""
+"""`cryobase ladder`: the accuracy and the seconds of each step of transfer learning on a dataset.
+
+A step is called a rung. It is no DVC stage and changes nothing but its output and work directory.
+"""
 
 import logging
 import math
@@ -40,21 +43,21 @@ SET, HEAD = "ladder", "linear"
 
 @dataclass(frozen=True, kw_only=True)
 class LadderConfig:
-    """What the rungs have in common.
+    """Settings that all rungs share.
 
     Attributes:
-        base: the base of the upper three rungs; the lower two train a small network of their own at
-            the same image size.
-        network: that network, a key of `CONVNETS`.
-        augmentation: of the augmented rung and of the stored views.
+        base: the base of the upper three rungs. The lower two train a small network at the same
+            image size.
+        network: that small network, a key of `CONVNETS`.
+        augmentation: augmentation of the augmented rung and of the stored views.
         views: stored views of every image.
-        head_epochs: of the head on stored features, at most.
-        scratch_epochs: of the network from nothing, at least; it goes on until it has had as many
-            seconds as the frozen rung.
-        tuning_epochs, tuning_rate: of the last rung.
-        train: how many training images are used, as many of each class; 0 for all.
-        rungs: which are climbed; `frozen features` always is.
-        seed: of everything that is drawn.
+        head_epochs: the most epochs of the head on stored features.
+        scratch_epochs: the fewest epochs of the network from scratch. It trains on until it has
+            used as many seconds as the frozen rung.
+        tuning_epochs, tuning_rate: epochs and learning rate of the last rung.
+        train: number of training images that are used, with equal numbers per class; 0 means all.
+        rungs: the rungs to run; `frozen features` always runs.
+        seed: seed of all random numbers.
     """
 
     base: SetConfig
@@ -81,15 +84,15 @@ class LadderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Rung:
-    """What one way of training came to.
+    """The result of one way of training.
 
     Attributes:
-        rung: its name.
-        accuracy: on the validation images, of the kept weights.
-        at_frozen_seconds: the best accuracy within the seconds of the frozen rung; 0 where
-            no epoch fits into them, None where the rung does not train from nothing.
-        seconds: from images to a trained model.
-        bought: accuracy gained over the best rung below.
+        rung: name of the rung.
+        accuracy: accuracy of the kept weights on the validation images.
+        at_frozen_seconds: the best accuracy within the seconds of the frozen rung; 0 if no epoch
+            fits into them, None if the rung does not train from scratch.
+        seconds: time from images to a trained model.
+        bought: accuracy gained over the best lower rung.
     """
 
     rung: str
@@ -100,17 +103,17 @@ class Rung:
 
 
 def run(config: LadderConfig, *, raw: Path, splits: Path, work: Path, output: Path) -> list[Rung]:
-    """Climb all rungs and write `ladder.csv`, `ladder.json` and `ladder.svg`.
+    """Run all rungs and write `ladder.csv`, `ladder.json` and `ladder.svg`.
 
     Args:
         config: the rungs.
-        raw: the images.
-        splits: which of them learn, and which judge.
-        work: a directory for what is made on the way; it is emptied.
-        output: gets the table and the picture.
+        raw: directory of the images.
+        splits: directory of the splits.
+        work: directory for temporary files; it is emptied.
+        output: directory that receives the table and the picture.
 
     Raises:
-        DataError: there is nothing to judge by.
+        DataError: there are no validation images.
     """
     shutil.rmtree(work, ignore_errors=True)
     subset = _subset(RawImages.open(raw), Splits.open(splits), config.train)
@@ -120,7 +123,7 @@ def run(config: LadderConfig, *, raw: Path, splits: Path, work: Path, output: Pa
     if not len(subset.ids("validation")):
         mend = "raise split.validation, then run `cryobase split`"
         raise DataError(f"{splits}: no validation images; {mend}")
-    load_keras()  # takes seconds, which no rung is charged for
+    load_keras()  # takes seconds, which must not count for the first rung
     climb = _Climb(config, _only(raw, subset, work / "raw") if config.train else raw, work)
     frozen = climb.head_on(0)
     makers: dict[str, Callable[[], Rung]] = {
@@ -139,7 +142,7 @@ def run(config: LadderConfig, *, raw: Path, splits: Path, work: Path, output: Pa
 
 
 def _possible(config: LadderConfig) -> tuple[str, ...]:
-    """The rungs without those whose network has no room in the set's images."""
+    """The rungs, without those whose network needs larger images than the set's."""
     smallest = CONVNETS[config.network].smallest
     if config.base.size >= smallest:
         return config.rungs
@@ -153,7 +156,7 @@ def _possible(config: LadderConfig) -> tuple[str, ...]:
 
 
 def _subset(images: RawImages, splits: Splits, count: int) -> Splits:
-    """The same split without test, and with the first training images of each class by digest."""
+    """The same split without test, with only the first training images of each class by digest."""
     ids = splits.ids("train")
     if not count or count >= len(ids):
         return splits
@@ -172,7 +175,7 @@ def _subset(images: RawImages, splits: Splits, count: int) -> Splits:
 
 
 def _only(raw: Path, subset: Splits, output: Path) -> Path:
-    """The images of a subset as a directory of their own, so that extraction sees no others."""
+    """Write the images of a subset as a separate directory, so that extraction sees no others."""
     index = indices.read(raw)
     kept = np.isin(index.ids, subset.all_ids)
     images, places = np.unique(index.images[kept], return_inverse=True)
@@ -198,7 +201,7 @@ def _only(raw: Path, subset: Splits, output: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Climb:
-    """Where everything lies while climbing."""
+    """The directories and data that the rungs use."""
 
     config: LadderConfig
     raw: Path
@@ -248,7 +251,7 @@ class _Climb:
         return _told(rung, accuracy, seconds, None)
 
     def scratch(self, policy: Augmentation | None, frozen_seconds: float) -> Rung:
-        """The small network from nothing, at least as long as the frozen rung took."""
+        """The small network from scratch, trained at least as long as the frozen rung took."""
         found = from_nothing(
             Network(
                 kind=self.config.network,
@@ -309,11 +312,11 @@ def from_nothing(
     seconds: float,
     seed: int,
 ) -> list[tuple[float, float]]:
-    """Train for some epochs and at least some seconds.
+    """Train for at least some epochs and at least some seconds.
 
     Returns:
-        Seconds since the beginning and validation accuracy, after every epoch from 0, building the
-        network and compiling it included.
+        For every epoch from 0, the seconds since the beginning and the validation accuracy. The
+        seconds include building and compiling the network.
     """
     begin = time.perf_counter()
     images, split = RawImages.open(raw), Splits.open(splits)

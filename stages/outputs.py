@@ -1,6 +1,6 @@
-"""Files of outputs: always put in the place of what was there, never written into it.
+"""Writing files of outputs: an existing file is always replaced, never opened for writing.
 
-What DVC has committed is a read-only hard link into its cache. To write into such a file is
+A file that DVC has committed is a read-only hard link into its cache. Writing into such a file is
 forbidden, or, for root, changes the cache.
 """
 
@@ -16,7 +16,7 @@ from cryobase.store.text import csv_line
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Put a whole file in the place of another, or of none, and make missing folders.
+    """Write a complete file, replacing an existing file. Missing folders are made.
 
     Raises:
         DataError: the disk is full, or permissions forbid it.
@@ -40,10 +40,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Replace a file by one JSON document; a number that is none is a mistake of the caller."""
+    """Replace a file by one JSON document. NaN or infinity is a mistake of the caller."""
     write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Replace a CSV file by a header and rows, which no spreadsheet runs; see `store.text.cell`."""
+    """Replace a CSV file by a header and rows. No cell is a formula; see `store.text.cell`."""
     write_text(path, "".join(map(csv_line, (header, *rows))))

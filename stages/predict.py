@@ -1,4 +1,7 @@
-"""`cryobase predict`: image files classified by a head on its backbone, or by a tuned model."""
+"""`cryobase predict`: classify image files by a head on its backbone, or by a tuned model.
+
+The files may come from anybody; they are decoded in a child process.
+"""
 
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -29,7 +32,7 @@ BATCH = 32
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a model says of one file: probabilities (classes,), or why it says nothing."""
+    """The answer for one file: probabilities (classes,), or the reason why there are none."""
 
     path: Path
     probabilities: NDArray[np.float32] | None
@@ -38,12 +41,12 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A Keras model from pixels to probabilities, with what its numbers mean.
+    """A Keras model from pixels to probabilities, with its classes and the form of its input.
 
     Attributes:
         model: from float32 RGB pixels (n, size, size, 3), 0 to 255, to probabilities (n, classes),
             or (n, 1) of the second of two classes.
-        classes: names.
+        classes: names of the classes.
         pixels: how an image becomes the model's input.
     """
 
@@ -53,22 +56,23 @@ class Classifier:
 
     @classmethod
     def open(cls, directory: Path, weights: Sequence[str]) -> "Classifier":
-        """The model of a directory: a head's, or what `finetune` saved; see `of_head`."""
+        """The model in a directory of a head, or in one that `finetune` wrote; see `of_head`."""
         if (directory / CARD).exists():
             return cls.of_tuned(directory)
         return cls.of_head(directory, weights)
 
     @classmethod
     def of_head(cls, directory: Path, weights: Sequence[str]) -> "Classifier":
-        """Graft a trained head onto the backbone that its features came from.
+        """Graft a trained head onto the backbone that computed its features.
 
         Args:
-            directory: of the head.
+            directory: directory of the head.
             weights: where to look for the backbone's weights: "imagenet", "none" or paths.
 
         Raises:
-            DataError: no usable head, or one of a pair that no single model can serve.
-            MissingWeightsError: none of the weights are those that the features came from.
+            DataError: the head is not usable, or it is the head of a pair whose two backbones
+                cannot share one input.
+            MissingWeightsError: no weights are those that the features were computed with.
         """
         head = Head.load(directory)
         return cls(graft_onto(head, weights), head.classes, PixelSpec.of(head.specs[0]))
@@ -78,13 +82,13 @@ class Classifier:
         """A model that `finetune` saved.
 
         Raises:
-            DataError: no usable model.
+            DataError: the model is not usable.
         """
         tuned = TunedModel.load(directory)
         return cls(tuned.model, tuned.classes, tuned.pixels)
 
     def predict(self, paths: Collection[Path]) -> Iterator[Prediction]:
-        """A prediction per file, in order; a file that is no image gives its reason."""
+        """One prediction per file, in order. A file that is not an image gives the reason."""
         with (
             closing(ReceivedPixels(self.pixels)) as decoder,
             Progress("predict", "images", len(paths)) as progress,
@@ -106,10 +110,10 @@ class Classifier:
                 if np.isfinite(answer).all():
                     yield Prediction(path, answer)
                 else:
-                    yield Prediction(path, None, "the model's answer is no number; train it again")
+                    yield Prediction(path, None, "the model's answer is not finite; train it again")
 
     def _answer(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities (n, classes); padding to one shape avoids a second compilation."""
+        """Probabilities (n, classes). Batches are padded to one shape, to compile only once."""
         padded = np.zeros((BATCH, *pixels.shape[1:]), np.float32)
         padded[: len(pixels)] = pixels
         answers = np.asarray(self.model.predict_on_batch(padded))[: len(pixels)]
@@ -125,10 +129,10 @@ def _read(path: Path, decoder: ReceivedPixels) -> NDArray[np.float32] | str:
 
 
 def image_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files named, and those in the directories named that may be images, at any depth.
+    """The given files, and the files that may be images in the given directories, at any depth.
 
     Raises:
-        DataError: there is no such file or directory, or it cannot be listed.
+        DataError: a path does not exist, or a directory cannot be listed.
     """
     for path in paths:
         if not path.exists():

@@ -1,8 +1,8 @@
-"""How far something is: a bar where somebody watches, else a line of the log every ten seconds.
+"""Progress: a bar on a terminal or in a notebook, else a line in the log every ten seconds.
 
-The one place that draws bars, by tqdm, which is imported once a bar is drawn. A bar goes to stderr,
-is taken away at its end, and steps aside while a line is written. Where nobody watches (a file, a
-pipe, CI, `--quiet`) nothing is drawn, so that no log holds carriage returns.
+This is the only module that draws bars. tqdm draws them; it is imported with the first bar. A bar
+goes to stderr, is removed at its end, and is hidden while another line is written. If stderr is not
+watched (a file, a pipe, CI, `--quiet`), no bar is drawn, so logs contain no carriage returns.
 """
 
 import logging
@@ -19,23 +19,23 @@ from typing import Any, Self
 from cryobase.store.text import visible
 
 LINE_SECONDS = 10.0
-RATE_SECONDS = 1.0  # the least that a rate is told of
-BAR_SECONDS = 0.5  # what takes no longer has no bar
+RATE_SECONDS = 1.0  # the shortest time over which a rate is shown
+BAR_SECONDS = 0.5  # shorter work has no bar
 BYTES = "B"
 
 logger = logging.getLogger(__name__)
 
-_drawn: list[Any] = []  # bars on the terminal
+_drawn: list[Any] = []  # bars that are on the terminal now
 
 
 class Progress:
-    """Counts what is done; `with` takes the bar away in the end.
+    """Counts finished units. Use it in `with`, which removes the bar at the end.
 
     Args:
-        what: what is under way, for people.
-        unit: what is counted, in the plural; `BYTES` for bytes.
-        total: how many there are, None where nobody knows.
-        done: how many of them were done before.
+        what: name of the work, for people.
+        unit: name of the units, in the plural; `BYTES` for bytes.
+        total: number of units, or None if unknown.
+        done: number of units that were finished before.
     """
 
     def __init__(self, what: str, unit: str, total: int | None, *, done: int = 0) -> None:
@@ -59,14 +59,14 @@ class Progress:
             self._bar.close()
 
     def advance(self, count: int, note: str = "") -> None:
-        """Count some as done, and show or tell it if it is time.
+        """Count units as finished; draw the bar or write a line if it is time.
 
         Args:
-            count: how many.
-            note: what people should know beside the rate, such as which part is the slowest.
+            count: number of units.
+            note: a remark beside the rate, such as the name of the slowest part.
         """
         now = time.monotonic()
-        if not self._begun:  # the first ones waited for what had to be loaded, and have no rate
+        if not self._begun:  # the first units include the time of loading, so no rate counts them
             self._begun, self._started = True, now
             self._before += count
         self._done += count
@@ -81,8 +81,8 @@ class Progress:
 
     def _draw(self) -> Any:
         tqdm = _kind()
-        tqdm.monitor_interval = 0  # no thread that watches bars
-        tqdm.set_lock(RLock())  # and no semaphore of several processes
+        tqdm.monitor_interval = 0  # without the thread that refreshes bars
+        tqdm.set_lock(RLock())  # without the semaphore that several processes would share
         bar = tqdm(
             desc=self._what,
             total=self._total,
@@ -116,7 +116,7 @@ class Progress:
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """Take the bars away while something else is written to the terminal, and draw them again."""
+    """Hide the bars while something else is written to the terminal, then draw them again."""
     with ExitStack() as stack:
         for kind in {type(bar) for bar in _drawn}:
             stack.enter_context(kind.external_write_mode(file=sys.stderr))
@@ -124,7 +124,7 @@ def aside() -> Iterator[None]:
 
 
 def _is_watched() -> bool:
-    """Whether somebody looks at a terminal or notebook, and wants to be told."""
+    """Whether output goes to a terminal or notebook, and is not `--quiet`."""
     if not logger.isEnabledFor(logging.INFO):
         return False
     if os.environ.get("CI") or os.environ.get("TERM") == "dumb":
@@ -146,7 +146,7 @@ def _kind() -> Any:
 
 
 def _width() -> dict[str, Any]:
-    """As wide as the terminal, whatever becomes of it; else as one that does not say."""
+    """Settings for tqdm: follow the width of the terminal; 80 by 24 if it reports no size."""
     with suppress(OSError):
         if all(os.get_terminal_size(sys.stderr.fileno())):
             return {"dynamic_ncols": True}

@@ -1,4 +1,7 @@
-"""Files that may come from somebody else: regular, no larger than expected, opened once."""
+"""Opening files that may come from somebody else: only regular files, only up to a limit of bytes.
+
+Each file is opened once, so that it cannot be exchanged between check and use.
+"""
 
 import errno
 import os
@@ -18,13 +21,13 @@ def opened(path: Path, limit: int, *, follow: bool = True) -> Iterator[BufferedR
 
     Args:
         path: the file.
-        limit: bytes.
-        follow: whether it may be a symbolic link: what a user names may, and what DVC puts there;
-            what lies in a cache may not.
+        limit: the most bytes that the file may have.
+        follow: whether it may be a symbolic link. Set it for files that a user names or DVC links,
+            never for files in a cache.
 
     Raises:
-        DataError: it is a FIFO, directory or device, a link without `follow`, or larger.
-        OSError: there is none, or it cannot be opened.
+        DataError: it is a FIFO, directory or device, a link without `follow`, or too large.
+        OSError: it does not exist, or cannot be opened.
     """
     try:
         descriptor = open_regular(path, follow=follow)
@@ -37,10 +40,11 @@ def opened(path: Path, limit: int, *, follow: bool = True) -> Iterator[BufferedR
 
 
 def open_data(path: Path, *, follow: bool = False, mend: str = "check the path") -> int:
-    """A descriptor of a regular file, never of a FIFO or device, of a link only with `follow`.
+    """A descriptor of a regular file. A symbolic link is followed only with `follow`.
 
     Raises:
-        DataError: there is none; the message ends in `mend`.
+        DataError: the file cannot be read, or is a FIFO, directory or device; the message ends
+            with `mend`.
     """
     try:
         return open_regular(path, follow=follow)

@@ -1,4 +1,7 @@
-"""The report: one self-contained page, and the same tables as CSV."""
+"""Stage `report`: one self-contained page, and the same tables as CSV.
+
+It only reads results; heads are ranked by `stages/heads/standing.py`.
+"""
 
 import base64
 import logging
@@ -17,7 +20,7 @@ from cryobase.store.errors import StoreError
 from cryobase.store.files import read_file
 
 PICTURES = "pictures"
-MAX_PICTURE = 1 << 24  # bytes; one of 4,096 curves has some megabytes
+MAX_PICTURE = 1 << 24  # bytes; a picture of 4,096 curves has a few megabytes
 MAX_PICTURES = 10_000
 
 logger = logging.getLogger(__name__)
@@ -31,10 +34,10 @@ TUNED = ("run", "model", "part", *SCORES, *EPOCHS)
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """What the summary page says.
+    """Settings of the page.
 
     Attributes:
-        title: its heading.
+        title: heading of the page.
     """
 
     title: str = "Cryobase"
@@ -49,17 +52,18 @@ def run(
     ladders: Mapping[str, Path] | None = None,
     select: Score = "accuracy",
 ) -> None:
-    """Write `index.html`, `heads.csv`, `finetune.csv`, and the pictures that no stage declares.
+    """Write `index.html`, `heads.csv`, `finetune.csv`, and copies of some pictures.
+
+    The copies are of pictures that no stage declares as plots, so that `dvc plots` shows them.
+    Results that are missing, because a colleague pulled only a part, are left out with a warning.
 
     Args:
         config: the page's settings.
         sets: the results directory of each feature set or pair, by name.
         runs: the results directory of each fine-tuning run, by name.
-        output: the report's directory.
-        ladders: where `cryobase ladder` writes for each feature set, whether it has or not.
+        output: directory of the report.
+        ladders: output directory of `cryobase ladder` for each feature set; it need not exist.
         select: the score that orders the heads, see `EvaluateConfig.select`.
-
-    Results that are not here, because a colleague pulled only a part, are left out with a warning.
 
     Raises:
         DataError: there are no results of any set or run.
@@ -97,7 +101,7 @@ def run(
 
 
 def _head_rows(sets: Mapping[str, Path], select: Score) -> list[dict[str, Any]]:
-    """A row per head of any set, the best first; a score that is not there is blank."""
+    """One row per head of all sets, the best first. Missing scores are blank."""
     found = {}
     for name, directory in sets.items():
         try:
@@ -125,7 +129,7 @@ def _scores(part: str, scores: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _trained(heads: list[dict[str, Any]]) -> dict[str, dict[str, list[str]]]:
-    """By set: the heads that its last training trained, and those that it reused."""
+    """For each set, the heads that its last training trained, and the heads that it reused."""
     sets: dict[str, dict[str, list[str]]] = {}
     for row in sorted(heads, key=lambda row: str(row["head"])):
         told = sets.setdefault(row["set"], {"trained": [], "reused": []})
@@ -135,7 +139,7 @@ def _trained(heads: list[dict[str, Any]]) -> dict[str, dict[str, list[str]]]:
 
 
 def _tuned_rows(runs: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
-    """The model before, between and after its phases; the last row says where it overfits."""
+    """Rows of scores before, between and after the phases; the last has the overfitting epoch."""
     for name, directory in runs.items():
         mend = f"run `cryobase finetune {name}`"
         try:
@@ -156,7 +160,7 @@ def _tuned_rows(runs: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
 
 
 def _pictures(directories: Mapping[str, Path], *patterns: str) -> list[tuple[str, Path]]:
-    """Title and path of every plot below some results that fits one of the patterns."""
+    """Title and path of every picture in directories of results that matches a pattern."""
     found = [
         (": ".join([name, *path.relative_to(directory).with_suffix("").parts]), path)
         for name, directory in directories.items()
@@ -172,10 +176,12 @@ def _pictures(directories: Mapping[str, Path], *patterns: str) -> list[tuple[str
 
 
 def _picture(path: Path) -> bytes:
-    """A picture of results that may come from elsewhere; no link, as the page goes to others.
+    """Read a picture of results that may come from somebody else.
+
+    Links are refused: the page is sent to others, and a link could put a private file into it.
 
     Raises:
-        DataError: it is no regular file, or larger than any that is drawn here.
+        DataError: it is not a regular file, or larger than any picture that Cryobase draws.
     """
     try:
         return read_file(path, MAX_PICTURE)
@@ -184,7 +190,7 @@ def _picture(path: Path) -> bytes:
 
 
 def _copy(pictures: list[tuple[str, Path]], directory: Path) -> None:
-    """Put pictures that no stage declares where `dvc plots` looks; it warns if that is missing."""
+    """Copy pictures into the directory where `dvc plots` looks; DVC warns if it is missing."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     for title, path in pictures:

@@ -1,4 +1,8 @@
-"""The second stage: say which examples train, which validate, which test."""
+"""Stage `split`: decide which examples train, which validate and which test.
+
+`stages/data/splits.py` owns the files and `assignment.py` the hashing; this module checks params
+and classes.
+"""
 
 import logging
 from dataclasses import dataclass, replace
@@ -28,14 +32,15 @@ class SplitConfig:
         by: auto: the source's own split where it has one, else fractions; fractions: of all
             examples, by hash; counts: exact numbers per class; source: the source's own, which must
             exist.
-        train, validation, test: Fractions that sum to 1, or with `by: counts` whole numbers of
+        train, validation, test: fractions that sum to 1; with `by: counts`, whole numbers of
             examples per class. `test: 0` makes no test part.
-        order: by counts: which come first, in hash order or by the number in the file name.
-        group_by: A regular expression that finds a group in an id: its first group, else all that
-            matches. Examples of one group stay together.
-        seed: Another seed is another split.
-        stratify: Keep every class in train, also one of a single image, and in the other parts
-            where its share comes to half an image; see `assignment.stratified`.
+        order: with `by: counts`, the order in which examples are taken: by hash, or by the number
+            in the file name.
+        group_by: a regular expression for ids. Examples with equal matches stay in one part. If
+            the expression has a group, the text of its first group is compared.
+        seed: seed of the hash; another seed gives another split.
+        stratify: keep every class in train, even a class with a single image; and in another part
+            if its share there is at least half an image; see `assignment.stratified`.
     """
 
     by: Literal["auto", "fractions", "counts", "source"] = "auto"
@@ -57,7 +62,7 @@ class SplitConfig:
         if self.by != "counts" and abs(sum(shares.values()) - 1) > 1e-6:
             raise ValueError(f"train, validation and test: sum to 1, not {sum(shares.values()):g}")
         if self.order == "number" and self.by != "counts":
-            raise ValueError("order: number goes with by: counts alone")
+            raise ValueError("order: number needs by: counts")
         if self.stratify and self.by == "counts":
             raise ValueError("stratify: by counts every class has its numbers; leave stratify out")
         if self.group_by is not None:
@@ -71,8 +76,8 @@ def run(config: SplitConfig, *, raw: Path, output: Path) -> Splits:
     """Divide the examples of `raw` that are not quarantined.
 
     Raises:
-        DataError: a class has too few images, or none to train on; the message names it.
-        ConfigError: the source has no split of its own, or `group_by` does not fit.
+        DataError: a class has too few images, or no image to train on; the message names it.
+        ConfigError: the source has no split of its own, or `group_by` does not match an id.
     """
     images = RawImages.open(raw)
     return divide(config, Divided(images.examples, images.index.parts - 1), output)
@@ -80,14 +85,14 @@ def run(config: SplitConfig, *, raw: Path, output: Path) -> Splits:
 
 @dataclass(frozen=True, eq=False)
 class Divided:
-    """What is divided: examples, and the part (n,) that their source has them in, or UNUSED."""
+    """Examples to divide, and the part (n,) in which their source has each, or UNUSED."""
 
     examples: Examples
     own: NDArray[np.int8]
 
 
 def divide(config: SplitConfig, images: Divided, output: Path) -> Splits:
-    """Divide examples that are not quarantined, and write which is where; as `run`."""
+    """Divide examples that are not quarantined, and write their parts; see `run`."""
     usable = np.flatnonzero(~images.examples.quarantined)
     _refuse_poor_classes(config, images, usable)
     part = assign(config, images, usable)
@@ -103,7 +108,7 @@ def divide(config: SplitConfig, images: Divided, output: Path) -> Splits:
 
 
 def assign(config: SplitConfig, images: Divided, usable: NDArray[np.intp]) -> NDArray[np.int8]:
-    """(n,) the part of every usable example, or UNUSED."""
+    """The part (n,) of every usable example, or UNUSED."""
     ids = images.examples.ids[usable]
     digests = images.examples.digests[usable]
     own = images.own[usable]
@@ -120,7 +125,7 @@ def assign(config: SplitConfig, images: Divided, usable: NDArray[np.intp]) -> ND
         counts = [int(config.train), int(config.validation), int(config.test)]
         classes = images.examples.classes
         return assignment.by_counts(order, units, labels, counts, classes)[units]
-    published = len(np.unique(own[own != UNUSED])) > 1  # a lone train folder divides nothing
+    published = len(np.unique(own[own != UNUSED])) > 1  # a single folder `train` is not a split
     if config.by == "source" and not published:
         raise ConfigError("split.by: this source has no split of its own; set split.by: fractions")
     labels = images.examples.labels[usable]
@@ -132,7 +137,7 @@ def assign(config: SplitConfig, images: Divided, usable: NDArray[np.intp]) -> ND
 
 @dataclass(frozen=True, eq=False)
 class _Division:
-    """Divides some of the examples by hash, in every class or on the whole."""
+    """Divides some of the examples by hash, in each class separately or all together."""
 
     stratify: bool
     draw: NDArray[np.uint64]
@@ -142,7 +147,7 @@ class _Division:
     def __call__(
         self, chosen: NDArray[np.bool_], validation: float, test: float
     ) -> NDArray[np.int8]:
-        """(k,) the part of every chosen example."""
+        """The part (k,) of every chosen example."""
         units = self.units[chosen]
         if self.stratify and len(units):
             there, units = np.unique(units, return_inverse=True)
@@ -173,7 +178,7 @@ def _own(
     divide: _Division,
     ids: NDArray[np.bytes_],
 ) -> NDArray[np.int8]:
-    """The source's split as it is; what it leaves open is filled in by hash."""
+    """The source's split, unchanged. Parts that it lacks are filled by hash."""
     part = own.copy()
     if not np.any(own == VALIDATION):
         share = config.validation / (config.train + config.validation)
@@ -183,7 +188,7 @@ def _own(
     if np.any(leaks):
         named = ", ".join(identifier.decode() for identifier in ids[leaks][:NAMED])
         log.warning(
-            "%s examples left out, because a copy or their group also stands in a part that judges"
+            "%s examples left out, because a copy or their group is also in validation or test"
             " them: %s%s",
             f"{int(leaks.sum()):,}", named, ", …" if leaks.sum() > NAMED else "",
         )  # fmt: skip
@@ -214,7 +219,7 @@ def _refuse_poor_classes(config: SplitConfig, images: Divided, usable: NDArray[n
 def _count(
     images: Divided, usable: NDArray[np.intp], part: NDArray[np.int8]
 ) -> list[dict[str, str | int]]:
-    """The stratified report: a row per class."""
+    """The report of a stratified split: one row per class."""
     classes = images.examples.classes
     labels = images.examples.labels
     columns = {
@@ -235,7 +240,7 @@ def _check_train(
     usable: NDArray[np.intp],
     counts: list[dict[str, str | int]],
 ) -> None:
-    """Refuse a split that leaves a class out of train, and name what would keep it there."""
+    """Refuse a split without a class in train; the message names params that would keep it."""
     missing = next((row for row in counts if not row["train"]), None)
     if missing is None:
         return
@@ -259,11 +264,11 @@ def _check_judges(config: SplitConfig, counts: list[dict[str, str | int]]) -> No
             if missing:
                 log.warning("classes without an example in %s: %s", part, _listed(missing))
         elif part == "validation" and asked:
-            raise DataError("no example validates; raise split.validation or add images")
+            raise DataError("no validation examples; raise split.validation or add images")
         elif part == "validation":
-            log.warning("no example validates: no head stops early, and training images choose")
+            log.warning("no validation examples: no head stops early, and training images choose")
         elif asked:
-            log.warning("no example tests, so nothing will have a test score")
+            log.warning("no test examples, so no head will have a test score")
 
 
 def _listed(names: list[str]) -> str:

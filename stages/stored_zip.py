@@ -1,8 +1,8 @@
-"""Zip files as numpy, Keras and PyTorch write them, and the arrays in numpy's.
+"""Reading zip files as numpy, Keras and PyTorch write them, and the arrays in numpy's files.
 
-Members are stored, so that none is larger than the bytes that are there, and none lies where
-another does. The general readers (`zipfile`, `numpy.load`) believe sizes, inflate, and evaluate a
-header as Python; here both formats are a fixed grammar.
+Members must be stored without compression and must not overlap, so no member is larger than the
+file. The general readers (`zipfile`, `numpy.load`) are too trusting for files from others: they
+believe sizes, decompress, and evaluate a header as Python. Here both formats are a fixed grammar.
 """
 
 import math
@@ -23,7 +23,7 @@ from cryobase.stages.errors import DataError
 LOCAL = struct.Struct("<4s5H3L2H")
 ENTRY = struct.Struct("<4s6H3L5H2L")
 END = struct.Struct("<4s4H2LH")
-END64_SIZE = 76  # of both records that PyTorch writes before the end, though none needs them
+END64_SIZE = 76  # bytes of two zip64 records; PyTorch writes them although no file needs them
 ENCRYPTED = 1
 STORED = 0
 BLOCK = 1 << 20
@@ -41,7 +41,7 @@ MAX_NPY_HEADER = 1 << 10
 
 
 class StoredMember(NamedTuple):
-    """Where a member's bytes lie in its file, and their CRC-32."""
+    """The position of a member's bytes in the zip file, and their CRC-32."""
 
     offset: int
     size: int
@@ -52,24 +52,24 @@ def members(file: BufferedIOBase) -> dict[str, StoredMember]:
     """The members of a zip file by name.
 
     Raises:
-        DataError: it is no zip file, or has members that are compressed, encrypted, overlapping,
-            equally named or beyond the file.
+        DataError: it is not a zip file, or members are compressed, encrypted, overlapping, outside
+            the file, or have the same name.
     """
     size = file.seek(0, os.SEEK_END)
     end = max(0, size - END.size)
     signature, _, _, _, count, length, start, comment = END.unpack(_at(file, end, END.size))
     if signature != b"PK\5\6" or comment:
-        raise DataError("no zip file, or one that ends early")
+        raise DataError("not a zip file, or a truncated one")
     if length > MAX_DIRECTORY or start + length not in (end, end - END64_SIZE):
         raise DataError(f"a zip directory of {length:,} bytes at {start:,} of {size:,}")
     found = _entries(_at(file, start, length), count)
     if len(found) != count:
-        raise DataError("two members of one name")
+        raise DataError("two members have the same name")
     return _placed(file, found, start)
 
 
 def _entries(directory: bytes, count: int) -> dict[str, tuple[int, int, int]]:
-    """What the directory says of each member: where it begins, its size, its CRC-32."""
+    """For each member in the zip directory: where it begins, its size, its CRC-32."""
     found, position = {}, 0
     for _ in range(count):
         if position + ENTRY.size > len(directory):
@@ -115,7 +115,7 @@ def read_member(file: BufferedIOBase, name: str, member: StoredMember) -> bytear
     """The bytes of a member.
 
     Raises:
-        DataError: they do not have its checksum.
+        DataError: the bytes do not have the member's checksum.
     """
     data = bytearray(member.size)
     file.seek(member.offset)
@@ -128,7 +128,7 @@ def copy_member(file: BufferedIOBase, name: str, member: StoredMember, target: B
     """Write the bytes of a member to a file.
 
     Raises:
-        DataError: they do not have its checksum.
+        DataError: the bytes do not have the member's checksum.
     """
     file.seek(member.offset)
     left, crc = member.size, 0
@@ -144,17 +144,17 @@ def read_npz(file: BufferedIOBase, dtypes: Collection[str]) -> dict[str, NDArray
 
     Args:
         file: the archive.
-        dtypes: that its arrays may have, as numpy spells them in a file, such as `<f4`; `|S` and
-            `<U` are bytes and text of any width up to 999.
+        dtypes: the dtypes that arrays may have, as numpy spells them in a file, such as `<f4`;
+            `|S` and `<U` mean bytes and text of any width up to 999.
 
     Raises:
-        DataError: it is no such archive, or holds anything else.
+        DataError: it is not such an archive, or contains anything else.
     """
     arrays = {}
     for name, member in members(file).items():
         key, dot, suffix = name.rpartition(".")
         if dot + suffix != ".npy":
-            raise DataError(f"{name!r:.80} is no array")
+            raise DataError(f"{name!r:.80} is not an array")
         arrays[key] = _array(name, read_member(file, name, member), dtypes)
     return arrays
 
@@ -166,7 +166,7 @@ def _array(name: str, data: bytearray, dtypes: Collection[str]) -> NDArray[Any]:
 
 
 class ArrayHeader(NamedTuple):
-    """What a member says of its array; `offset` is where the values begin in it."""
+    """The header of an array in a member; `offset` is where its values begin in the member."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -175,14 +175,15 @@ class ArrayHeader(NamedTuple):
 
 
 def npy_header(name: str, beginning: bytes, size: int, dtypes: Collection[str]) -> ArrayHeader:
-    """The header of an array, held against the `size` of its member.
+    """The header of an array, checked against the `size` of its member.
 
     Raises:
-        DataError: it is none, of another type, or of more or fewer values than are there.
+        DataError: the member is not an array, has another dtype, or its size does not fit its
+            shape.
     """
     header = NPY.match(beginning)
     if header is None or header.end() != NPY_PREFIX + int.from_bytes(header[1], "little"):
-        raise DataError(f"{name!r:.80} is no array")
+        raise DataError(f"{name!r:.80} is not an array")
     spelled, fortran, numbers = (group.decode("ascii") for group in header.group(2, 3, 4))
     if spelled not in dtypes and not (spelled[1] in "SU" and spelled[:2] in dtypes):
         raise DataError(f"{name!r:.80} has the type {spelled}, expected {', '.join(dtypes)}")
@@ -193,6 +194,6 @@ def npy_header(name: str, beginning: bytes, size: int, dtypes: Collection[str]) 
 
 
 def _at(file: BufferedIOBase, offset: int, size: int) -> bytes:
-    """Bytes of the file, with zeros where it has ended."""
+    """Bytes of the file, filled with zeros after its end."""
     file.seek(offset)
     return file.read(size).ljust(size, b"\0")

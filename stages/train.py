@@ -1,4 +1,7 @@
-"""Stage: train every head of a feature set, or of a pair of them, in one scan of the rows."""
+"""Stage `train`: train every head of a feature set, or of a pair of sets, in one scan of the rows.
+
+Heads that were trained before are linked from the cache, see `stages/heads/finished.py`.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -24,12 +27,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The heads that every feature set gets.
+    """The heads that are trained on every feature set.
 
     Attributes:
-        heads: by name; a list as value of a key makes a grid, see `HeadConfig`.
-        pairs: by name, two feature sets whose features stand side by side, as one input of heads.
-        foreign: by name, what computed a feature set elsewhere, as `store import --foreign` had it.
+        heads: heads by name; a list as value of a key makes a grid, see `HeadConfig`.
+        pairs: for each name of a pair, two feature sets whose features side by side are one input.
+        foreign: for each imported feature set, the program that computed it, as named in
+            `store import --foreign`.
     """
 
     heads: Mapping[str, HeadConfig] = field(default_factory=lambda: {"linear": HeadConfig()})
@@ -48,7 +52,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainSummary:
-    """Names of the heads of a set: trained now, or taken over because nothing changed."""
+    """Names of the heads of a set: trained now, or reused because nothing changed."""
 
     trained: tuple[str, ...]
     reused: tuple[str, ...]
@@ -68,17 +72,18 @@ def run(
 
     Args:
         config: the heads.
-        name: of the feature set or pair.
-        features: directory of the published set; several stand side by side.
+        name: name of the feature set or pair.
+        features: directory of the published set, or of several sets side by side.
         splits: directory of the splits.
-        cache: finished heads by fingerprint.
-        output: gets `<head>/weights.npz`, `head.json` and `history.csv`, and `training.json`: which
-            heads were trained now, and which were taken over.
-        executor: of a Dask cluster, say: sums up partitions of the rows for `ridge` heads.
+        cache: directory of finished heads by fingerprint.
+        output: directory that receives, for each head, `<head>/weights.npz`, `head.json` and
+            `history.csv`; and `training.json`, which lists the heads that were trained now and
+            those that were reused.
+        executor: sums up partitions of the rows for `ridge` heads, on a Dask cluster for example.
 
     Raises:
-        DataError: too few rows or classes, or a head that did not come out finite.
-        ConfigError: a head cannot be had for these classes or views.
+        DataError: there are too few rows or classes, or the weights of a head are not finite.
+        ConfigError: the params of a head do not fit the classes or views of the set.
     """
     rows, split = SideBySide.open(features), Splits.open(splits)
     _check_origin(config, name, rows)
@@ -116,7 +121,7 @@ def task_of(
     """The training and validation rows of a set under a split.
 
     Raises:
-        DataError: no training rows, or a class without any.
+        DataError: there are no training rows, or a class has no training row.
     """
     train_rows, validation = (
         np.asarray(rows.examples.positions(rows.having(split.ids(part))), np.int64)
@@ -136,8 +141,8 @@ def task_of(
 
 
 def _check_origin(config: TrainConfig, name: str, rows: SideBySide) -> None:
-    """Refuse features of another program than params name: they may be an older import."""
-    parts = config.pairs.get(name, (name,))  # sets side by side may be no pair of params
+    """Refuse features from a different program than params name: they may be an older import."""
+    parts = config.pairs.get(name, (name,))  # sets side by side need not be a pair in params
     for part, spec in zip(parts, rows.specs, strict=False):
         if part in config.foreign and spec.backbone != f"{FOREIGN}: {config.foreign[part]}":
             raise ConfigError(

@@ -1,8 +1,8 @@
-"""Stage `watch`: note the source's files, the names in params and the extractor's version for DVC.
+"""Stage `watch`: files that tell DVC when the source, the names in params or the code changed.
 
-DVC would hash the source itself, and stops at the first broken link or file name that is no UTF-8.
-It does not see the installed package, so an upgrade that changes features must leave a trace in a
-file: `extract` depends on what is written to `extractor`.
+If the source were a dependency, DVC would hash it and stop at a broken link or at a file name that
+is not UTF-8. DVC does not see the installed package either. So an upgrade that changes features
+must change a file: `extract` depends on the file `extractor`.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ class NoSourceError(DataError):
 
 @dataclass(frozen=True, kw_only=True)
 class Watched:
-    """What a source holds, by names, sizes and times: `state` changes when a file does.
+    """The files of a source, by names, sizes and times; `state` changes when a file changes.
 
-    A source on a server has no files here; its state is what params say of it.
+    A source on a server has no files here; its state is its section of params.
     """
 
     files: int
@@ -49,9 +49,9 @@ def run(
     listed: Path,
     extractor: Path,
 ) -> Watched:
-    """Write what the source holds to `source`, `names` to `listed`, and the version of features.
+    """Write the state of the source to `source`, `names` to `listed`, and the extractor's version.
 
-    No file is opened, so that 300,000 of them take seconds.
+    No file of the source is opened, so 300,000 files take seconds.
 
     Raises:
         NoSourceError: the folder or archive is not there; `source` is not written.
@@ -65,7 +65,7 @@ def run(
 
 
 def look(config: DownloadConfig) -> Watched:
-    """What the source holds now; nothing is written.
+    """The files that the source has now. Writes nothing.
 
     Raises:
         NoSourceError: the folder or archive is not there.
@@ -80,7 +80,7 @@ def look(config: DownloadConfig) -> Watched:
 
 
 def last_look(source: Path) -> Watched | None:
-    """What `run` last wrote to `source`; None if it is not there or is something else."""
+    """Read what `run` last wrote to `source`; None if the file is missing or something else."""
     try:
         return record(Watched, read_json(source, MAX_BYTES))
     except (StoreError, ValueError):
@@ -91,7 +91,7 @@ def _files_at(root: Path) -> Watched:
     digest, files, size = hashlib.sha256(), 0, 0
     try:
         for name, found in entries(os.fsencode(root)):
-            # The change time tells a file that was replaced by one of equal size and time.
+            # The change time reveals a file that was replaced by another of equal size and mtime.
             told = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
             digest.update(b"%d %s %d %d %d %d;" % (len(name), name, *told))
             files, size = files + 1, size + found.st_size
@@ -107,9 +107,9 @@ def _files_at(root: Path) -> Watched:
 
 
 def entries(root: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Every file at or below `root` by relative name, links to files with what they lead to.
+    """Every file at or below `root`: its relative name and its status.
 
-    A link that leads nowhere comes with what it is itself. No file is opened.
+    A link to a file has the status of its target; a broken link has its own. No file is opened.
     """
     found = os.stat(root)
     if not stat.S_ISDIR(found.st_mode):
@@ -127,7 +127,7 @@ def entries(root: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
                 continue
             try:
                 yield name, entry.stat()
-            except OSError:  # a broken link, or a file that went meanwhile
+            except OSError:  # a broken link, or a file that was just removed
                 yield name, entry.stat(follow_symlinks=False)
 
 

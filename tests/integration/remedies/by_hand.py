@@ -257,7 +257,7 @@ BY_HAND = {
         "set precision: float32",
         "graft: the joined model differs from base and head by {} in probability, expected at most"
         " {}; {mend}",
-        "the model's answer is no number; train it again",
+        "the model's answer is not finite; train it again",
         "%s: diverged, its weights are the initial ones; lower learning_rate",
         "epoch {}: the loss is {}; lower the learning_rate",
         "no validation images, so each phase keeps its last epoch; raise split.validation",

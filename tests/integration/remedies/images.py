@@ -303,7 +303,7 @@ def a_class_that_no_image_trains():
 
 
 @situation(
-    "no example validates; raise split.validation or add images",
+    "no validation examples; raise split.validation or add images",
     probe="split",
     obey=lambda _: write_params(PARAMS),
 )

@@ -117,7 +117,7 @@ def a_folder_that_gets_images():
 
 
 @situation(
-    "{}: none of {} files is an image, the first, {}: {}; put images there or set download.path",
+    "{}: none of {} files is an image; the first is {}: {}; put images there or set download.path",
     probe="download",
     obey=lambda _: more_images(),
 )

@@ -362,7 +362,7 @@ def test_rows_without_room_are_refused_before_decoding(work, monkeypatch, limit)
 def test_a_dataset_without_a_good_image_is_refused(work, monkeypatch):
     for path in (work / "images").rglob("*.png"):
         path.write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"none of 18 files is an image, the first, blue/0000\.png"):
+    with pytest.raises(DataError, match=r"18 files is an image; the first is blue/0000\.png"):
         fetch(work)
     monkeypatch.setattr(download, "_refuse_nothing", lambda *_: None)
     fetch(work)

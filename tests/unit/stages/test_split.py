@@ -109,7 +109,7 @@ def test_no_test_part(tmp_path):
 def test_no_validation_part(tmp_path, caplog):
     parts = split(tmp_path, plain(300), train=0.8, validation=0, test=0.2)
     assert set(parts.values()) == {"train", "test"}
-    assert "no example validates" in caplog.text
+    assert "no validation examples" in caplog.text
 
 
 @pytest.mark.fault(15)
@@ -365,7 +365,7 @@ def test_stratified_keeps_every_class_in_train_and_copies_together(place, sizes,
     try:
         parts = split(place, rows, stratify=True, seed=seed, **shares)
     except DataError as error:
-        assert "no example validates" in str(error)  # noqa: PT017
+        assert "no validation examples" in str(error)  # noqa: PT017
         return
     assert parts.keys() == {row[0] for row in rows}
     sides = {}

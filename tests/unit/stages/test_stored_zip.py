@@ -62,7 +62,7 @@ def test_two_members_of_one_name(tmp_path):
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in ("a.npy", "b.npy"):
             archive.writestr(name, npy(header(), bytes(4)))
-    with pytest.raises(DataError, match="two members of one name"):
+    with pytest.raises(DataError, match="two members have the same name"):
         read_of(tmp_path, buffer.getvalue().replace(b"b.npy", b"a.npy"))
 
 
