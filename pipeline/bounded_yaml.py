@@ -1,4 +1,7 @@
-"""YAML from somebody else: plain values of bounded size, read in bounded time and memory."""
+"""Reading YAML that may come from somebody else, in bounded time and memory.
+
+Only plain values of bounded size are accepted. Nothing here knows the keys of params.
+"""
 
 import os
 import stat
@@ -17,7 +20,7 @@ MAX_INTEGER = 1 << 63
 
 
 class UnusableYamlError(ValueError):
-    """What is wrong with a file, without its name."""
+    """A YAML file cannot be used. The message gives the reason, without the file's name."""
 
 
 class Integer(int):
@@ -47,19 +50,19 @@ class _Constructor(SafeConstructor):
 for _kind, _construct in (
     ("int", _Constructor.construct_yaml_int),
     ("float", _Constructor.construct_yaml_float),
-    ("timestamp", SafeConstructor.construct_yaml_str),  # no value of ours is a date
+    ("timestamp", SafeConstructor.construct_yaml_str),  # no key of ours takes a date
 ):
     _Constructor.add_constructor(f"tag:yaml.org,2002:{_kind}", _construct)
 
 
 def read(path: Path, *, events: int = MAX_EVENTS) -> Any:
-    """The one document of a regular file, or None where it is empty.
+    """The single document of a regular file, or None if it is empty.
 
-    Aliases and tags are refused: they make more of a text than it says.
+    Aliases and tags are refused: with them, a short text can become huge, or create objects.
 
     Raises:
         FileNotFoundError: there is no such file.
-        UnusableYamlError: it cannot be read, or holds something else.
+        UnusableYamlError: the file cannot be read, or contains something else.
     """
     text = _text(path)
     yaml = YAML(typ="safe", pure=True)
@@ -100,7 +103,7 @@ def _text(path: Path) -> str:
 
 
 def _look_over(yaml: YAML, text: str, events: int) -> None:
-    """Count what a text holds while it is parsed, before anything is built of it."""
+    """Check and count the values of a text while it is parsed, before objects are built."""
     depth = 0
     for count, event in enumerate(yaml.parse(text)):
         if isinstance(event, AliasEvent):

@@ -1,7 +1,8 @@
 """The stages for notebooks and scripts: what `cryobase.extract`, `train` and `predict` do.
 
-They are the commands of the same names, in the current directory, with the keys of params.yaml and
-no others. Each gives back what came of it; a DVC pipeline around it notices, and loses nothing.
+They do what the commands of the same names do, in the current directory, with the keys of
+params.yaml and no others. Each returns its result. In a DVC pipeline, `dvc status` notices the
+changed outputs, and nothing is lost.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +26,7 @@ class Shown:
     """A result that prints as a small table, in a terminal and in a notebook."""
 
     def table(self) -> list[dict[str, Any]]:
-        """Its rows, which have the same keys."""
+        """The rows of the table; all have the same keys."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -37,15 +38,15 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Extracted(Shown):
-    """What `extract` did.
+    """The result of `extract`.
 
     Attributes:
-        name: The feature set.
-        directory: Where it lies.
+        name: Name of the feature set.
+        directory: Directory of the feature set.
         images: Distinct images that have rows now.
         computed: Rows computed now.
-        reused: Rows that the pool had.
-        adopted: Rows taken over from the set that was there, or from a pool of others.
+        reused: Rows that were already in the pool.
+        adopted: Rows taken over from an earlier version of the set, or from a pool of others.
         quarantined: Examples without rows.
     """
 
@@ -68,13 +69,13 @@ class Extracted(Shown):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Trained(Shown):
-    """What `train` and `evaluate` found.
+    """The result of `train` and `evaluate`.
 
     Attributes:
-        name: The feature set or pair.
-        directory: Where the heads lie, a directory each.
+        name: Name of the feature set or pair.
+        directory: Directory that holds one directory per head.
         best: The head that `evaluate.select` chooses.
-        heads: The scores of each, the best first.
+        heads: The scores of each head, the best head first.
     """
 
     name: str
@@ -83,7 +84,7 @@ class Trained(Shown):
     heads: Mapping[str, HeadResult]
 
     def table(self) -> list[dict[str, Any]]:
-        """A row for each head: accuracy and log loss where it was judged, accuracy on test."""
+        """A row for each head: accuracy and log loss on the part that chooses, test accuracy."""
         return [
             {
                 "head": name,
@@ -99,12 +100,12 @@ class Trained(Shown):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Predicted(Shown):
-    """What a model says of images.
+    """The answers of a model for images.
 
     Attributes:
-        model: Which one.
-        rows: Of each image `{"file", "classes": [{"class", "probability"}, …]}`, the likeliest
-            first, or `{"file", "reason"}` where there is no answer.
+        model: The model, as `--model` names it.
+        rows: For each image `{"file", "classes": [{"class", "probability"}, …]}`, the most probable
+            class first; or `{"file", "reason"}` if there is no answer.
     """
 
     model: str
@@ -118,18 +119,18 @@ class Predicted(Shown):
 def extract(
     name: str | None = None, settings: Settings = None, *, look_again: bool = False
 ) -> Extracted:
-    """Compute the features that are missing of a set, and publish it in `features/NAME`.
+    """Compute the features that a set lacks, and publish the set in `features/NAME`.
 
     Args:
-        name: Which of `extract.sets`; the only one if None.
+        name: The set, a key of `extract.sets`; the only key if None.
         settings: Sections as in params.yaml, or the path of such a file; `params.yaml` if None.
-        look_again: Bring new images of the source into `data/raw`. Where that has no images yet, it
-            is done in any case.
+        look_again: Bring new images of the source into `data/raw`. This is always done if
+            `data/raw` has no images yet.
 
     Raises:
         ParamsError: settings are wrong, or have no such set.
         StageError: images or weights are missing.
-        StoreError: what is stored is damaged, or the disk is full.
+        StoreError: a stored file is damaged, or the disk is full.
     """
     from cryobase.stages import download
     from cryobase.stages import extract as stage
@@ -156,15 +157,15 @@ def extract(
 
 
 def train(name: str | None = None, settings: Settings = None) -> Trained:
-    """Split the images, train all heads of a set that are not there yet, and score them.
+    """Split the images, train the heads of a set that do not exist yet, and score all heads.
 
     Args:
-        name: Which set or pair; the only one if None.
+        name: The set or pair; the only one if None.
         settings: Sections as in params.yaml, or the path of such a file; `params.yaml` if None.
 
     Raises:
         ParamsError: settings are wrong, or have no such set.
-        StageError: splits, rows or classes are missing, or a head did not come out finite.
+        StageError: splits, rows or classes are missing, or the weights of a head are not finite.
         StoreError: the set is missing or damaged.
     """
     from cryobase.stages import evaluate, split
@@ -212,12 +213,12 @@ def predict(
         paths: Images, or directories of images.
         settings: Sections as in params.yaml, or the path of such a file; `params.yaml` if None.
         model: `models/SET/HEAD` or `tuned/RUN`.
-        top: How many classes of each image.
+        top: Number of classes listed for each image.
 
     Raises:
         ParamsError: settings are wrong.
-        DataError: no file, or no head.
-        MissingWeightsError: the base's weights are not here.
+        DataError: there is no image file, or no head.
+        MissingWeightsError: the base's weights are not available.
     """
     files = [paths] if isinstance(paths, str | Path) else list(paths)
     with logs.narrated():
@@ -240,7 +241,7 @@ def _params(settings: Settings) -> Params:
 
 
 def _one(table: Mapping[str, Any], name: str | None, key: str) -> str:
-    """The name that was asked for, or the only one."""
+    """The given name, or the only name of a table."""
     if name is None and len(table) != 1:
         raise ParamsError(f"{key} has {len(table)} names; say which one: {', '.join(table)}")
     (found,) = params.one_or_all(table, name, key)

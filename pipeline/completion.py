@@ -1,8 +1,8 @@
-"""What a shell offers at the tab key: names of sets, heads, runs, recipes and bases.
+"""Completion at the tab key: names of sets, heads, runs, recipes and bases.
 
-They are read from `params.yaml` and from the names of directories, so that a shell waits for no
-library; nothing is checked. Names that a shell would obey are not offered, since what is offered
-comes to stand on a command line.
+Names are read from `params.yaml` and from directories, without checks, so that no large library is
+loaded while the user waits. A completed name becomes part of a command line, so names with
+characters that a shell interprets are not offered.
 """
 
 import re
@@ -24,12 +24,12 @@ def sets(incomplete: str) -> list[str]:
 
 
 def inputs(incomplete: str) -> list[str]:
-    """What has heads: sets and pairs."""
+    """Feature sets and pairs, on which heads are trained."""
     return _beginning(incomplete, _keys(*INPUT_TABLES), _directories("models"))
 
 
 def heads(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Heads of the set that stands before; of a grid those that were trained."""
+    """Heads of the set that the command line names before; of a grid, the trained heads."""
     name = str(ctx.params.get("name") or "")
     trained = _directories(f"models/{name}") if PLAIN.fullmatch(name) else ()
     return _beginning(incomplete, trained, _keys("train.heads"))
@@ -61,13 +61,13 @@ def backbones(incomplete: str) -> list[str]:
 
 
 def _beginning(incomplete: str, *names: Iterable[str]) -> list[str]:
-    """The plain ones of some names that begin as the user did."""
+    """The names without special characters that begin with what the user has typed."""
     found = {name for some in names for name in some if PLAIN.fullmatch(name)}
     return sorted(name for name in found if name.startswith(incomplete))
 
 
 def _keys(*tables: str) -> Iterator[str]:
-    """The keys of some tables of params.yaml; none where it cannot be read."""
+    """The keys of some tables of params.yaml; nothing if it cannot be read."""
     from cryobase.pipeline import bounded_yaml
 
     try:
@@ -86,7 +86,7 @@ def _published() -> Iterator[str]:
 
 
 def _directories(place: str) -> Iterator[str]:
-    """The plain names of directories in a place that can be seen."""
+    """The names of directories in a place, without hidden ones."""
     try:
         names = [path.name for path in Path(place).iterdir() if path.is_dir()]
     except OSError:

@@ -1,4 +1,4 @@
-"""What DVC still has of an output that it removed before its stage runs."""
+"""Finding the last version of an output in DVC's cache: DVC removes outputs before a stage runs."""
 
 import os
 import re
@@ -13,16 +13,16 @@ from cryobase.store.errors import StoreError
 from cryobase.store.publish import share
 from cryobase.store.text import component, read_json
 
-MAX_LISTING = 1 << 24  # bytes of what DVC says of a directory
+MAX_LISTING = 1 << 24  # bytes of DVC's list of the files in a directory
 DIGEST = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 @contextmanager
 def last_version(root: Path, output: Path) -> Iterator[Path]:
-    """The directory of an output as it was: itself, or links to what DVC's cache has of it.
+    """The last version of an output: its directory, or links to its files in DVC's cache.
 
-    DVC removes an output before its stage runs. Its cache has what `dvc.lock` names, in a fresh
-    clone after `dvc pull` too; where it does not, the directory is empty.
+    DVC removes an output before its stage runs. Its cache has the files that `dvc.lock` names, also
+    in a fresh clone after `dvc pull`. If the cache lacks a file, the directory is empty.
 
     Args:
         root: The directory of `dvc.lock`.
@@ -50,7 +50,7 @@ def _cached(root: Path, cache: Path, output: Path) -> dict[str, Path]:
 
 
 def _lies_at(root: Path, path: str, output: Path) -> bool:
-    """Whether a path of `dvc.lock` is an output; it is relative to where DVC runs the stage."""
+    """Whether a path of `dvc.lock` is this output; paths are relative to the stage's directory."""
     return os.path.normpath(root / PER_NAME / path) == os.path.normpath(output)
 
 
@@ -63,9 +63,9 @@ def _object(cache: Path, digest: str) -> Path:
 def _cache(root: Path) -> Path:
     from dvc.config import Config, ConfigError  # a third of a second
 
-    settings = (dvc_root(root) or root) / ".dvc"  # of a pipeline in a sub-folder it lies above
+    settings = (dvc_root(root) or root) / ".dvc"  # above `root` if the pipeline is in a sub-folder
     own = settings / "cache"
     try:
         return Path(Config(str(settings))["cache"].get("dir") or own)
-    except (ConfigError, OSError, RuntimeError):  # no home, or a broken file of the user's own
+    except (ConfigError, OSError, RuntimeError):  # no home directory, or the user's file is broken
         return own

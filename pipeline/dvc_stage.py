@@ -1,4 +1,4 @@
-"""What DVC says to the command of a stage: its name, and what the last run left."""
+"""What a command that DVC runs as a stage learns from DVC: its stage's name, and the last run."""
 
 import os
 import re
@@ -17,13 +17,13 @@ CACHED = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}(\.dir)?$")
 
 
 def name_from_dvc(command: str) -> str:
-    """The set, pair or run whose stage runs this command; the working directory becomes its root.
+    """The set, pair or run whose stage runs this command. Changes to the directory of dvc.yaml.
 
-    DVC says `extract@NAME`, or `../dvc.yaml:extract@NAME` to who called it elsewhere. The name is
-    not checked here: whoever loads params does.
+    DVC sets `DVC_STAGE` to `extract@NAME`, or to `../dvc.yaml:extract@NAME` if it was called from
+    another directory. The name is not checked here, but when params are loaded.
 
     Raises:
-        ParamsError: DVC runs no such stage.
+        ParamsError: this command was not started by such a stage.
     """
     address = os.environ.get("DVC_STAGE", "")
     stage, _, name = address.rpartition(":")[2].partition("@")
@@ -38,12 +38,12 @@ def name_from_dvc(command: str) -> str:
 
 
 def was_run(root: Path, stage: str) -> bool:
-    """Whether `dvc.lock` has a run of a stage, here or on the machine of a colleague."""
+    """Whether `dvc.lock` records a run of a stage, on this machine or a colleague's."""
     return stage in locked(root)
 
 
 def locked(root: Path) -> dict[str, Any]:
-    """The stages of `dvc.lock`, which comes with a repository; none where it is none of DVC's."""
+    """The stages of `dvc.lock`; empty if the file is missing or not in DVC's form."""
     try:
         stages = bounded_yaml.read(root / "dvc.lock")["stages"]
     except (FileNotFoundError, bounded_yaml.UnusableYamlError, KeyError, TypeError):
@@ -52,9 +52,9 @@ def locked(root: Path) -> dict[str, Any]:
 
 
 def mend_of_links(message: str) -> str:
-    """What to add to an error whose file is a symbolic link into a cache of DVC, else nothing.
+    """Text to add to an error if its file is a symbolic link into DVC's cache, else "".
 
-    Links are refused, because the file behind one can be another at any time.
+    Cryobase refuses links, because the file behind a link can be replaced at any time.
     """
     named = (Path(part) for part in re.split(r": |; | ", message) if part.startswith(os.sep))
     if not any(leads_to_cache(path) for path in named):
@@ -63,7 +63,7 @@ def mend_of_links(message: str) -> str:
 
 
 def leads_to_cache(path: Path) -> bool:
-    """Whether a file, or one of the first of a directory, is such a link."""
+    """Whether a file, or one of the first files in a directory, is such a link."""
     try:
         files = [*islice(path.iterdir(), 100)] if path.is_dir() else [path]
         return any(file.is_symlink() and CACHED.search(os.readlink(file)) for file in files)

@@ -1,4 +1,7 @@
-"""`cryobase store export` and `import`: which file, which format, and the splits with it."""
+"""`cryobase store export` and `import`: choose the file, the format, and the splits that go along.
+
+The formats themselves are in `stages/exchange` and the store.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,10 +30,10 @@ from cryobase.store.text import visible
 
 
 def write(layout: Layout, features: FeatureSet, asked: Mapping[str, Path | None]) -> list[Path]:
-    """Write a set in each of the formats for which there is a path; the paths that were written.
+    """Write a set in every format that has a path; returns the paths that were written.
 
     Raises:
-        ParamsError: no path at all.
+        ParamsError: no format has a path.
     """
     paths = {kind: path for kind, path in asked.items() if path is not None}
     if not paths:
@@ -58,7 +61,7 @@ def write(layout: Layout, features: FeatureSet, asked: Mapping[str, Path | None]
 
 
 def parts_of(layout: Layout, features: FeatureSet) -> NDArray[np.int8] | None:
-    """The part of every example by this checkout's splits; None if these are of other images."""
+    """The part of every example in this checkout's splits; None if these have other images."""
     if not (layout.splits / FILE).exists():
         return None
     parts = Splits.open(layout.splits).along(features.examples)
@@ -68,10 +71,10 @@ def parts_of(layout: Layout, features: FeatureSet) -> NDArray[np.int8] | None:
 def take_directory(
     layout: Layout, source: Path, name: str | None, *, foreign: str | None
 ) -> FeatureSet:
-    """Take in a set that somebody sent.
+    """Import the directory of a set that somebody sent.
 
     Raises:
-        ParamsError: `foreign` is for files.
+        ParamsError: `foreign` is given, which is only for files.
     """
     if foreign:
         raise ParamsError("import: --foreign is for files; a set says itself what computed it")
@@ -88,7 +91,7 @@ def take_file(
     column: str,
     splits: bool,
 ) -> FeatureSet:
-    """Make a set of a file that somebody sent; with `splits`, `data/splits` too.
+    """Make a set from a file that somebody sent; with `splits`, also write `data/splits`.
 
     Raises:
         ParamsError: a name or option does not fit.
@@ -109,7 +112,7 @@ def take_file(
 
 
 def _write_splits(layout: Layout, taken: Taken) -> None:
-    """The file's own split, filled in and checked as the section `split` says."""
+    """Write the split of the file, completed and checked by the section `split` of params."""
     examples = taken.features.examples
     own = taken.parts if taken.parts is not None else np.full(len(examples), UNUSED, np.int8)
     config = load(layout.params).split if layout.params.exists() else split.SplitConfig()

@@ -1,4 +1,4 @@
-"""Exit codes: what went wrong, for scripts (docs/exit_codes.md)."""
+"""Exit codes, by which scripts tell errors apart (docs/exit_codes.md)."""
 
 from cryobase.pipeline.params import ParamsError
 from cryobase.stages.errors import (
@@ -24,5 +24,5 @@ EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
 
 
 def exit_code(error: Exception) -> int:
-    """The exit code of an error: 1 for what nobody foresaw."""
+    """The exit code of an error; 1 for an error of an unexpected type."""
     return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)

@@ -1,6 +1,6 @@
-"""What `cryobase.open` gives: a feature set, and the same rows as other libraries take them.
+"""The feature set that `cryobase.open` returns, with its rows in the forms of other libraries.
 
-Each view reads through `cryobase.store`, and imports its library when it is asked for.
+Every form reads through `cryobase.store`. A library is imported when its form is first used.
 """
 
 import itertools
@@ -22,7 +22,7 @@ class Part(NamedTuple):
     Attributes:
         X: (n, width) float32 features.
         y: (n,) int32 labels, positions in `classes`.
-        groups: (n,) equal for equal images, which must not be on both sides of a fold.
+        groups: (n,) equal numbers for equal images, which must not be on both sides of a fold.
     """
 
     X: NDArray[np.float32]
@@ -33,8 +33,8 @@ class Part(NamedTuple):
 class Features(FeatureSet):
     """A feature set for notebooks and scripts: numpy by `arrays` and `batches`, Dask by `to_dask`.
 
-    `pandas.DataFrame.from_arrow(features)`, `polars.DataFrame(features)` and whatever else speaks
-    Arrow's PyCapsule protocol take the set itself.
+    `pandas.DataFrame.from_arrow(features)`, `polars.DataFrame(features)` and everything else that
+    supports Arrow's PyCapsule protocol accept the set itself.
     """
 
     def __repr__(self) -> str:
@@ -47,11 +47,12 @@ class Features(FeatureSet):
         """The ids of "train", "validation" or "test" that have features, ascending.
 
         Args:
-            part: Which one.
+            part: Name of the part.
             splits: The directory of the splits; `data/splits` of the set's checkout if None.
 
         Raises:
-            DataError: there are no splits, no such part, or they are of other images.
+            DataError: there are no splits, there is no such part, or the splits are of other
+                images.
         """
         from cryobase.stages.data.splits import PARTS, Splits
         from cryobase.stages.errors import DataError

@@ -1,4 +1,4 @@
-"""Where everything lies: the one place that knows the directories of a checkout."""
+"""The directories of a checkout. No other module builds these paths."""
 
 import os
 from collections.abc import Iterable
@@ -14,8 +14,8 @@ class Layout:
     """The paths of one checkout: outputs under `root`, caches under `shared`.
 
     Attributes:
-        pool: Where new rows go.
-        lender: A pool that others own, whose rows are taken over first; None if there is none.
+        pool: Directory of all pools, for new rows.
+        lender: Directory of pools that others own; their rows are used first. None without one.
     """
 
     root: Path
@@ -27,9 +27,9 @@ class Layout:
     def here(cls) -> "Layout":
         """The layout of the current directory.
 
-        DVC sets `DVC_ROOT` to the main checkout even where an experiment runs in a temporary copy,
-        so all experiments find the same pool. By hand it is looked for, and then Git's root.
-        Where `$CRYOBASE_POOL` may only be read, new rows go to the checkout's own pool.
+        DVC sets `DVC_ROOT` to the main checkout even if an experiment runs in a temporary copy, so
+        all experiments use the same pool. Without DVC, the root of DVC's repository is searched,
+        then that of Git. If `$CRYOBASE_POOL` may only be read, new rows go to the checkout's pool.
         """
         root = Path.cwd()
         shared = Path(os.environ.get("DVC_ROOT") or _checkout(root)) / ".cryobase"
@@ -45,17 +45,17 @@ class Layout:
 
     @property
     def source(self) -> Path:
-        """What `watch` has seen of the source."""
+        """The file in which `watch` records the state of the source."""
         return self.root / "data" / "source.json"
 
     @property
     def names(self) -> Path:
-        """The names of sets, pairs and runs, as `watch` found them in params."""
+        """The file in which `watch` lists the sets, pairs and runs of params."""
         return self.root / "data" / "names.json"
 
     @property
     def extractor(self) -> Path:
-        """The version of the features that this Cryobase computes, as `watch` wrote it for DVC."""
+        """The file in which `watch` writes the version of the extractor, for DVC."""
         return self.root / "data" / "extractor.json"
 
     @property
@@ -73,14 +73,14 @@ class Layout:
 
     @property
     def epoch_cache(self) -> Path:
-        """Epochs of fine-tuning runs that are under way, so that a killed one goes on."""
+        """Checkpoints of fine-tuning runs, from which a killed run goes on."""
         return self.shared / "epochs"
 
     def features(self, name: str) -> Path:
         return self._below("features", name)
 
     def features_of(self, names: Iterable[str]) -> list[Path]:
-        """Of the sets that stand side by side, as `Params.inputs` names them."""
+        """Directories of the sets that stand side by side, named as in `Params.inputs`."""
         return [self.features(name) for name in names]
 
     def models(self, name: str) -> Path:
@@ -109,7 +109,7 @@ class Layout:
         return self.root / "report"
 
     def _below(self, *names: str) -> Path:
-        """A directory of the checkout, whatever names come from params, files or a command line."""
+        """A directory inside the checkout. Names that would lead out of it are refused."""
         from cryobase.store.text import below
 
         try:
@@ -141,7 +141,7 @@ def _asked(text: str) -> Path:
 
 
 def _may_be_a_directory(pool: Path) -> bool:
-    """Whether it is one, or the user may make it, or it may not be seen."""
+    """Whether the pool is a directory, can be made, or is hidden by missing permissions."""
     try:
         there = next(path for path in (pool, *pool.absolute().parents) if os.path.lexists(path))
         if not os.path.isdir(there):
@@ -157,7 +157,7 @@ def _may_be_a_directory(pool: Path) -> bool:
 
 
 def _is_writable(pool: Path) -> bool:
-    """Whether the user may add rows to a directory of pools, or make it."""
+    """Whether the user may write to a directory of pools, or make it."""
     try:
         there = next(path for path in (pool, *pool.parents) if path.exists())
         pools = [path for path in pool.glob("*") if path.is_dir()]
@@ -177,10 +177,10 @@ def git_root(start: Path) -> Path | None:
 
 
 def _checkout(start: Path) -> Path:
-    """What DVC would call `DVC_ROOT`, else the root of the Git checkout, else `start`.
+    """The root of DVC's repository, else of the Git checkout, else `start`.
 
-    A DVC repository of a sub-folder is nearer than Git's; one around somebody's Git checkout is not
-    that checkout's.
+    DVC's root may be inside the Git checkout. If it is outside, it belongs to something else and is
+    ignored.
     """
     git, dvc = git_root(start), dvc_root(start)
     return dvc if dvc and (git is None or dvc.is_relative_to(git)) else git or start

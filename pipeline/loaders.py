@@ -1,8 +1,8 @@
-"""Feature sets as PyTorch's `DataLoader` takes them; PyTorch itself is no dependency.
+"""Feature sets in the forms that PyTorch's `DataLoader` accepts. PyTorch is not a dependency.
 
-Both classes are plain objects that follow `torch.utils.data`. They may be forked and pickled: a
-forked process reads the parent's open files, by position, so that no offset is shared; a spawned
-one opens them anew.
+Both classes are plain objects that follow `torch.utils.data`. They may be forked and pickled. A
+forked process reads the parent's open files by position, so processes share no file offset. A
+spawned process opens the files again.
 """
 
 import sys
@@ -18,7 +18,7 @@ _LARGEST = (1 << 64) - 1
 
 
 class Samples(list[tuple[NDArray[np.float32], int]]):
-    """Examples one by one, as any `collate_fn` takes them, and as the arrays that they came in."""
+    """A list of single examples for any `collate_fn`, which also keeps the arrays of the batch."""
 
     def __init__(self, features: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
         super().__init__(zip(features, labels.tolist(), strict=True))
@@ -28,11 +28,12 @@ class Samples(list[tuple[NDArray[np.float32], int]]):
 class TorchDataset:
     """A map-style dataset: item k is the feature (…) float32 and the label of the k-th example.
 
-    Give `collate` to the loader: it hands a batch on as it was read, instead of stacking rows.
+    Give `collate` to the loader as `collate_fn`: it returns a batch as it was read, without
+    stacking rows again.
 
     Args:
         features: The set.
-        ids: Which examples, in which order; all that have features, by id, if None.
+        ids: Ids of the examples, in order; if None, all examples with features, ordered by id.
         view: 0 for the plain image.
 
     Raises:
@@ -51,13 +52,13 @@ class TorchDataset:
         """One example.
 
         Raises:
-            IndexError: there is none at this place.
+            IndexError: the index is out of range.
         """
         rows, labels = self.features.take(self._positions[np.array([index])], self.view)
         return rows[0], int(labels[0])
 
     def __getitems__(self, indices: Sequence[int]) -> Samples:
-        """A batch in one reading, which the loader asks for if it knows how."""
+        """A batch in one read; loaders that support it call this instead of `__getitem__`."""
         chosen = self._positions[np.asarray(indices, np.int64)]
         rows, labels = self.features.take(chosen, self.view)
         return Samples(rows, labels.astype(np.int64))
@@ -78,26 +79,28 @@ def tensors(features: NDArray[np.float32], labels: NDArray[np.int64]) -> Any:
 class TorchBatches:
     """An iterable dataset of whole batches, for `DataLoader(batches, batch_size=None)`.
 
-    The workers of a loader share the batches of an epoch out among themselves, and so do the
-    processes of a distributed run. Each pass has another order; after `set_epoch` it has that
-    epoch's, whatever the workers. With `ranks` call it before each epoch, so that all agree.
+    The batches of an epoch are divided among the workers of a loader, and among the processes of a
+    distributed run. Each pass has a different order. After `set_epoch`, a pass has the order of
+    that epoch, for any number of workers. With `ranks`, call it before each epoch, so that all
+    processes have the same order.
 
     Args:
         features: The set.
-        ids: Which examples; all that have features, by id, if None.
-        size: Examples in a batch; the last one may have fewer.
-        shuffle: Whether to go in random order, else in that of `ids`.
+        ids: Ids of the examples; if None, all examples with features, ordered by id.
+        size: Examples in a batch; the last batch may have fewer.
+        shuffle: Whether the order is random; else it is the order of `ids`.
         block: With `shuffle`, the longest run of rows that lie side by side on disk and stay
             together; see `FeatureSet.batches`.
-        seed: Of the order and the views.
-        views: For each example, a view from 0 to this one is drawn.
-        rank: Which of `ranks` processes this is.
-        ranks: How many processes share the batches.
-        drop_last: Whether to leave out an incomplete batch, and what not every rank would get.
+        seed: Seed of the order and of the views.
+        views: For each example, a view from 0 to this number is drawn.
+        rank: Number of this process, from 0 to `ranks` - 1.
+        ranks: Number of processes that share the batches.
+        drop_last: Whether to leave out an incomplete batch, and batches that would give some ranks
+            more than others.
 
     Raises:
         UnknownExampleError: an id or view is not in the set, or an example is in quarantine.
-        ValueError: a size below 1, or a rank that is none.
+        ValueError: the size is below 1, or the rank is out of range.
     """
 
     def __init__(
@@ -126,17 +129,17 @@ class TorchBatches:
         self._passes = 0
 
     def __len__(self) -> int:
-        """Batches of an epoch that this rank gets, with all of its workers."""
+        """Number of batches of an epoch for this rank, over all of its workers."""
         return len(range(self.rank, self._batches, self.ranks))
 
     def set_epoch(self, epoch: int) -> None:
-        """Have the next passes in the order of an epoch; call it before each of them."""
+        """Set the epoch whose order the next pass has; call it before each epoch."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[Any]:
         """Features (n, …) and labels (n,) of each batch, as tensors where PyTorch is loaded."""
         worker, workers, base = _worker()
-        own = base if self.ranks == 1 else 0  # each process has drawn another one
+        own = base if self.ranks == 1 else 0  # processes draw different seeds, but must agree
         epoch, seed = self._passes, (self.seed + own) & _LARGEST
         self._passes += 1
         if self._epoch is not None:
@@ -161,14 +164,14 @@ def _strided(count: int, size: int, first: int, step: int) -> NDArray[np.int64]:
 
 
 def _worker() -> tuple[int, int, int]:
-    """Which worker of a loader this is, of how many, and the seed that the loader drew for all."""
+    """Number of this worker, number of workers, and the seed that the loader drew for them all."""
     data = sys.modules.get("torch.utils.data")
     found = data.get_worker_info() if data else None
     return (found.id, found.num_workers, found.seed - found.id) if found else (0, 1, 0)
 
 
 def register() -> None:
-    """Let a loader see that `TorchBatches` is iterable, which it asks by class."""
+    """Register `TorchBatches` as iterable: a loader checks the class, not its methods."""
     try:
         import torch.utils.data
     except ImportError:

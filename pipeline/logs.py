@@ -1,4 +1,4 @@
-"""Narration on stderr; stdout is kept for results."""
+"""Log lines on stderr; stdout is only for results, see `tables.py`."""
 
 import io
 import logging
@@ -11,7 +11,7 @@ PACKAGE = "cryobase"
 
 
 class _Line(logging.Formatter):
-    """One line per record, whatever names are in it; a trace stands below."""
+    """One line per record, even if a name contains a line feed; a trace follows below."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         from cryobase.store.text import visible
@@ -20,7 +20,7 @@ class _Line(logging.Formatter):
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes to stderr; bars that are drawn there step aside."""
+    """Writes to stderr, and hides progress bars while it writes."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from cryobase.stages.progress import aside
@@ -30,9 +30,9 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 def configure(*, quiet: bool = False, debug: bool = False) -> None:
-    """Send the package's log lines to stderr; with `debug` say where from.
+    """Send the package's log lines to stderr; with `debug`, with time, level and logger.
 
-    stdout takes every text from then on, also where its encoding lacks a character.
+    Afterwards stdout accepts every text, even characters that its encoding lacks.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -48,10 +48,10 @@ def configure(*, quiet: bool = False, debug: bool = False) -> None:
 
 @contextmanager
 def narrated() -> Iterator[None]:
-    """Let the package narrate on stderr for a while.
+    """Write the package's log lines to stderr inside `with`.
 
-    A program that wants its lines elsewhere, or none, gives the logger `cryobase` a handler or a
-    level. Handlers of the root logger do not count: TensorFlow brings one along.
+    A program that wants the lines elsewhere, or no lines, gives the logger `cryobase` a handler or
+    a level. Handlers of the root logger are ignored: TensorFlow adds one.
     """
     logger = logging.getLogger(PACKAGE)
     if logger.handlers or logger.level != logging.NOTSET:
@@ -71,5 +71,5 @@ def narrated() -> Iterator[None]:
 
 
 def debugging() -> bool:
-    """Whether `--debug` was asked for."""
+    """Whether `--debug` was given."""
     return logging.getLogger(PACKAGE).level == logging.DEBUG

@@ -1,4 +1,4 @@
-"""`cryobase store repair`, and which damage it can mend."""
+"""`cryobase store repair`: which damage it can repair, and the message for other damage."""
 
 import os
 import shlex
@@ -21,7 +21,7 @@ AGAIN = "get it from where it came again, or remove it"
 
 
 def way(layout: Layout, directory: Path) -> str:
-    """What mends a feature set: only one of `params.yaml` can be computed again."""
+    """The remedy for a damaged feature set. Only sets of `params.yaml` can be computed again."""
     try:
         key = _key(layout, load(layout.params).extract.sets, directory)
     except ParamsError:
@@ -30,10 +30,10 @@ def way(layout: Layout, directory: Path) -> str:
 
 
 def repair(layout: Layout, asked: Path | None) -> None:
-    """Mend all pools, and one feature set or all of them.
+    """Repair all pools, and one feature set or all feature sets.
 
     Raises:
-        IntegrityError: a set is still damaged, as `params.yaml` does not say how to compute it.
+        IntegrityError: a set is still damaged, because `params.yaml` does not describe it.
     """
     config = load(layout.params).extract
     dropped = set[str]()
@@ -69,7 +69,7 @@ def _has_lost_rows(one: SetConfig, dropped: set[str]) -> bool:
 
 
 def _mended(layout: Layout, directory: Path) -> Mended:
-    """What became of a set, or of the last version that DVC has of it."""
+    """Repair a set, or the last version of it in DVC's cache; returns the result."""
     if directory.exists() or not (layout.root / "dvc.lock").exists():
         return repair_set(layout.pool, directory)
     with last_version(layout.root, directory) as before:
@@ -78,7 +78,7 @@ def _mended(layout: Layout, directory: Path) -> Mended:
 
 
 def _extract(layout: Layout, config: ExtractConfig, key: str, *, adopt: bool) -> None:
-    """Publish a set, and compute what the pool lacks; what was sound of the set is in the pool."""
+    """Compute the rows that the pool lacks, and publish a set. Its sound rows are in the pool."""
     extract.run(
         config,
         key,
@@ -91,7 +91,7 @@ def _extract(layout: Layout, config: ExtractConfig, key: str, *, adopt: bool) ->
 
 
 def _directories(layout: Layout, sets: Iterable[str]) -> list[Path]:
-    """The feature sets of a checkout, those too of which a set of `params.yaml` has only a pool."""
+    """The feature sets of a checkout, including sets of `params.yaml` that have only a pool."""
     there = {path.parent for path in layout.root.glob("features/*/manifest-*.json")}
     return sorted(there | {layout.features(key) for key in sets})
 
@@ -104,5 +104,5 @@ def _key(layout: Layout, sets: Iterable[str], directory: Path) -> str | None:
 
 def _specs(sets: Iterable[SetConfig]) -> Iterator[FeatureSpec]:
     for one in sets:
-        with suppress(StageError):  # its weights are not here, so it has no pool here either
+        with suppress(StageError):  # without weights on this machine, the set has no pool either
             yield extract.spec_of(one)

@@ -1,4 +1,8 @@
-"""`params.yaml`: one section per stage, checked against the stages' own config dataclasses."""
+"""Reading and checking `params.yaml`: one section per stage, one config dataclass per section.
+
+The dataclasses belong to the stages; this module owns the checks across sections and the words of
+the messages.
+"""
 
 import dataclasses
 import functools
@@ -23,13 +27,13 @@ from cryobase.stages.split import SplitConfig
 from cryobase.stages.train import TrainConfig
 from cryobase.store.text import visible
 
-# What DVC takes everywhere: a dot parts the keys of params, a number makes no stage, and `-S` takes
-# no name that begins with a digit or has a `=`.
+# Names that DVC accepts everywhere: in DVC a dot separates keys of params, a number cannot name a
+# stage, and `-S` refuses a name that begins with a digit or contains `=`.
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 TAKEN = frozenset(("none", "tuned"))  # runs without a head; results/tuned
-DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])")  # no files on Windows' disks
+DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])")  # not allowed as files on Windows
 NAMED = ("extract.sets", "train.heads", "train.pairs", "train.foreign", "finetune.runs")
-INPUTS = "extract.sets, train.pairs or train.foreign"  # what has heads: `Params.inputs`
+INPUTS = "extract.sets, train.pairs or train.foreign"  # inputs of heads, see `Params.inputs`
 NAMES_ARE = (
     "DVC takes letters, digits, _ and -, a letter first, at most 64 characters, and none of:"
     f" {', '.join(sorted(TAKEN))}"
@@ -68,7 +72,7 @@ class Params:
 
     @property
     def inputs(self) -> dict[str, tuple[str, ...]]:
-        """What heads are trained on, by name: every feature set alone, and every pair of them."""
+        """The inputs of heads by name: every feature set alone, and every pair of sets."""
         alone = {name: (name,) for name in (*self.extract.sets, *self.train.foreign)}
         return {**alone, **self.train.pairs}
 
@@ -78,17 +82,18 @@ def load(path: Path, *stages: str) -> Params:
 
     Args:
         path: The file.
-        stages: Whose sections must stand there if `dvc.yaml` is beside it, because DVC wants them.
+        stages: Names of sections that must be present if `dvc.yaml` is beside the file, because
+            DVC requires them.
 
     Raises:
-        ParamsError: no such file, no YAML, an unknown key, a wrong type or value; the message gives
-            the key's path.
+        ParamsError: the file is missing or not YAML, a key is unknown, or a type or value is wrong;
+            the message gives the key's path.
     """
     return _checked(path, _read(path), stages)
 
 
 def of(sections: Params | Mapping[str, Any]) -> Params:
-    """Check params that a program has: sections as in params.yaml, or of config objects.
+    """Check params from a program: sections as in params.yaml, or config objects.
 
     Raises:
         ParamsError: as `load`.
@@ -99,7 +104,7 @@ def of(sections: Params | Mapping[str, Any]) -> Params:
 
 
 def _plain(section: Any) -> Any:
-    """A section as YAML would give it, of its own: what is checked is changed."""
+    """A copy of a section in the form that YAML gives; a copy, because checking changes it."""
     if dataclasses.is_dataclass(section) and not isinstance(section, type):
         return dataclasses.asdict(section)
     if isinstance(section, Mapping):
@@ -124,7 +129,7 @@ def _checked(path: Path, document: Any, stages: Collection[str]) -> Params:
 
 
 def _validated(document: Any) -> Params:
-    """Params of a document; a number where text is expected is the text that was written."""
+    """Params from a document. A number in the place of a text is read as the text in the file."""
     try:
         return _adapter().validate_json(json.dumps(document, allow_nan=False), strict=True)
     except pydantic.ValidationError as error:
@@ -137,13 +142,13 @@ def _validated(document: Any) -> Params:
 
 
 def _as_written(document: Any, location: tuple[int | str, ...]) -> bool:
-    """Put the text that was written in place of a number; whether there was one."""
+    """Replace a number by its text in the file. Returns whether there was a number."""
     *parents, key = location
     try:
         for parent in parents:
             document = document[parent]
         document[key] = document[key].text
-    except (LookupError, TypeError, AttributeError):  # no number, or a place of pydantic's own
+    except (LookupError, TypeError, AttributeError):  # not a number, or a location in pydantic
         return False
     return True
 
@@ -166,7 +171,7 @@ def _elsewhere(path: Path) -> str:
 
 
 def _expand_homes(path: Path, document: Any) -> None:
-    """Put home directories in place of `~` and `~user`, wherever a path stands."""
+    """Replace `~` and `~user` by home directories in every path."""
     sections = document if isinstance(document, dict) else {}
     download, extract = (sections.get(key) or {} for key in ("download", "extract"))
     found = [(download, "download", key) for key in ("path", "data_dir")]
@@ -249,7 +254,7 @@ def _expected(faults: list[Any]) -> str:
 
 
 def _own_complaint(path: str, message: str, section: Mapping[str, Any]) -> str:
-    """What a section's own check says, `key: what is expected`, and what was found there."""
+    """The message of a section's own check, `key: expectation`, with the actual value added."""
     key, _, expected = message.partition(": ")
     if not key.isidentifier() or not expected:
         return f"{path}: {message}"
@@ -258,7 +263,7 @@ def _own_complaint(path: str, message: str, section: Mapping[str, Any]) -> str:
 
 
 def _valid_keys(location: tuple[int | str, ...]) -> set[str]:
-    """The field names of the dataclass(es) that stand at a location such as `extract.sets.a`."""
+    """The field names of the dataclass(es) at a location such as `extract.sets.a`."""
     candidates: list[Any] = [Params]
     for part in location:
         candidates = [inner for outer in candidates for inner in _step(outer, part)]
@@ -273,14 +278,15 @@ def _step(outer: Any, part: int | str) -> list[Any]:
 
 
 def _direct(hint: Any, found: Any) -> bool:
-    """Whether a dataclass is mentioned by the annotation itself, not by one of its fields."""
+    """Whether the annotation itself mentions a dataclass, not only one of its fields."""
     return hint is found or any(_direct(argument, found) for argument in typing.get_args(hint))
 
 
 def _check_sections(path: Path, document: Any, stages: Collection[str]) -> None:
-    """What DVC would stop at, or leave out, in words of params.
+    """Refuse sections at which DVC would stop, or which it would ignore; messages name the keys.
 
-    DVC has defaults for names alone (`vars` of dvc.yaml); what a stage depends on must stand there.
+    DVC has defaults only for names (`vars` of dvc.yaml). All keys that a stage depends on must be
+    in the file.
     """
     if not isinstance(document, dict):
         raise ParamsError(f"{path}: sections are expected, not {str(document)[:60]!r}")
@@ -319,7 +325,7 @@ def _at(document: dict[str, Any], key: str) -> Any:
 
 
 def _check_names(path: Path, params: Params) -> None:
-    """Names become directories, stages and keys of DVC: refuse what cannot be all of them."""
+    """Refuse names that cannot be a directory, a stage and a key of DVC at the same time."""
     tables: dict[str, Mapping[str, Any]] = {
         "extract.sets": params.extract.sets,
         "train.heads": params.train.heads,
@@ -373,7 +379,7 @@ def _check_pairs(path: Path, params: Params) -> None:
 
 
 def one_or_all(table: Mapping[str, Any], name: str | None, key: str) -> list[str]:
-    """The names to work on: all keys of a table, or the one asked for.
+    """The names to work on: all keys of a table, or only the given name.
 
     Raises:
         ParamsError: the table has no such name.

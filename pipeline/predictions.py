@@ -1,4 +1,7 @@
-"""`cryobase predict`: the model to use, and its answers as a table, JSON or CSV."""
+"""`cryobase predict`: choose the model, and print its answers as a table, JSON or CSV.
+
+`stages/predict.py` computes the answers.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -22,7 +25,7 @@ from cryobase.stages.predict import Classifier, image_files
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model says: rows `{"file", "classes": [{"class", "probability"}]}`, or a reason."""
+    """Rows `{"file", "classes": [{"class", "probability"}]}`, or `{"file", "reason"}`."""
 
     model: str
     rows: list[dict[str, Any]]
@@ -36,10 +39,10 @@ def of_head(
     top: int,
     params: Params | None = None,
 ) -> Answers:
-    """The likeliest classes by a trained head, by default the best one, see `evaluate.select`.
+    """The most probable classes by a trained head; by default the best, see `evaluate.select`.
 
     Raises:
-        DataError: no file, or no head.
+        DataError: there is no image file, or no head.
     """
     files = _files(paths)
     params = params or load(layout.params)
@@ -58,11 +61,11 @@ def of_head(
 
 
 def of_backbone(backbone: str, paths: Sequence[Path], *, top: int) -> Answers:
-    """The likeliest ImageNet labels by a base with its own classifier.
+    """The most probable ImageNet labels by a base with its original classifier.
 
     Raises:
-        DataError: no file.
-        UndecodableImageError: a file is no image.
+        DataError: there is no image file.
+        UndecodableImageError: a file is not an image.
     """
     from cryobase.stages.backbones.labels import pixel_spec, top_labels
 
@@ -103,7 +106,10 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _best_head(layout: Layout, params: Params) -> Path:
-    """The best head of all sets, by `evaluate.select`; on features that a base here computes."""
+    """The best head of all sets by `evaluate.select`, without heads on imported features.
+
+    Cryobase cannot compute imported features for a new image.
+    """
     found, foreign = [], params.train.foreign
     for name, sets in params.inputs.items():
         if any(one in foreign for one in sets):
@@ -131,7 +137,7 @@ def _row(path: Path, found: Sequence[tuple[str, float]]) -> dict[str, Any]:
 
 
 def lines(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """One line per class of a file, or one with the reason why there is none."""
+    """One line per class of a file, or one line with the reason why there is no class."""
     for rank, one in enumerate(row.get("classes", ()), 1):
         yield {"file": row["file"], "rank": rank, **one, "reason": ""}
     if "reason" in row:

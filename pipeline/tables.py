@@ -1,8 +1,7 @@
 """Results on stdout: a table or lines for people, one JSON document or CSV for programs.
 
-The one place that writes to the terminal, with `logs` for the narration: what names and messages
-hold is shown, and never does anything. `store.text` is imported where it is used, as numpy comes
-with it.
+Only this module and `logs` write to the terminal. Control characters in names and messages are made
+visible, so a terminal never obeys them. `store.text` is imported late, because it loads numpy.
 """
 
 import json
@@ -17,7 +16,7 @@ from typing import Any, TextIO
 Row = Mapping[str, Any]
 
 LONGEST = 200  # columns of a cell
-RED, GREEN, YELLOW = 31, 32, 33  # of a terminal
+RED, GREEN, YELLOW = 31, 32, 33  # colour codes of a terminal
 STATES = {  # what stands in a column `state`, or in front of a finding
     **dict.fromkeys(("done", "fine", "always"), GREEN),
     **dict.fromkeys(("stale", "missing", "follows", "note"), YELLOW),
@@ -36,12 +35,12 @@ def show(rows: Sequence[Row], *, as_json: bool = False, as_csv: bool = False) ->
 
 
 def line(text: str, *, error: bool = False, mark: str = "") -> None:
-    """Print one line for people, on stderr if it is no result.
+    """Print one line for people.
 
     Args:
         text: the line.
-        error: whether it is no result.
-        mark: a word that the line begins with, in the colour of its state; red if it has none.
+        error: whether the line goes to stderr, because it is not a result.
+        mark: a word to begin the line with, in the colour of its state in `STATES`, else red.
     """
     from cryobase.stages.progress import aside
     from cryobase.store.text import visible
@@ -55,15 +54,15 @@ def line(text: str, *, error: bool = False, mark: str = "") -> None:
 
 
 def _coloured(word: str, colour: int, stream: TextIO) -> str:
-    """A word in a colour, where a terminal shows it and nobody has asked for none."""
+    """A word in a colour, if a terminal shows it and the user has not turned colours off."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty()
     return word if plain else f"\x1b[{colour}m{word}\x1b[0m"
 
 
 def print_json(document: Any) -> None:
-    """Print one document; its values are exact, and what a terminal would obey is escaped.
+    """Print one JSON document. Values are exact; control characters are escaped.
 
-    JSON has no number for infinity or for what is not a number: both are null.
+    JSON cannot write infinity and NaN: both become null.
     """
     document = _finite(document)
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
@@ -75,7 +74,7 @@ def print_json(document: Any) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """A document with null in place of each number that JSON lacks."""
+    """A document in which infinity and NaN are replaced by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -154,7 +153,7 @@ def text(rows: Sequence[Row]) -> str:
 
 
 def html(rows: Sequence[Row]) -> str:
-    """The same table for a notebook: what a name holds is shown, and never does anything."""
+    """The same table as HTML for a notebook; names are escaped."""
     lines = [f"<th>{escape(_cell(name))}</th>" for row in rows[:1] for name in row]
     cells = ("".join(f"<td>{escape(_cell(one))}</td>" for one in row.values()) for row in rows)
     body = "".join(f"<tr>{line}</tr>" for line in cells)
