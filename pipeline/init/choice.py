@@ -13,12 +13,20 @@ from cryobase.pipeline.init import images, place, settings
 from cryobase.pipeline.init.place import Place
 from cryobase.pipeline.params import ParamsError
 from cryobase.stages.errors import DataError
+from cryobase.stages.sources import formats
+from cryobase.stages.sources.folder import beginning
+from cryobase.stages.sources.formats import UnsupportedArchiveError
+from cryobase.stages.sources.unpack import check_kind
 from cryobase.store.files import digest_of, open_regular
 from cryobase.store.text import visible
 
 TRIAL = (
     "no folder of images here, so this is a trial on handwritten digits, which `pip install"
     " 'cryobase[sample]'` brings; for your own give --images"
+)
+TAKEN = (
+    "--images takes a folder with one sub-folder per class, or a .tar, .tar.gz or .zip file of such"
+    " a folder; where the file names hold the labels, give --pattern too"
 )
 
 
@@ -73,6 +81,13 @@ def new_params(where: Place, choice: Choice) -> tuple[str, list[str]]:
         return _of_images(where, folders[0], None)
     if images.holds_images(where.root):
         place.refuse_images(where, where.root)
+    if images.are_flat_in(where.root):
+        raise ParamsError(
+            f"{where.root}: images lie here without class folders, and the pipeline's folders would"
+            " lie among them; name a new folder for the pipeline, give this one as --images, and"
+            " with --pattern how the file names hold the labels; or put each class into a"
+            " sub-folder"
+        )
     return settings.default(), [TRIAL]
 
 
@@ -86,6 +101,7 @@ def _of_images(where: Place, path: Path, pattern: str | None) -> tuple[str, list
     if not real.is_dir():
         descriptor = open_regular(real, follow=True)
         try:
+            _check_archive(path, real)
             sha256 = digest_of(descriptor)
         finally:
             os.close(descriptor)
@@ -95,6 +111,20 @@ def _of_images(where: Place, path: Path, pattern: str | None) -> tuple[str, list
         raise DataError(_one_class(path, holds))
     beside = f"; left out: {holds.beside}" if holds.beside else ""
     return settings.for_folder(name, pattern, holds), [f"{path}: {settings.summary(holds)}{beside}"]
+
+
+def _check_archive(path: Path, real: Path) -> None:
+    """Refuse a file that `download` would not unpack.
+
+    Raises:
+        ParamsError: it is no archive, or one of another kind.
+        DataError: it is a damaged one.
+    """
+    try:
+        check_kind(real.resolve())
+    except UnsupportedArchiveError:
+        kind = formats.kind_of(beginning(real)) or "neither a folder nor an archive"
+        raise ParamsError(f"{path}: {kind}; {TAKEN}") from None
 
 
 def _real(path: Path) -> Path:

@@ -16,12 +16,14 @@ from cryobase.stages.data import headers
 from cryobase.stages.errors import DataError
 from cryobase.stages.received import open_data
 from cryobase.stages.sources import left_out
-from cryobase.stages.sources.folder import Folder, FolderConfig, beginning
+from cryobase.stages.sources.folder import Folder, FolderConfig, beginning, children
+from cryobase.stages.sources.left_out import Tally
 from cryobase.stages.sources.source import SourceExample
 
 MEASURED = 200  # images whose size is read
 HEADER = 1 << 17  # bytes of a file that hold its size, behind a preview too
 LOOKED_AT = 20_000  # files of a folder of which nobody has said that it holds images
+FLAT = 20  # files of a folder that are looked at for whether it holds images alone
 TRIED = 3  # files of a class, one of which is an image
 
 
@@ -118,6 +120,18 @@ def holds_images(folder: Path) -> bool:
     except DataError:
         pass
     return False
+
+
+def are_flat_in(folder: Path) -> bool:
+    """Whether a folder is one of images without classes: two or more, and no more other files."""
+    try:
+        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+        files = children(folder, "", Tally()).files
+    except (DataError, OSError):
+        return False
+    others = sum(os.path.isfile(folder / name) for name in names) - len(files)
+    tried = (_is_image(folder / name) for name in files[:FLAT])
+    return len(files) >= max(2, others) and sum(tried) > min(len(files), FLAT) // 2
 
 
 def _is_image(path: Path) -> bool:

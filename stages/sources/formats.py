@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from cryobase.stages.data import headers
 from cryobase.stages.errors import DataError
 
 MAX_FOLDERS = 100_000  # more than files; only a hostile archive has so many
@@ -44,6 +45,13 @@ BEGINNINGS = {
     b"<!doctype": ("an HTML page, perhaps one to log in", OTHER_FILE),
     b"<html": ("an HTML page, perhaps one to log in", OTHER_FILE),
 }
+
+
+def kind_of(start: bytes) -> str:
+    """What a file that begins so is known to be; "" if it is not known."""
+    if headers.format_of(start):
+        return "an image"
+    return next((what for known, (what, _) in BEGINNINGS.items() if start.startswith(known)), "")
 
 
 def describe(start: bytes, archive: Path) -> str:

@@ -79,6 +79,17 @@ def unpack(archive: Path, directory: Path, leaves: Tally) -> int:
     return count
 
 
+def check_kind(archive: Path) -> None:
+    """Open an archive and read no member.
+
+    Raises:
+        UnsupportedArchiveError: it is of another kind.
+        DataError: it is damaged.
+    """
+    with _members(archive):
+        pass
+
+
 class _Start:
     """The first bytes of a member, kept because a stream can be read only once."""
 

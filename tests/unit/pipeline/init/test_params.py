@@ -1,6 +1,8 @@
 """What `init` proposes for a folder of images, and that it reads back as it was written."""
 
+import gzip
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -204,6 +206,50 @@ def test_images_that_are_not_there_are_an_error_before_anything_is_written(git, 
     with pytest.raises(ParamsError, match="no such folder or archive"):
         run("--images", path)
     assert contents(git) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (None, "an image"),
+        (b"# Photographs\n" * 100, "neither a folder nor an archive"),
+        (b"", "neither a folder nor an archive"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(100), "a 7z archive"),
+        (gzip.compress(b"a text" * 100), "neither a folder nor an archive"),
+    ],
+)
+def test_a_file_that_download_does_not_unpack_is_no_images(git, content, kind):
+    data = next(git.glob("photos/blue/*")).read_bytes() if content is None else content
+    (git / "photos.zip").write_bytes(data)
+    before = contents(git)
+    with pytest.raises(ParamsError, match=f"photos.zip: {kind}; --images takes a folder"):
+        run("--images", "photos.zip")
+    assert contents(git) == before
+
+
+@pytest.mark.parametrize("beside", [(), ("notes.txt", "labels.csv", ".DS_Store", "Thumbs.db")])
+def test_the_trial_is_not_put_among_images_without_class_folders(git, beside):
+    flat = git / "flat"
+    flat.mkdir()
+    for number, path in enumerate(sorted(git.glob("photos/*/*"))[:5]):
+        path.rename(flat / f"{number}{path.suffix}")
+    for name in beside:
+        (flat / name).write_text("text")
+    before = contents(git)
+    with pytest.raises(ParamsError, match=r"flat: images lie here .* --images, .*--pattern"):
+        run("flat")
+    assert contents(git) == before
+
+
+def test_a_picture_or_two_beside_a_program_do_not_stop_the_trial(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images_of = sorted(write_folder(tmp_path / "inner" / "photos", 2).glob("*/*"))
+    for name, path in zip(("logo", "screen"), images_of, strict=False):
+        (tmp_path / f"{name}{path.suffix}").write_bytes(path.read_bytes())
+    shutil.rmtree(tmp_path / "inner")
+    for name in ("main.py", "README.md", "setup.py"):
+        (tmp_path / name).write_text("text")
+    assert "a trial on handwritten digits" in run()
 
 
 @pytest.mark.timeout(20)
