@@ -40,7 +40,7 @@ def paths(tmp_path, monkeypatch):
 @pytest.mark.fault(8)
 def test_an_image_that_ends_its_decoder_has_a_reason_and_the_others_an_answer(paths):
     model = Classifier(Even(), ("a", "b"), PixelSpec(image_size=4))
-    answers = list(model.predict(iter(paths)))
+    answers = list(model.predict(paths))
     assert [answer.path for answer in answers] == paths
     assert [answer.probabilities is None for answer in answers] == [False, True, True, False]
     assert answers[1].reason == REASON
