@@ -1,4 +1,4 @@
-"""Backbones for tests that are about something else: one of ten layers, and thin ones of the table.
+"""Small backbones for tests of other things: one with ten layers, and thin copies of table rows.
 
 Where layers, their names and their number count, and what they compute does not, a thin base stands
 in: channels are most of its time and memory.
@@ -49,7 +49,7 @@ def tiny_base():
         yield
 
 
-SHARE = 8  # of a thin base's channels there is one left
+SHARE = 8  # a thin base keeps one of this many channels
 
 
 def ThinVGG16(*, input_tensor: Any, **options: Any) -> Any:  # noqa: N802
@@ -86,7 +86,7 @@ STAND_INS = {
 
 @contextmanager
 def thinned(cache: Path) -> Iterator[None]:
-    """Within it `STAND_INS` stand in; their seeded weights and kept models lie in `cache`."""
+    """Inside `with`, `STAND_INS` replace table rows; weights and built models are in `cache`."""
     cache.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CRYOBASE_CACHE", str(cache))
@@ -98,6 +98,6 @@ def thinned(cache: Path) -> Iterator[None]:
 
 @pytest.fixture
 def thin_bases(tmp_path_factory):
-    """Rows of the recipes, small: with their own layers where these are named, else ten others."""
+    """Small copies of the recipes' bases; a base whose layers no recipe names becomes `tiny`."""
     with thinned(tmp_path_factory.getbasetemp() / "thin"):
         yield

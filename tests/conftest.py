@@ -1,4 +1,4 @@
-"""What all tests share: no network, no noise, a home of its own."""
+"""Settings that all tests share: no network, quiet logs, a separate home directory."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ OWN_CACHE = pytest.StashKey[str]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Seeded weights and kept models are made once for all of a run's processes, and not kept."""
+    """Seeded weights and built models are made once for all processes of a run, then removed."""
     if "CRYOBASE_CACHE" not in os.environ:
         os.environ["CRYOBASE_CACHE"] = config.stash[OWN_CACHE] = tempfile.mkdtemp(prefix="cache-")
 
@@ -32,7 +32,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-# Files that take longest, so that no process begins one when the other has nothing left to do.
+# The slowest files. They start first, so that both processes finish at about the same time.
 LONG = (
     "integration/test_recipes_smoke",
     "e2e/test_names",
@@ -70,14 +70,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="module", autouse=True)
 def _own_memory() -> Iterator[None]:
-    """What a file's tests have built goes before the next file's tests build more."""
+    """Free the memory of one file's tests before the tests of the next file begin."""
     yield
     give_back()
 
 
 @pytest.fixture
 def quick_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory in memory where there is one: the store syncs often, and disks are slow."""
+    """A directory in memory, if there is one: the store syncs often, and disks are slow."""
     if not os.access(MEMORY, os.W_OK):
         yield tmp_path_factory.mktemp("quick")
         return
@@ -88,7 +88,7 @@ def quick_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _own_logging():
-    """A command that a test runs sends log lines elsewhere; the next test gets its own."""
+    """Restore the logger after a test, because a command redirects the log lines."""
     yield
     logger = logging.getLogger(PACKAGE)
     logger.handlers, logger.propagate = [], True

@@ -1,4 +1,4 @@
-"""Some of the sample's digits, for tests that would only take longer with all of them."""
+"""A part of the sample's digits, for tests that need not use all of them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from cryobase.stages.sources.table import SOURCES
 
 @contextmanager
 def one_digit_in(count: int) -> Iterator[None]:
-    """Within it the source `sample` has one of `count` digits of each class."""
+    """Inside `with`, the source `sample` has one of `count` digits of each class."""
     whole = SOURCES["sample"].examples
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(

@@ -1,4 +1,4 @@
-"""Texts that do something where they are believed, by name; some are harmless but hard to show."""
+"""Texts, by name, that attack programs which interpret them; some are only hard to display."""
 
 TEXTS = {
     "mathtext": r"$\frac{1}{2$",

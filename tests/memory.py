@@ -30,7 +30,7 @@ TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
 
 
 def give_back() -> None:
-    """Return to the system what nobody refers to any more; Keras' own session refers to much."""
+    """Return unused memory to the system; clear Keras' session first, which holds many objects."""
     if "cryobase.stages.backbones.frameworks" in sys.modules and "keras" in sys.modules:
         sys.modules["cryobase.stages.backbones.frameworks"].forget_names()
     gc.unfreeze()
