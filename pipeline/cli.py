@@ -64,10 +64,21 @@ OfDvc = Annotated[
 ]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        tables.line(f"cryobase {version('cryobase')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what is wrong.")] = False,
     debug: Annotated[bool, typer.Option(help="Show the trace of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Say which one.")
+    ] = False,
 ) -> None:
     """Freeze the base once, reuse its features everywhere."""
     logs.configure(quiet=quiet, debug=debug)

@@ -33,6 +33,10 @@ def open(path: "str | Path", *, full: bool = False) -> "Features":
 
 def __getattr__(name: str) -> Any:
     """`extract`, `train` and `predict`, which load what the stages are configured by."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("cryobase")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from cryobase.pipeline import calls

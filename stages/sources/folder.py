@@ -227,12 +227,9 @@ def _sort_in(entry: os.DirEntry[str], found: Children) -> str:
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether it is a directory or a link to one; a broken link is not."""
-    try:
-        return entry.is_dir()
-    except OSError:  # the link leads to itself, below a file, or where nobody may look
-        if entry.is_symlink():
-            return False
-        raise
+    if entry.is_symlink():  # it may lead to itself, below a file, or where nobody may look
+        return os.path.isdir(entry.path)
+    return entry.is_dir()
 
 
 def files(

@@ -66,11 +66,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A clone with small images, features of the default name and heads, committed to Git."""
     made = clone(tmp_path_factory.mktemp("docs") / "project")
     images = write_folder(made.root.parent / "images", 20)
-    made.params(
-        **{
-            **PARAMS,
-            "download": {"source": "folder", "path": str(images)},
-        }
+    made.params(  # the rest is as it is shipped: what `-S` overrides must be there
+        download={"source": "folder", "path": str(images)},
+        split=PARAMS["split"],
+        extract=PARAMS["extract"],
     )
     write_folder(made.root / "photos", 1)
     made.commit()

@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 from typer.main import get_command
 
 from cryobase.pipeline.cli import app
@@ -30,13 +31,10 @@ def readme(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A clone whose images and features are small, and whose installers do nothing."""
     made = clone(tmp_path_factory.mktemp("readme") / "project")
     images = write_folder(made.root.parent / "images", 20)
-    sets = {"lite0-160": SMALL["extract"]["sets"]["small"]}
-    made.params(
-        **{
-            **SMALL,
-            "download": {"source": "folder", "path": str(images)},
-            "extract": {"sets": sets},
-        }
+    made.params(  # the rest is as it is shipped: what `-S` overrides must be there
+        download={"source": "folder", "path": str(images)},
+        split=SMALL["split"],
+        extract={"sets": {"lite0-160": SMALL["extract"]["sets"]["small"]}},
     )
     write_folder(made.root / "photos", 1)
     made.commit()
@@ -81,7 +79,8 @@ def test_the_colleague_never_had_the_images(readme):
 def test_an_edit_of_another_head_tunes_nothing(readme):
     readme.params(finetune={"runs": {"ft": {"set": "lite0-160", "head": "mlp", "epochs": 1}}})
     assert "finetune@ft" in readme.repro()
-    heads = {**SMALL["train"]["heads"], "linear": {"kind": "linear", "learning_rate": 0.03}}
+    heads = YAML(typ="safe").load(readme.root / "params.yaml")["train"]["heads"]
+    heads["linear"]["learning_rate"] = 0.03
     readme.params(train={"heads": heads})
     ran = readme.repro()
     assert "train@lite0-160" in ran

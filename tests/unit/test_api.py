@@ -3,14 +3,17 @@
 import io
 import logging
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ruamel.yaml import YAML
+from typer.testing import CliRunner
 
 import cryobase
 from cryobase.pipeline import params
+from cryobase.pipeline.cli import app
 from cryobase.stages import extract as stage
 from cryobase.stages.heads.config import HeadConfig
 from cryobase.stages.predict import Classifier, Prediction
@@ -65,6 +68,12 @@ def test_a_damaged_manifest_is_not_opened(home):
 
 def test_the_face_lists_what_it_offers():
     assert cryobase.__all__ == ["extract", "open", "predict", "train"]
+
+
+def test_the_version_is_that_of_the_package():
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"cryobase {cryobase.__version__}\n")
+    assert cryobase.__version__ == version("cryobase")
 
 
 def test_a_name_that_is_none_is_no_attribute():
