@@ -34,6 +34,8 @@ OneOrAll = Annotated[
 def ls(json: Json = False) -> None:
     """List the feature sets of this checkout and the pools of their rows."""
     found = [*_sets(Layout.here()), *_pools(Layout.here())]
+    if not (found or json):
+        tables.line("no feature set and no pool here")
     tables.show(found if json else _with_sizes(found), as_json=json)
 
 
@@ -78,6 +80,8 @@ def verify(
             tables.line(f"{directory.name}: {images:,} images, {checked} right")
     if json:
         tables.print_json(rows)
+    elif not rows:
+        tables.line("no feature set here, so nothing was checked")
 
 
 @app.command()
@@ -278,8 +282,19 @@ def _opened(directory: Path, *, full: bool = False) -> "FeatureSet":
 
 
 def _directory(name: str) -> Path:
-    """A set of this checkout by name, or any directory by a path with a slash."""
-    return Path(name) if "/" in name else Layout.here().features(name)
+    """A set of this checkout by name, or any directory by a path with a slash.
+
+    Raises:
+        ParamsError: params.yaml has no such set, and none was published under that name.
+    """
+    if "/" in name:
+        return Path(name)
+    directory = Layout.here().features(name)
+    if not os.path.lexists(directory) and name not in (known := completion.sets("")):
+        from cryobase.pipeline.params import ParamsError
+
+        raise ParamsError(f"no feature set {name!r}; known: {', '.join(known) or 'none'}")
+    return directory
 
 
 def _directories(layout: Layout) -> list[Path]:

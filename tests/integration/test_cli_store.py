@@ -12,8 +12,9 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from cryobase.pipeline.cli import app
+from cryobase.pipeline.params import ParamsError
 from cryobase.stages import download, extract
-from cryobase.store import FeatureSet, Pool
+from cryobase.store import FeatureSet, Pool, StoreError
 from tests.images import write_folder
 from tests.integration.store_checkout import WIDTH, features_of, make
 
@@ -103,6 +104,28 @@ def test_export_and_import_hold_the_same_rows(checkout):
     assert len(Path("logs/small/tensors.tsv").read_text().splitlines()) == 30
     assert "every byte right" in run("import", "features/small", "received")
     assert FeatureSet.open(checkout / "features/received").digest == found.digest
+
+
+@pytest.mark.parametrize("command", ["verify", "show", "repair", "diff small", "export --csv=x"])
+def test_a_set_that_nobody_knows_is_refused_with_the_known_names(checkout, command):
+    shutil.copytree(checkout / "features/small", checkout / "features/received")
+    with pytest.raises(ParamsError, match="no feature set 'other'; known: received, small"):
+        CliRunner().invoke(app, ["store", *command.split(), "other"], catch_exceptions=False)
+
+
+def test_a_set_of_params_that_is_not_there_yet_is_told_to_be_made(checkout):
+    shutil.rmtree(checkout / "features")
+    with pytest.raises(StoreError, match="run `cryobase extract`"):
+        CliRunner().invoke(app, ["store", "verify", "small"], catch_exceptions=False)
+
+
+def test_where_no_set_is_the_commands_say_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CRYOBASE_POOL", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    assert run("verify") == "no feature set here, so nothing was checked\n"
+    assert run("ls") == "no feature set and no pool here\n"
+    assert json.loads(run("verify", "--json")) == json.loads(run("ls", "--json")) == []
 
 
 def test_a_damaged_set_is_refused_and_repair_drops_its_rows(checkout, monkeypatch):

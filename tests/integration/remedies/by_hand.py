@@ -88,6 +88,15 @@ TRIED_ELSEWHERE = {  # text -> the test that does what it says
     "{}: no such folder or archive; name the one with the images":
         f"{INIT}test_params.py::"
         "test_images_that_are_not_there_are_an_error_before_anything_is_written",
+    "--images takes a folder with one sub-folder per class, or a .tar, .tar.gz or .zip file of such"
+    " a folder; where the file names hold the labels, give --pattern too":
+        f"{INIT}test_params.py::"
+        "test_a_file_that_download_does_not_unpack_is_no_images",
+    "{}: images lie here without class folders, and the pipeline's folders would lie among them;"
+    " name a new folder for the pipeline, give this one as --images, and with --pattern how the"
+    " file names hold the labels; or put each class into a sub-folder":
+        f"{INIT}test_params.py::"
+        "test_the_trial_is_not_put_among_images_without_class_folders",
     "init: give one of --images, --tfds and --recipe":
         f"{INIT}test_params.py::"
         "test_options_that_contradict_each_other_are_refused",

@@ -311,7 +311,7 @@ def best_head() -> None:
         raise ValueError(run("heads best")[1])
 
 
-@situation("the best of {} heads; run `cryobase heads ls` to see all", probe=best_head)
+@situation("the best of {}; run `cryobase heads ls` to see all", probe=best_head)
 def many_heads():
     pass
 

@@ -225,6 +225,8 @@ def test_a_file_that_download_does_not_unpack_is_no_images(git, content, kind):
     with pytest.raises(ParamsError, match=f"photos.zip: {kind}; --images takes a folder"):
         run("--images", "photos.zip")
     assert contents(git) == before
+    run("--images", "photos")
+    assert load(git / "params.yaml", *STAGES).download.path == "photos"
 
 
 @pytest.mark.parametrize("beside", [(), ("notes.txt", "labels.csv", ".DS_Store", "Thumbs.db")])
@@ -232,13 +234,15 @@ def test_the_trial_is_not_put_among_images_without_class_folders(git, beside):
     flat = git / "flat"
     flat.mkdir()
     for number, path in enumerate(sorted(git.glob("photos/*/*"))[:5]):
-        path.rename(flat / f"{number}{path.suffix}")
+        path.rename(flat / f"{('cat', 'dog')[number % 2]}.{number}{path.suffix}")
     for name in beside:
         (flat / name).write_text("text")
     before = contents(git)
     with pytest.raises(ParamsError, match=r"flat: images lie here .* --images, .*--pattern"):
         run("flat")
     assert contents(git) == before
+    run("beside", "--images", "flat", "--pattern", r"^(cat|dog)\.")
+    assert load(git / "beside/params.yaml", *STAGES).download.path == "../flat"
 
 
 def test_a_picture_or_two_beside_a_program_do_not_stop_the_trial(tmp_path, monkeypatch):
