@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cryobase.pipeline import dvc_status, tables
+from cryobase.pipeline import dvc_stage, dvc_status, tables
 from cryobase.pipeline.dvc_status import StageStatus
 from cryobase.pipeline.layout import Layout
 from cryobase.pipeline.params import Params
@@ -31,7 +31,12 @@ from cryobase.store.manifest import versions
 from cryobase.store.text import read_json
 
 NOTHING_YET = "nothing is published"
+NOT_LOOKED_AT = "it was not looked at yet"
 MAX_BYTES = 1 << 16
+WITHOUT_IMAGES = (
+    "images: data/raw is not here; `dvc repro --allow-missing` or"
+    " `dvc exp run --pull --allow-missing` goes on without it"
+)
 SHOWN = 40  # lines of a table; JSON has all
 
 
@@ -98,13 +103,20 @@ class HeadStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """All that is known; `dvc` is why there are no stages, or empty."""
+    """All that is known.
+
+    Attributes:
+        dvc: why there are no stages, or empty.
+        images_away: whether `data/raw` is not here, though DVC has it and a set needs it no more;
+            so it is with a colleague who pulled features and splits.
+    """
 
     source: SourceStatus
     sets: list[SetStatus]
     heads: list[HeadStatus]
     stages: list[StageStatus] = field(default_factory=list)
     dvc: str = ""
+    images_away: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The document of `status --json`."""
@@ -126,7 +138,12 @@ def look(layout: Layout, params: Params) -> Status:
     source = _source(layout, params)
     there = sets(layout, params)
     heads = list(_heads(layout, params, {one.set: one for one in there}))
-    found = Status(source, there, heads)
+    away = (
+        any(one.state == "done" for one in there)
+        and not layout.raw.exists()
+        and dvc_stage.was_run(layout.root, "download")
+    )
+    found = Status(source, there, heads, images_away=away)
     if not dvc_status.in_repository(layout.root):
         return replace(found, dvc="no dvc.yaml of a DVC repository here")
     try:
@@ -154,6 +171,8 @@ def show(status: Status) -> None:
         tables.show([_without_flag(one) for one in due[:SHOWN]])
         if len(due) > SHOWN:
             tables.line(f"… and {len(due) - SHOWN:,} more")
+    if status.images_away:
+        tables.line(WITHOUT_IMAGES)
     done = sum(one.state == "done" for one in status.heads)
     first = _comes_first(status) if done else ""
     extra = f"; labels or splits may change when `{first}` runs" if first else ""
@@ -188,10 +207,22 @@ def _comes_first(status: Status) -> str:
 
     A new split computes no row, so it matters only where heads are done.
     """
-    stale = {one.stage for one in status.stages if one.state == "stale"}
+    stale = {
+        one.stage
+        for one in status.stages
+        if one.state == "stale" and not (status.images_away and _is_only_away(one))
+    }
+    if status.source.state == "stale" and not (status.images_away and status.source.more is None):
+        stale.add("download")
     if "split" in stale and any(one.state == "done" for one in status.heads):
         return "split"
-    return "download" if "download" in stale or status.source.state == "stale" else ""
+    return "download" if "download" in stale else ""
+
+
+def _is_only_away(stage: StageStatus) -> bool:
+    """Whether nothing of a stage changed but that files are not here, which DVC may be allowed."""
+    reasons = [why for why in stage.why.split("; ") if why != f"source: {NOT_LOOKED_AT}"]
+    return all(why.endswith((": deleted", ": not in cache")) for why in reasons)
 
 
 def _set_line(one: SetStatus) -> dict[str, Any]:
@@ -222,7 +253,7 @@ def _source(layout: Layout, params: Params) -> SourceStatus:
     except DataError as error:
         return SourceStatus("missing", str(error))
     if before is None:
-        return SourceStatus("stale", "it was not looked at yet", now.files)
+        return SourceStatus("stale", NOT_LOOKED_AT, now.files)
     if before == now:
         return SourceStatus("done", "", now.files, 0)
     more = now.files - before.files

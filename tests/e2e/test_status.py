@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 
@@ -75,3 +76,35 @@ def test_while_a_stage_runs_its_dvc_is_named_and_no_lock_is_to_be_removed(projec
         return
     assert f"a DVC command is running: dvc repro --pull, PID {os.getpid()})" in text
     assert "remove" not in text
+
+
+def test_a_colleague_without_images_hears_how_to_go_on(project, tmp_path):
+    project.repro()
+    assert "data/raw is not here" not in project.run("cryobase", "status")
+    project.run("dvc", "remote", "add", "--default", "team", str(tmp_path / "remote"))
+    project.run("dvc", "push", "data/splits", "features/small")
+    project.commit()
+    colleague = Project(tmp_path / "colleague")
+    project.run("git", "clone", "-q", ".", str(colleague.root))
+    assert "data/raw is not here" not in colleague.run("cryobase", "status")  # no set needs less
+    colleague.run("dvc", "pull", "data/splits", "features/small")
+    for number, command in enumerate(ways_on(colleague)):
+        assert ways_on(colleague)[number] == command
+        heads = {"linear": {"kind": "linear", "learning_rate": 0.01, "epochs": 2 + number}}
+        colleague.params(train={"heads": heads})
+        output = colleague.run("sh", "-c", command)
+        ran = re.findall("Running stage '(.*)'", output)
+        assert ran == ["watch", "train@small", "evaluate@small", "report"]
+        assert not (colleague.root / "data/raw").exists()
+    text = colleague.run("cryobase", "status")
+    assert "heads: 1 of 1 done\n" in text
+    assert text.endswith("nothing would be computed\n")
+
+
+def ways_on(project: Project) -> list[str]:
+    """The commands that `status` names where images are not here."""
+    lines = project.run("cryobase", "status").splitlines()
+    (line,) = [line for line in lines if "data/raw is not here" in line]
+    commands = re.findall("`(.*?)`", line)
+    assert len(commands) == 2
+    return commands

@@ -205,6 +205,30 @@ def test_who_pulled_features_alone_has_them_done_and_damaged_images_are_named(pl
     assert status()["total"]["rows"] == 0
 
 
+@pytest.mark.parametrize("source", ["away", "not looked at"])
+def test_images_that_are_away_leave_nothing_unknown_but_what_changed(place, monkeypatch, source):
+    Path("dvc.lock").write_text("stages:\n  download:\n    cmd: cryobase download\n")
+    assert not status()["images_away"]
+    shutil.rmtree("data/raw")
+    Path("data/source.json").unlink()
+    if source == "away":
+        shutil.rmtree("images")
+    asked = {
+        "download": ["data/source.json: deleted", "data/raw (output): not in cache"],
+        "split": ["data/raw: deleted"],
+    }
+    monkeypatch.setattr(dvc_status, "in_repository", lambda _: True)
+    monkeypatch.setattr(dvc_status, "ask", lambda _: asked)
+    assert status()["images_away"]
+    lines = cryobase("status")[1].splitlines()
+    assert len([line for line in lines if line.startswith("images: data/raw is not here; ")]) == 1
+    assert last_words() == ("heads: 2 of 2 done", "nothing would be computed")
+    asked["split"].append("split.seed: modified")
+    assert last_words()[1].endswith("; the rest is not known until `split` has run")
+    shutil.rmtree("features/small")
+    assert not status()["images_away"]
+
+
 def test_a_damaged_pool_is_named(place):
     (manifest,) = place.glob(".cryobase/pool/*/manifest-*")
     manifest.unlink()

@@ -8,6 +8,9 @@ INIT = "tests/unit/pipeline/init/"
 TRIED_ELSEWHERE = {  # text -> the test that does what it says
     "or run `dvc repro --allow-missing` to go on without it":
         "tests/e2e/test_watch.py::test_a_source_that_is_away_stops_dvc_with_a_line_and_can_be_allowed",
+    "images: data/raw is not here; `dvc repro --allow-missing` or `dvc exp run --pull"
+    " --allow-missing` goes on without it":
+        "tests/e2e/test_status.py::test_a_colleague_without_images_hears_how_to_go_on",
     "cryobase: {}; {mend}":
         "tests/e2e/test_watch.py::test_a_source_that_is_away_stops_dvc_with_a_line_and_can_be_allowed",
     "run `dvc config --local cache.type hardlink,copy && dvc checkout --relink --allow-missing`":
