@@ -213,10 +213,26 @@ def _features(layout: Layout, params: "Params", name: str) -> list[Path]:
     from cryobase.pipeline.params import INPUTS, one_or_all
 
     one_or_all(params.inputs, name, INPUTS)
+    _check_begun(layout, name)
     return layout.features_of(params.inputs[name])
 
 
 def _standing(layout: Layout, name: str) -> "Standing":
     from cryobase.stages.heads import standing
 
+    _check_begun(layout, name)
     return standing.read(layout.results(name), f"run `cryobase evaluate {name}`")
+
+
+def _check_begun(layout: Layout, name: str) -> None:
+    """Where the pipeline has made nothing of a set yet, name the command that makes all of it.
+
+    Raises:
+        DataError: there is a pipeline, and it has not run.
+    """
+    from cryobase.pipeline.dvc_stage import PIPELINE
+    from cryobase.stages.errors import DataError
+
+    made = (layout.features(name), layout.models(name), layout.results(name))
+    if (layout.root / PIPELINE).is_file() and not any(path.exists() for path in made):
+        raise DataError(f"{name}: neither features nor heads yet; run `dvc repro`")

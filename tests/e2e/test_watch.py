@@ -103,6 +103,16 @@ def test_what_dvc_has_comes_back_by_the_command_that_is_named(reproduced, tmp_pa
     (reproduced.root / "params.yaml").write_text(before)
 
 
+def test_before_the_first_run_heads_name_the_command_that_runs_all(reproduced):
+    for name in ("features/small", "models/small", "results/small"):
+        shutil.rmtree(reproduced.root / name)
+    for command in ("best", "ls", "plan small", "export small", "evidence small"):
+        told = reproduced.run("cryobase", "heads", *command.split(), check=False)
+        assert re.findall("`(.*?)`", told) == ["dvc repro"]
+    reproduced.run("dvc", "repro")
+    assert "accuracy" in reproduced.run("cryobase", "heads", "best")
+
+
 def test_without_results_predict_names_a_command_that_makes_them(reproduced):
     image = str(reproduced.root / "images/red/0001.png")
     shutil.rmtree(reproduced.root / "results")

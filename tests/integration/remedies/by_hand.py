@@ -23,6 +23,8 @@ TRIED_ELSEWHERE = {  # text -> the test that does what it says
         "tests/e2e/test_watch.py::test_what_dvc_has_comes_back_by_the_command_that_is_named",
     "predict: no evaluated head{}; run `dvc repro`, or name one with --model":
         "tests/e2e/test_watch.py::test_without_results_predict_names_a_command_that_makes_them",
+    "{}: neither features nor heads yet; run `dvc repro`":
+        "tests/e2e/test_watch.py::test_before_the_first_run_heads_name_the_command_that_runs_all",
     "{}: {}: missing, and stages of dvc.yaml depend on it; write `{}`":
         "tests/unit/pipeline/test_params.py::"
         "test_beside_dvc_yaml_what_stages_depend_on_must_stand_there",
