@@ -71,13 +71,15 @@ def verify(
     json: Json = False,
 ) -> None:
     """Check feature sets against their manifests."""
+    from cryobase.store.text import counted
+
     checked = "every byte" if full else "structure"
     rows = []
     for directory in [_directory(name)] if name else _directories(Layout.here()):
         images = len(_opened(directory, full=full))
         rows.append({"set": directory.name, "images": images, "checked": checked})
         if not json:  # each as soon as it is checked, since every byte of many sets takes a while
-            tables.line(f"{directory.name}: {images:,} images, {checked} right")
+            tables.line(f"{directory.name}: {counted(images, 'image')}, {checked} right")
     if json:
         tables.print_json(rows)
     elif not rows:
@@ -255,17 +257,18 @@ def import_(
 ) -> None:
     """Take in a received feature set, or features computed elsewhere, if every byte is right."""
     from cryobase.pipeline import exchange
+    from cryobase.store.text import counted
 
     layout = Layout.here()
     of_a_set = not foreign and os.path.lexists(source) and not source.is_file()
     if source.is_dir() or of_a_set:  # a socket, say, is said to be no set
         found = exchange.take_directory(layout, source, name, foreign=foreign)
-        tables.line(f"{found.directory}: {len(found):,} images, every byte right")
+        tables.line(f"{found.directory}: {counted(len(found), 'image')}, every byte right")
         return
     found = exchange.take_file(
         layout, source, name, foreign=foreign, images=images, column=column, splits=splits
     )
-    tables.line(f"{found.directory}: {len(found):,} images, digest {found.digest[:12]}…")
+    tables.line(f"{found.directory}: {counted(len(found), 'image')}, digest {found.digest[:12]}…")
     if foreign:
         entry = f"train: {{foreign: {{{found.directory.name}: {foreign}}}}}"
         tables.line(f"heads are trained on it once params.yaml has {entry}")

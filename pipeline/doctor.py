@@ -35,7 +35,7 @@ from cryobase.stages.errors import ConfigError, DataError, StageError
 from cryobase.stages.extract import spec_at_hand
 from cryobase.store import Pool
 from cryobase.store.errors import StoreError
-from cryobase.store.text import visible
+from cryobase.store.text import counted, visible
 
 Grade = Literal["fine", "note", "wrong"]
 LISTED = 5  # findings of one kind
@@ -163,7 +163,7 @@ def _pool(layout: Layout) -> Iterator[Finding]:
         yield _complaint("pool", error)
         return
     free = tables.size(shutil.disk_usage(there).free)
-    yield Finding("pool", "fine", f"{layout.pool}: {rows:,} rows, {free} free")
+    yield Finding("pool", "fine", f"{layout.pool}: {counted(rows, 'row')}, {free} free")
     if layout.pool.exists() and not _can_link(layout.pool, layout.root):
         what = f"{layout.pool} and {layout.root} share no hard links, so rows take room twice"
         yield Finding("pool", "note", what)
@@ -280,14 +280,16 @@ def _source(_: Layout, params: Params) -> Iterator[Finding]:
         yield Finding("source", "fine", f"{config.source}: no files of your own")
         return
     yield Finding(
-        "source", "fine", f"{config.path}: {seen.files:,} files, {tables.size(seen.bytes)}"
+        "source",
+        "fine",
+        f"{config.path}: {counted(seen.files, 'file')}, {tables.size(seen.bytes)}",
     )
     root = Path(config.path).expanduser()
     listed = list(watch.entries(os.fsencode(root))) if root.is_dir() else []
     broken = [name for name, entry in listed if stat.S_ISLNK(entry.st_mode)]
     if broken:
         first = visible(os.fsdecode(broken[0]))
-        what = f"{len(broken):,} links lead nowhere, the first is {first}; they are left out"
+        what = f"{counted(len(broken), 'broken link')}, the first is {first}; left out"
         yield Finding("source", "note", what, _without_links(root))
     odd = [name for name, _ in listed if not _is_utf8(name)]
     for name in odd[:LISTED]:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cryobase.pipeline.loaders import TorchBatches, TorchDataset, register
 from cryobase.store import FeatureSet
-from cryobase.store.text import visible
+from cryobase.store.text import counted, visible
 
 
 class Part(NamedTuple):
@@ -39,7 +39,8 @@ class Features(FeatureSet):
 
     def __repr__(self) -> str:
         shape = " × ".join(map(str, self.feature_shape))
-        of = f"{len(self):,} images of {len(self.classes):,} classes in views 0 to {self.views}"
+        of = f"{counted(len(self), 'image')} of {counted(len(self.classes), 'class')}"
+        of += f" in views 0 to {self.views}"
         kind = f"{shape} {self.spec.dtype} by {self.spec.backbone}"
         return visible(f"{self.directory}: {of}, {kind}, digest {self.digest[:12]}…")
 

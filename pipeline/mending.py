@@ -16,6 +16,7 @@ from cryobase.stages.errors import StageError
 from cryobase.stages.extract import ExtractConfig, SetConfig
 from cryobase.store import FeatureSpec, IntegrityError, Mended, find_pools, repair_set
 from cryobase.store.repair import withdraw
+from cryobase.store.text import counted
 
 AGAIN = "get it from where it came again, or remove it"
 
@@ -40,7 +41,7 @@ def repair(layout: Layout, asked: Path | None) -> None:
     for pool in find_pools(layout.pool, lambda: _specs(config.sets.values())):
         for damage in pool.repair():
             dropped.add(pool.spec.fingerprint)
-            tables.line(f"dropped {damage.shard.rows:,} rows: {damage.reason}")
+            tables.line(f"dropped {counted(damage.shard.rows, 'row')}: {damage.reason}")
     damaged, left = 0, []
     for directory in [asked] if asked else _directories(layout, config.sets):
         key = _key(layout, config.sets, directory)
@@ -59,7 +60,8 @@ def repair(layout: Layout, asked: Path | None) -> None:
             _extract(layout, config, key, adopt=not found.damage)
         else:
             left.append(str(directory))
-    tables.line(f"{len(dropped)} pools and {damaged} feature sets were damaged")
+    sets = counted(damaged, "feature set")
+    tables.line(f"damaged: {counted(len(dropped), 'pool')} and {sets}")
     if left:
         raise IntegrityError(f"{', '.join(left)}: damaged, and no set of {layout.params}; {AGAIN}")
 

@@ -28,7 +28,7 @@ from cryobase.stages.heads.side_by_side import SideBySide
 from cryobase.store import Examples, FeatureSet
 from cryobase.store.errors import StoreError
 from cryobase.store.manifest import versions
-from cryobase.store.text import read_json
+from cryobase.store.text import counted, read_json
 
 NOTHING_YET = "nothing is published"
 NOT_LOOKED_AT = "it was not looked at yet"
@@ -189,14 +189,14 @@ def _outlook(status: Status) -> str:
         return f"what would be computed is not known {until}"
     extra = f"; the rest is not known until `{first}` has run" if first else ""
     if more and more > 0:
-        extra = f"; rows of {more:,} new files come on top"
+        extra = f"; rows of {counted(more, 'new file')} come on top"
     parts = []
     if total["rows"]:
         seconds = total["seconds"]
         time = "time not known yet" if seconds is None else tables.duration(seconds)
-        parts.append(f"{total['rows']:,} rows, {tables.size(total['bytes'])}, {time}")
+        parts.append(f"{counted(total['rows'], 'row')}, {tables.size(total['bytes'])}, {time}")
     if total["heads"]:
-        parts.append(f"{total['heads']:,} heads")
+        parts.append(counted(total["heads"], "head"))
     if not parts:
         return f"nothing would be computed{extra and ' for the images at hand'}{extra}"
     return f"would be computed: {' and '.join(parts)}{extra}"
@@ -257,7 +257,11 @@ def _source(layout: Layout, params: Params) -> SourceStatus:
     if before == now:
         return SourceStatus("done", "", now.files, 0)
     more = now.files - before.files
-    why = f"{abs(more):,} files {'more' if more > 0 else 'less'}" if more else "files changed"
+    why = (
+        f"{counted(abs(more), 'file')} {'more' if more > 0 else 'less'}"
+        if more
+        else "files changed"
+    )
     return SourceStatus("stale", why, now.files, more)
 
 

@@ -20,6 +20,7 @@ from cryobase.stages.sources.ingest import Ingest, is_whole
 from cryobase.stages.sources.left_out import MAY_BE_IMAGES, Tally
 from cryobase.stages.sources.table import SOURCES, DownloadConfig, open_source
 from cryobase.store.publish import make_directory
+from cryobase.store.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,8 @@ def run(config: DownloadConfig, *, output: Path, expected: int | None = None) ->
         log.info("the archive was read before; its other files are in %s", output / LEFT_OUT)
     bad = np.flatnonzero(found.quarantined)
     log.info(
-        "found %s images of %s classes, %s of them new",
-        f"{len(found.ids):,}", f"{len(found.classes):,}", f"{new:,}",
+        "found %s of %s, %s of them new",
+        counted(len(found.ids), "image"), counted(len(found.classes), "class"), f"{new:,}",
     )  # fmt: skip
     _say_quarantined(output, found, bad)
     _say_doubts(config, output, found)

@@ -22,6 +22,7 @@ from cryobase.stages.heads.rows import READ
 from cryobase.stages.heads.side_by_side import Paths, SideBySide
 from cryobase.stages.heads.standing import Score
 from cryobase.stages.outputs import write_json, write_table
+from cryobase.store.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,9 @@ def run(
     judged = answers.get("test", {}).get(best, answers[judge][best])
     _write_set(output, document, heads, judged, judge)
     accuracy = ", ".join(f"{part} {scores['accuracy']}" for part, scores in found[best].items())
-    logger.info("%s: best of %d heads is %s, accuracy on %s", name, len(heads), best, accuracy)
+    logger.info(
+        "%s: best of %s is %s, accuracy on %s", name, counted(len(heads), "head"), best, accuracy
+    )
     if not len(tested):
         logger.info("%s: no test images, so no test scores; raise split.test for some", name)
     return document

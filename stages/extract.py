@@ -21,6 +21,7 @@ from cryobase.stages.errors import DataError
 from cryobase.stages.extraction.plan import Images, Target, remember_rate
 from cryobase.store import Examples, FeatureSpec, Pool
 from cryobase.store.errors import IntegrityError, MissingFileError, mended_by
+from cryobase.store.text import counted
 
 if TYPE_CHECKING:
     from cryobase.stages.extraction.passes import Computed
@@ -334,9 +335,10 @@ def _quarantined(examples: Examples, failures: Mapping[bytes, str]) -> Examples:
 
 def _tell(summary: ExtractSummary, output: Path) -> None:
     logger.info(
-        "%s: %s rows computed, %s reused, %s adopted; %s examples in quarantine; published at %s",
+        "%s: %s computed, %s reused, %s adopted; %s in quarantine; published at %s",
         summary.name,
-        *(f"{n:,}" for n in (summary.computed, summary.reused, summary.adopted)),
-        f"{summary.quarantined:,}",
+        counted(summary.computed, "row"),
+        *(f"{n:,}" for n in (summary.reused, summary.adopted)),
+        counted(summary.quarantined, "example"),
         output,
     )

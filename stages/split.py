@@ -17,6 +17,7 @@ from cryobase.stages.data.raw import RawImages
 from cryobase.stages.data.splits import PARTS, UNUSED, Splits
 from cryobase.stages.errors import ConfigError, DataError
 from cryobase.store import Examples
+from cryobase.store.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,8 @@ def divide(config: SplitConfig, images: Divided, output: Path) -> Splits:
     splits = Splits(images.examples.ids[usable[chosen]], part[chosen])
     splits.write(output, counts)
     sizes = ", ".join(f"{name} {len(splits.ids(name)):,}" for name in PARTS)
-    log.info("split %s images of %s classes: %s", f"{len(usable):,}", len(counts), sizes)
+    whole = f"{counted(len(usable), 'image')} of {counted(len(counts), 'class')}"
+    log.info("split %s: %s", whole, sizes)
     return splits
 
 
@@ -188,9 +190,9 @@ def _own(
     if np.any(leaks):
         named = ", ".join(identifier.decode() for identifier in ids[leaks][:NAMED])
         log.warning(
-            "%s examples left out, because a copy or their group is also in validation or test"
+            "%s left out, because a copy or their group is also in validation or test"
             " them: %s%s",
-            f"{int(leaks.sum()):,}", named, ", …" if leaks.sum() > NAMED else "",
+            counted(int(leaks.sum()), "example"), named, ", …" if leaks.sum() > NAMED else "",
         )  # fmt: skip
         part[leaks] = UNUSED
     return part

@@ -20,7 +20,7 @@ from cryobase.stages.heads.kinds import train
 from cryobase.stages.heads.rows import Task, open_rows
 from cryobase.stages.heads.side_by_side import Paths, SideBySide
 from cryobase.store.elsewhere import FOREIGN, ORIGIN, ORIGIN_IS
-from cryobase.store.text import visible
+from cryobase.store.text import counted, visible
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,8 @@ def run(
     told = {"trained": missing, "reused": [head for head in heads if head not in missing]}
     finished.tell(output, told)
     for verb, names in told.items():
-        logger.info("%s: %d heads %s: %s", name, len(names), verb, ", ".join(names) or "none")
+        if names:
+            logger.info("%s: %s %s: %s", name, counted(len(names), "head"), verb, ", ".join(names))
     return TrainSummary(*map(tuple, told.values()))
 
 

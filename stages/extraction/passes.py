@@ -38,6 +38,7 @@ from cryobase.stages.extraction.plan import (
 from cryobase.stages.extraction.trunk import Engine, Trunk, cores
 from cryobase.store.errors import ConflictError
 from cryobase.store.shard import Digests, Views
+from cryobase.store.text import counted
 from cryobase.store.writer import FeatureWriter
 
 logger = logging.getLogger(__name__)
@@ -227,5 +228,7 @@ def check_size(
             f" views, a pooled output or float16, or {mend}"
         )
     logger.info(
-        "computing %s rows, %s bytes", f"{sum(len(e.views) for e in passes):,}", f"{needed:,}"
+        "computing %s, %s",
+        counted(sum(len(e.views) for e in passes), "row"),
+        counted(needed, "byte"),
     )

@@ -21,6 +21,7 @@ from cryobase.stages.heads.kernel import UPDATES, judge, trainer
 from cryobase.stages.heads.rows import READ, Batch, Floats, Task, fit_scale, weigh_classes
 from cryobase.stages.heads.stack import Read, Stack, plan
 from cryobase.stages.progress import Progress
+from cryobase.store.text import counted
 
 tf = load_tensorflow()
 logger = logging.getLogger(__name__)
@@ -195,7 +196,7 @@ def _train_read(
     with ThreadPoolExecutor(os.cpu_count()) as pool, Progress("train", "rows", rows) as progress:
         while active:
             heads_left = sum(int(training.active.sum()) for training in active)
-            learning = f"epoch {epoch + 1}, {heads_left} heads"
+            learning = f"epoch {epoch + 1}, {counted(heads_left, 'head')}"
             for batch in task.epoch(epoch, read.rows, read.views):
                 _feed(pool, active, batch, scale, rows_of=_rows, use=TrainingStack.learn)
                 progress.advance(len(batch[1]), learning)

@@ -31,7 +31,7 @@ BIG = {
 }
 IMAGES = 96
 SETS = {"big": BIG, **SMALL["extract"]["sets"]}
-SUMMARY = re.compile(r"([\d,]+) rows computed, ([\d,]+) reused, ([\d,]+) adopted")
+SUMMARY = re.compile(r"([\d,]+) rows? computed, ([\d,]+) reused, ([\d,]+) adopted")
 PATIENCE = 300  # seconds, for what takes about ten
 
 

@@ -48,7 +48,7 @@ class Checkout:
             text=True,
             check=True,
         )
-        found = re.search(r"([\d,]+) rows computed, ([\d,]+) reused", result.stderr)
+        found = re.search(r"([\d,]+) rows? computed, ([\d,]+) reused", result.stderr)
         assert found, result.stderr
         computed, reused = (int(count.replace(",", "")) for count in found.groups())
         return computed, reused, set(result.stdout.split("loaded")[1].split())

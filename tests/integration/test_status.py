@@ -313,7 +313,7 @@ def test_what_dvc_calls_changed_and_what_follows(place):
     assert found["train@small"].why == "train.heads: modified; models/small (output): deleted"
     assert found["evaluate@small"] == StageStatus("evaluate@small", "follows", "after train@small")
     assert found["report"] == StageStatus("report", "stale", "never ran")
-    seen = dvc_status.stages(load(Path("params.yaml")), {}, {"download": "source: 1 files more"})
+    seen = dvc_status.stages(load(Path("params.yaml")), {}, {"download": "source: 1 file more"})
     assert [one.state for one in seen] == ["done", "stale", *["follows"] * 5]
 
 

@@ -69,7 +69,9 @@ def test_changing_one_value_of_a_grid_trains_only_the_new_points(root, tmp_path,
     kept = (tmp_path / "models" / "a-lr0.01" / "weights.npz").read_bytes()
     second = run(root, tmp_path, a=HeadConfig(learning_rate=(0.01, 0.03), **FAST))
     assert (second.trained, second.reused) == (("a-lr0.03",), ("a-lr0.01",))
-    assert "set: 1 heads reused: a-lr0.01" in caplog.messages
+    assert "set: 2 heads trained: a-lr0.1, a-lr0.01" in caplog.messages
+    assert "set: 1 head reused: a-lr0.01" in caplog.messages
+    assert "none" not in caplog.text
     assert {path.name for path in (tmp_path / "models").glob("*/")} == {"a-lr0.01", "a-lr0.03"}
     assert (tmp_path / "models" / "a-lr0.01" / "weights.npz").read_bytes() == kept
 
