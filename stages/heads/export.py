@@ -28,7 +28,7 @@ from cryobase.stages.heads.head import Head
 from cryobase.stages.heads.rows import Floats
 from cryobase.stages.heads.side_by_side import Paths, SideBySide
 from cryobase.stages.outputs import write_text
-from cryobase.store.text import visible
+from cryobase.store.text import counted, visible
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ def export(
         GraftError: the model's answers differ from the head's; nothing is written.
     """
     _check(formats)
+    logger.info("%s: exporting this head on its base, as %s", name, ", ".join(formats))
     loaded = Head.load(head)
     model = graft_onto(loaded, weights)
 
@@ -118,7 +119,9 @@ def _write(model: Any, kind: str, output: Path) -> Path:
             )
         for part in sorted(Path(scratch).glob(f"{path.stem}.*")):
             os.replace(part, output / part.name)
-    logger.info("%s: probabilities within %.1g of the model's", output / name, difference)
+    gap = f"differ by at most {difference:.1g}" if difference else "are the same"
+    on = counted(PROBES, "random image")
+    logger.info("%s: read back, its probabilities on %s %s", output / name, on, gap)
     return output / name
 
 

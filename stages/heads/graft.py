@@ -23,6 +23,7 @@ from cryobase.stages.heads.head import Head
 from cryobase.stages.heads.rows import Floats
 from cryobase.stages.heads.side_by_side import SideBySide
 from cryobase.store import FeatureSpec
+from cryobase.store.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -243,8 +244,10 @@ def check_graft(model: Any, head: Head, samples: Samples, reference: Reference) 
             f" {_cause(model, head, few, reference)}"
         )
     logger.info(
-        "graft check: logits of %d images agree within %.2g of their deviation",
-        agreement.images,
+        "graft check: base and head as one model give the same class as the head on %d of %s, and"
+        " logits that differ by at most %.2g standard deviations",
+        agreement.equal_labels,
+        counted(agreement.images, "image"),
         agreement.deviation,
     )
     return agreement

@@ -216,6 +216,21 @@ def test_a_file_that_does_not_do_what_the_model_does_is_not_put_there(made, monk
 
 
 @on_one
+def test_the_log_says_which_head_is_exported_and_what_was_compared(made, caplog):
+    root, document, _ = made
+    caplog.set_level("INFO")
+    exported(root, document, ["keras"])
+    exporting, agreed, written = (
+        line for line in caplog.messages if line.startswith(("set/", "graft", str(root)))
+    )
+    assert exporting == "set/linear: exporting this head on its base, as keras"
+    images = len(Splits.open(root / "splits").ids("test"))
+    assert f"give the same class as the head on {images} of {images} images" in agreed
+    assert "model.keras: read back, its probabilities on 8 random images " in written
+    assert written.endswith("are the same") or "differ by at most" in written
+
+
+@on_one
 def test_an_unknown_format_is_refused_first(made):
     root, document, _ = made
     with pytest.raises(ConfigError, match="no format 'pmml'; known: keras, openvino, onnx"):
