@@ -4,7 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help env repro test test-all docs lint format lock clean
+.PHONY: help env repro test test-all docs links lint format lock clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ test-all: env ## run the tests with the long loops whole
 
 docs: env ## build the pages in build/docs, with warnings as errors; runs the notebooks
 	sphinx-build --quiet --fail-on-warning --keep-going --builder html docs build/docs
+
+links: env ## check the links of the pages to elsewhere
+	sphinx-build --quiet --builder linkcheck docs build/links-checked
 
 lint: env ## check style, spelling and types
 	ruff check .
