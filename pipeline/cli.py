@@ -68,7 +68,7 @@ def _version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        tables.line(f"cryobase {version('cryobase')}")
+        tables.line(version("cryobase"))
         raise typer.Exit
 
 

@@ -72,7 +72,7 @@ def test_the_face_lists_what_it_offers():
 
 def test_the_version_is_that_of_the_package():
     result = CliRunner().invoke(app, ["--version"])
-    assert (result.exit_code, result.stdout) == (0, f"cryobase {cryobase.__version__}\n")
+    assert (result.exit_code, result.stdout) == (0, f"{cryobase.__version__}\n")
     assert cryobase.__version__ == version("cryobase")
 
 
