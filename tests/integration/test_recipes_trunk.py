@@ -133,7 +133,7 @@ def test_the_command_line_shows_the_plan(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(cli.app, ["finetune", "--plan"])
     assert result.exit_code == 0, result.output
-    lines = [line.split() for line in result.output.splitlines()]
+    lines = [line.split() for line in result.stdout.splitlines()]
     assert lines[0] == ["phase", "layer", "bytes", "speedup", "break_even", "taken"]
     # 150 pixels halved four times, an eighth of 512 channels of float16, of every image
     (cut,) = [line for line in lines if line[:2] == ["2", "block4_pool"]]
