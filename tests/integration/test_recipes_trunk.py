@@ -134,8 +134,8 @@ def test_the_command_line_shows_the_plan(tmp_path, monkeypatch):
     result = CliRunner().invoke(cli.app, ["finetune", "--plan"])
     assert result.exit_code == 0, result.output
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert lines[0] == ["phase", "layer", "bytes", "speedup", "break_even", "taken"]
+    assert lines[0] == ["run", "phase", "layer", "bytes", "speedup", "break_even", "taken"]
     # 150 pixels halved four times, an eighth of 512 channels of float16, of every image
-    (cut,) = [line for line in lines if line[:2] == ["2", "block4_pool"]]
-    assert cut[2] == f"{24 * 9 * 9 * 512 * 2 // SHARE:,}"
-    assert ["2", "block5_conv1"] not in [line[:2] for line in lines]
+    (cut,) = [line for line in lines if line[1:3] == ["2", "block4_pool"]]
+    assert cut[3] == f"{24 * 9 * 9 * 512 * 2 // SHARE:,}"
+    assert ["2", "block5_conv1"] not in [line[1:3] for line in lines]
