@@ -89,6 +89,11 @@ class Project:
     def json(self, path: str) -> Any:
         return json.loads((self.root / path).read_text())
 
+    def be_somebody(self) -> None:
+        """Have a name in Git, which a machine need not have for all of its repositories."""
+        self.run("git", "config", "user.email", "test@example.org")
+        self.run("git", "config", "user.name", "Test")
+
     def commit(self) -> None:
         self.run("git", "add", "-A")
         self.run("git", "commit", "-qm", "state")
@@ -105,8 +110,7 @@ def clone(directory: Path) -> Project:
             shutil.copy2(ROOT / name, directory / name, follow_symlinks=False)
     project = Project(directory)
     project.run("git", "init", "-q", "-b", "main")
-    project.run("git", "config", "user.email", "test@example.org")
-    project.run("git", "config", "user.name", "Test")
+    project.be_somebody()
     project.commit()
     return project
 

@@ -86,6 +86,7 @@ def test_a_colleague_without_images_hears_how_to_go_on(project, tmp_path):
     project.commit()
     colleague = Project(tmp_path / "colleague")
     project.run("git", "clone", "-q", ".", str(colleague.root))
+    colleague.be_somebody()
     assert "data/raw is not here" not in colleague.run("cryobase", "status")  # no set needs less
     colleague.run("dvc", "pull", "data/splits", "features/small")
     for number, command in enumerate(ways_on(colleague)):
