@@ -114,8 +114,12 @@ def test_files_that_are_linked_into_a_cache_are_never_written_through(done, fold
     evaluate.run(evaluate.EvaluateConfig(), "small", **where, **options)
     report.run(report.ReportConfig(title="after"), **results)
     assert {path: path.read_bytes() for path in before} == before
-    now = {path.name: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    changed = {path.name for path, content in before.items() if now.get(path.name) != content}
+    now = {path: root / path.relative_to(cache) for path in before}
+    changed = {
+        path.name
+        for path, content in before.items()
+        if not now[path].is_file() or now[path].read_bytes() != content
+    }
     assert changed > {
         "quarantined.csv", "dataset.json", "splits.npz", "counts.csv", "head.json", "history.csv",
         "metrics.json", "predictions.csv", "index.html",

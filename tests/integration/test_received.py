@@ -187,7 +187,7 @@ def test_nothing_outside_is_opened_or_written_by_any_library(tmp_path):
 def test_the_harness_notices_memory(tmp_path, server, run):
     ending = server.meet(f"harness: {run}", tmp_path)
     assert ending.memory > MEMORY
-    check(replace(ending, memory=0), 0)
+    check(replace(ending, memory=0, touched=()), 0)  # Python 3.13 starts a child by posix_spawn
 
 
 @pytest.mark.parametrize(
