@@ -5,6 +5,7 @@ params.yaml and no others. Each returns its result. In a DVC pipeline, `dvc stat
 changed outputs, and nothing is lost.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,12 +23,12 @@ from cryobase.stages.heads.standing import HeadResult
 Settings = Params | Mapping[str, Any] | str | Path | None
 
 
-class Shown:
+class Shown(ABC):
     """A result that prints as a small table, in a terminal and in a notebook."""
 
+    @abstractmethod
     def table(self) -> list[dict[str, Any]]:
         """The rows of the table; all have the same keys."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return tables.text(self.table())

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from cryobase.stages.backbones.h5reader import DTYPES, LENGTH
 from cryobase.stages.backbones.table import BACKBONES
-from cryobase.stages.children import run_module
+from cryobase.stages.children import run_module, status_of
 from cryobase.stages.errors import DataError
 from cryobase.stages.received import opened
 from cryobase.stages.stored_zip import copy_member, members
@@ -141,13 +141,7 @@ def _ask(file: BufferedReader, answer: BinaryIO, limit: int) -> None:
         "cryobase.stages.backbones.h5reader", str(limit), str(seconds),
         stdin=file, stdout=answer, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    try:
-        status = reader.wait(timeout=10 * seconds)
-    except subprocess.TimeoutExpired:
-        status = -signal.SIGXCPU
-    finally:
-        reader.kill()
-        reader.wait()
+    status = status_of(reader, seconds)
     if status == -signal.SIGXCPU:
         raise DataError(f"HDF5 took longer than {seconds} s to read it")
     if status:

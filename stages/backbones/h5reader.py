@@ -9,11 +9,8 @@ import json
 import math
 import os
 import re
-import resource
-import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from io import RawIOBase
 from typing import Any
 
@@ -23,6 +20,8 @@ os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
 
 import h5py
 import numpy as np
+
+from cryobase.stages.children import limit_this_process
 
 DTYPES = ("<f2", "<f4", "<f8", "|u1", "<u4", "<u8", "|i1", "<i4", "<i8")
 FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
@@ -41,20 +40,6 @@ LENGTH = 8  # bytes before the document that give its length
 
 class RefusedError(Exception):
     """The file has something that Keras does not write."""
-
-
-def limit_this_process(seconds: int, size: int) -> None:
-    """Limit processor time to `seconds`, output to `size` bytes, and memory to `MEMORY`."""
-    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
-    limits = {
-        resource.RLIMIT_CPU: seconds,
-        resource.RLIMIT_DATA: MEMORY,
-        resource.RLIMIT_FSIZE: size,
-        resource.RLIMIT_CORE: 0,
-    }
-    for kind, limit in limits.items():
-        with suppress(OSError, ValueError):  # macOS cannot limit memory
-            resource.setrlimit(kind, (limit, limit + (kind == resource.RLIMIT_CPU)))
 
 
 def answer(source: RawIOBase, output: Any, size: int, limit: int) -> None:
@@ -192,6 +177,6 @@ LAYOUTS = {h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED}
 
 if __name__ == "__main__":
     limit, seconds = map(int, sys.argv[1:])
-    limit_this_process(seconds, limit + (16 << 20))
+    limit_this_process(seconds=seconds, memory=MEMORY, output=limit + (16 << 20))
     with open(0, "rb", buffering=0) as source, open(1, "wb") as output:
         answer(source, output, os.fstat(0).st_size, limit)

@@ -9,7 +9,6 @@ import importlib
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryobase.stages.children import run_module
+from cryobase.stages.children import run_module, status_of
 from cryobase.stages.data.splits import PARTS
 from cryobase.stages.errors import ConfigError, DataError
 from cryobase.stages.received import opened
@@ -209,13 +208,7 @@ def _ask(path: Path, column: str, limit: int, seconds: int, **streams: Any) -> N
         "cryobase.stages.exchange.parquet_reader", str(limit), str(seconds), column,
         **streams,
     )  # fmt: skip
-    try:
-        status = reader.wait(timeout=10 * seconds)
-    except subprocess.TimeoutExpired:
-        status = -signal.SIGXCPU
-    finally:
-        reader.kill()
-        reader.wait()
+    status = status_of(reader, seconds)
     if status == -signal.SIGXCPU:
         raise DataError(f"{path}: reading it took longer than {seconds} s of processor time")
     if status == -signal.SIGXFSZ:

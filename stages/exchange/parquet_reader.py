@@ -6,11 +6,9 @@ error gets the reason if the file is refused.
 """
 
 import os
-import resource
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cryobase.stages.children import limit_this_process
 from cryobase.store.arrays import DESCRIPTION, HIDDEN, Column, write_safetensors
 from cryobase.store.columns import MAX_STRING
 from cryobase.store.manifest import EXAMPLE_BYTES, MAX_EXAMPLES
@@ -31,21 +30,6 @@ FLOATS = {pa.float16(): "<f2", pa.float32(): "<f4", pa.float64(): "<f8"}
 
 class RefusedError(Exception):
     """The file does not have the needed columns."""
-
-
-def limit_this_process(seconds: int, size: int) -> None:
-    """Limit processor time to `seconds`, output to `size` bytes, and memory to `MEMORY`."""
-    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    limits = {
-        resource.RLIMIT_CPU: seconds,
-        resource.RLIMIT_DATA: MEMORY,
-        resource.RLIMIT_FSIZE: size,
-        resource.RLIMIT_CORE: 0,
-    }
-    for kind, limit in limits.items():
-        with suppress(OSError, ValueError):  # macOS cannot limit memory
-            resource.setrlimit(kind, (limit, limit + (kind == resource.RLIMIT_CPU)))
 
 
 def answer(source: Any, output: Any, column: str, limit: int) -> None:
@@ -222,7 +206,8 @@ def _blocks(
 
 if __name__ == "__main__":
     limit, seconds, column = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    limit_this_process(seconds, limit)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # ends this process; its parent says why
+    limit_this_process(seconds=seconds, memory=MEMORY, output=limit)
     pa.set_cpu_count(1)
     try:
         with open(0, "rb") as source, open(1, "wb") as output:

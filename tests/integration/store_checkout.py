@@ -1,8 +1,11 @@
 """A small checkout whose features are a formula of the images' digests: no Keras is needed."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
@@ -36,6 +39,29 @@ def make(root: Path) -> Path:
         writer.append(features_of(images.digests), images.digests, np.zeros(len(images), "u2"))
     pool.publish(root / "features/small", images)
     return root
+
+
+def make_and_run(root: Path, params: dict[str, Any], *commands: str) -> Path:
+    """A checkout with these params in which commands ran. Nothing loads TensorFlow for features."""
+    make(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extract, "_computed", compute)
+        patch.chdir(root)
+        YAML().dump(params, root / "params.yaml")
+        for command in commands:
+            code, said = cryobase(command)
+            assert code == 0, said
+    return root
+
+
+def work_in_copy(made: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copy a checkout to break it, and run commands there without the user's pool and cache."""
+    shutil.copytree(made, root, dirs_exist_ok=True)
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("CRYOBASE_CACHE", str(root / "cache"))
+    for name in ("CRYOBASE_POOL", "DVC_ROOT", "DVC_STAGE"):
+        monkeypatch.setenv(name, "")  # so that it is taken back, whatever a test does
+        monkeypatch.delenv(name)
 
 
 def pool_of(root: Path, where: str = ".cryobase/pool") -> Pool:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,11 @@ from typer.main import get_command
 
 from cryobase.pipeline import dvc_status, predictions
 from cryobase.pipeline.cli import app
-from cryobase.stages import extract as extract_stage
 from cryobase.stages import finetune as finetune_stage
 from cryobase.stages import ladder as ladder_stage
 from cryobase.stages.tuning.cached_trunk import Place
 from tests.integration.remedies.situations import PARAMS, write_params
-from tests.integration.store_checkout import compute, cryobase, make
+from tests.integration.store_checkout import cryobase, make_and_run, work_in_copy
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/json.md").read_text(encoding="utf-8")
@@ -57,23 +55,14 @@ WITH_KEYS = {"source", "total"}  # objects whose keys are on the page; those of 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    place = make(tmp_path_factory.mktemp("made"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extract_stage, "_computed", compute)
-        patch.chdir(place)
-        write_params(PARAMS)
-        for command in ("split", "extract", "train", "evaluate"):
-            assert cryobase(command)[0] == 0
-    return place
+    commands = ("split", "extract", "train", "evaluate")
+    return make_and_run(tmp_path_factory.mktemp("made"), PARAMS, *commands)
 
 
 @pytest.fixture
 def place(made, quick_path, monkeypatch):
     """A copy of it, where commands that would need Keras get what their stage returns."""
-    shutil.copytree(made, quick_path, dirs_exist_ok=True)
-    monkeypatch.chdir(quick_path)
-    for name in ("CRYOBASE_POOL", "DVC_ROOT"):
-        monkeypatch.delenv(name, raising=False)
+    work_in_copy(made, quick_path, monkeypatch)
     rungs = [
         ladder_stage.Rung(rung="nothing", accuracy=0.5, at_frozen_seconds=None, seconds=2.5),
         ladder_stage.Rung(rung="frozen", accuracy=0.75, at_frozen_seconds=0.5, seconds=2),

@@ -1,7 +1,6 @@
 """Whatever a message tells one to do is done here, literally, and then the complaint is gone."""
 
 import re
-import shutil
 import tomllib
 from hashlib import sha256
 from pathlib import Path
@@ -26,7 +25,7 @@ from tests.integration.remedies.situations import (
 )
 from tests.integration.remedies.source import COMMAND, pattern
 from tests.integration.remedies.sources import archive, pin
-from tests.integration.store_checkout import compute, make
+from tests.integration.store_checkout import compute, make_and_run, work_in_copy
 from tests.scale import RUN_ALL
 from tests.unit.stages.sources.test_fetch import breaking_at, good, server  # noqa: F401 - a fixture
 
@@ -38,25 +37,14 @@ GOES_ON = "{}: {}; {} bytes are kept: check the network, and run `cryobase downl
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A checkout up to the report; its features are made up, so nothing loads TensorFlow."""
-    place = make(tmp_path_factory.mktemp("made"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extract_stage, "_computed", compute)
-        patch.chdir(place)
-        write_params(PARAMS)
-        for command in ("split", "extract", "train", "evaluate", "report"):
-            assert run(command) == (0, run.said)
-    return place
+    commands = ("split", "extract", "train", "evaluate", "report")
+    return make_and_run(tmp_path_factory.mktemp("made"), PARAMS, *commands)
 
 
 @pytest.fixture
 def place(made, quick_path, monkeypatch):
     """A copy of it to break, in which commands run."""
-    shutil.copytree(made, quick_path, dirs_exist_ok=True)
-    monkeypatch.chdir(quick_path)
-    monkeypatch.setenv("CRYOBASE_CACHE", str(quick_path / "cache"))
-    for name in ("CRYOBASE_POOL", "DVC_ROOT", "DVC_STAGE"):
-        monkeypatch.setenv(name, "")  # so that it is taken back, whatever a test does
-        monkeypatch.delenv(name)
+    work_in_copy(made, quick_path, monkeypatch)
     version = extract_stage.EXTRACTOR_VERSION
     monkeypatch.setattr(extract_stage, "EXTRACTOR_VERSION", version)
     asked.clear()

@@ -16,29 +16,26 @@ from cryobase.stages import extract as extract_stage
 from cryobase.stages.extraction.plan import remember_rate
 from tests.images import write_folder
 from tests.integration.remedies.situations import PARAMS, set_param, write_params
-from tests.integration.store_checkout import WIDTH, compute, cryobase, make, pool_of
+from tests.integration.store_checkout import (
+    WIDTH,
+    compute,
+    cryobase,
+    make_and_run,
+    pool_of,
+    work_in_copy,
+)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    place = make(tmp_path_factory.mktemp("made"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extract_stage, "_computed", compute)
-        patch.chdir(place)
-        write_params(PARAMS)
-        for command in ("watch", "download", "split", "extract", "train"):
-            assert cryobase(command)[0] == 0
-    return place
+    commands = ("watch", "download", "split", "extract", "train")
+    return make_and_run(tmp_path_factory.mktemp("made"), PARAMS, *commands)
 
 
 @pytest.fixture
 def place(made, quick_path, monkeypatch):
     """A copy of it, where computing, downloading or making anything fails."""
-    shutil.copytree(made, quick_path, dirs_exist_ok=True)
-    monkeypatch.chdir(quick_path)
-    monkeypatch.setenv("CRYOBASE_CACHE", str(quick_path / "cache"))
-    for name in ("CRYOBASE_POOL", "DVC_ROOT"):
-        monkeypatch.delenv(name, raising=False)
+    work_in_copy(made, quick_path, monkeypatch)
     cryobase("watch")  # a copy has other inodes
     return quick_path
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cryobase.stages.backbones import foreign, h5reader
+from cryobase.stages.children import limit_this_process
 from cryobase.stages.errors import DataError
 from tests.integration.received_models import H5, KERAS, h5_good, keras_archive, mutated
 from tests.memory import peak_bytes
@@ -192,7 +193,7 @@ def answered(mutants, directory):
         return os.waitpid(child, 0)[1]
     status = 1
     with suppress(BaseException):
-        h5reader.limit_this_process(1, LIMIT)
+        limit_this_process(seconds=1, memory=h5reader.MEMORY, output=LIMIT)
         for number, data in enumerate(mutants):
             path = directory / "answer"
             with path.open("w+b") as output:
